@@ -1,0 +1,3 @@
+//! Decides, for one lane, what is sent, kept, dead-lettered and committed; no IO, no clock, no async.
+
+pub mod verdict;

@@ -1,0 +1,147 @@
+//! The Kafka side of a lane: what the consumer thread tells the loop, and what the loop asks of it.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::record::{Offset, PartitionId, Position, Record};
+
+/// What the consumer thread tells the lane's loop.
+#[derive(Debug)]
+pub enum SourceEvent {
+    /// Partitions were gained; they stand paused until the loop resumes them.
+    Assigned {
+        gained: Vec<Assignment>,
+        /// All partitions of all configured topics, whoever owns them.
+        total_partitions: usize,
+    },
+    /// Partitions are about to be given up. The thread keeps executing commands until `done` fires or its deadline
+    /// (half the session timeout) passes, then lets go.
+    Revoking { partitions: Vec<PartitionId>, done: oneshot::Sender<()> },
+    /// Partitions are gone already (session lost, commit fenced): nothing can be committed for them.
+    Lost { partitions: Vec<PartitionId> },
+    /// Records, in log order within each partition.
+    Records(RecordBatch),
+    /// The reader of this partition has reached the log's end at `position`.
+    End { partition: PartitionId, position: Position },
+    /// What came of the commit with this id.
+    Committed { id: u64, result: Result<(), CommitError> },
+    /// librdkafka's statistics: the log's end per partition, for lag.
+    LogEnds(Vec<(PartitionId, Position)>),
+    /// Something to show in the log and `/status`; the client recovers by itself.
+    Weather(String),
+    /// The client cannot go on (fenced static member, authorization): the process must end with this text.
+    Fatal(String),
+    /// The consumer has left the group; the last event.
+    Closed,
+}
+
+/// A partition gained, with what the last owner committed.
+#[derive(Clone, Debug)]
+pub struct Assignment {
+    pub partition: PartitionId,
+    /// Where reading starts: the committed position, or what `kafka.start` says.
+    pub start: Position,
+    /// The commit metadata; `None` where nothing was committed or an operator reset the offset.
+    pub metadata: Option<String>,
+}
+
+/// What the loop asks of the consumer thread.
+#[derive(Debug)]
+pub enum Command {
+    /// Commit these synchronously, all in one request; answered by `SourceEvent::Committed` with the same id.
+    Commit {
+        id: u64,
+        entries: Vec<CommitEntry>,
+    },
+    Pause(Vec<PartitionId>),
+    Resume(Vec<PartitionId>),
+    /// Leave the group and end the thread.
+    Close,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitEntry {
+    pub partition: PartitionId,
+    pub position: Position,
+    pub metadata: String,
+}
+
+/// Why a commit did not happen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    /// Worth another try: coordinator loading or moved, timeout, transport, rebalance in progress.
+    #[error("commit failed for now: {0}")]
+    Retriable(String),
+    /// The group moved on without us (illegal generation, unknown member, fenced): the state must go.
+    #[error("commit refused, the group moved on: {0}")]
+    Fenced(String),
+}
+
+/// Records copied out of librdkafka in one arena, so that a batch costs two allocations.
+#[derive(Debug, Default)]
+pub struct RecordBatch {
+    bytes: Vec<u8>,
+    records: Vec<Entry>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    partition: PartitionId,
+    offset: Offset,
+    timestamp_ms: i64,
+    /// Lengths in `bytes`: key, then payload; `None` where the record has none.
+    key: Option<u32>,
+    payload: Option<u32>,
+    start: usize,
+}
+
+impl RecordBatch {
+    /// Copies a record to the end of the batch.
+    pub fn push(&mut self, record: Record<'_>) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(record.key.unwrap_or_default());
+        self.bytes.extend_from_slice(record.payload.unwrap_or_default());
+        // Kafka's lengths are 32-bit, so the conversion is exact.
+        let len = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        self.records.push(Entry {
+            partition: record.partition,
+            offset: record.offset,
+            timestamp_ms: record.timestamp_ms,
+            key: record.key.map(len),
+            payload: record.payload.map(len),
+            start,
+        });
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = Record<'_>> {
+        self.records.iter().map(|entry| {
+            let key_end = entry.start + entry.key.unwrap_or(0) as usize;
+            let payload_end = key_end + entry.payload.unwrap_or(0) as usize;
+            Record {
+                partition: entry.partition,
+                offset: entry.offset,
+                timestamp_ms: entry.timestamp_ms,
+                key: entry.key.map(|_| &self.bytes[entry.start..key_end]),
+                payload: entry.payload.map(|_| &self.bytes[key_end..payload_end]),
+            }
+        })
+    }
+
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Bytes held, keys and payloads together.
+    pub fn byte_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// How long a broker may take to answer metadata and committed-offset queries; half of librdkafka's
+/// `socket.timeout.ms` default, so that a rebalance is answered within the session timeout.
+pub const BROKER_TIMEOUT: Duration = Duration::from_secs(10);

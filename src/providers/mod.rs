@@ -1,0 +1,100 @@
+//! Speaks each vendor's dialect: rows in, request out; reply in, verdicts out. No IO, no clock, no retry.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use secrecy::SecretString;
+
+use crate::engine::verdict::{Answer, JobId, Rejection};
+use crate::event::Profile;
+
+/// One user's merged state on its way to a provider.
+pub struct Row<'a> {
+    pub profile: &'a Profile<'a>,
+    /// Kafka's time of the row's newest event, milliseconds since 1970: stands in for a missing timestamp.
+    pub record_time_ms: i64,
+    /// Where the newest event sits in the log: what makes A, B, then A again three versions.
+    pub version: Version<'a>,
+}
+
+/// The log position that identifies a row's content version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version<'a> {
+    pub topic: &'a str,
+    pub partition: i32,
+    pub last_offset: i64,
+    /// True after the provider said that the idempotency key was seen with other bytes: derive another one.
+    pub rekeyed: bool,
+}
+
+/// A row in the provider's own bytes, ready to be put into a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedRow {
+    /// The row as it stands in the request: a JSON object.
+    pub body: Bytes,
+    /// The identity of this content and version; what a single request's idempotency key is, and what a batch's key is made from.
+    pub identity: uuid::Uuid,
+}
+
+/// A provider's reply, with its body read up to a cap.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    pub status: http::StatusCode,
+    pub headers: http::HeaderMap,
+    pub body: Bytes,
+    /// When it arrived, so that a `Retry-After` date needs no clock.
+    pub received_at: SystemTime,
+}
+
+/// What a request was about, for reading its reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked<'a> {
+    /// A send of this many rows.
+    Send { rows: usize },
+    /// How a job of this many rows stands; `polls` counts the polls before this one.
+    Job { job: &'a JobId, rows: usize, polls: u32 },
+}
+
+/// What a request may hold and how many may run at once, before the user's settings narrow it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Most rows in one request.
+    pub max_rows: usize,
+    /// Most bytes in one request's body.
+    pub max_bytes: usize,
+    /// Bytes of a request's body beside its rows, and per row.
+    pub overhead_bytes: usize,
+    pub overhead_bytes_per_row: usize,
+    /// Fewer waiting rows than this leave one by one (`auto` modes); 0 where it does not apply.
+    pub single_below: usize,
+    /// Defaults for `batch.max_rows`, `request.max_in_flight` and `limit.rows_per_minute`.
+    pub default_rows: usize,
+    pub default_in_flight: usize,
+    pub default_rows_per_minute: u32,
+    /// Most requests at once, whatever is configured; 1 where the provider runs one job at a time.
+    pub max_in_flight: usize,
+}
+
+/// A vendor's API as pure functions.
+pub trait Provider: Send + Sync {
+    /// What requests of the configured mode may hold.
+    fn shape(&self) -> Shape;
+
+    /// The names under which `integrations` may address this provider, lower case.
+    fn integration_names(&self) -> &'static [&'static str];
+
+    /// Renders one row, or says why the provider would refuse it; spends nothing.
+    ///
+    /// # Errors
+    /// The rejection that the provider would answer with, or a stand-in where it would misread the row.
+    fn row(&self, row: &Row<'_>) -> Result<EncodedRow, Rejection>;
+
+    /// Builds the request that tells the provider about these rows (never empty, never over `shape`).
+    fn request(&self, rows: &[EncodedRow], token: &SecretString) -> http::Request<Bytes>;
+
+    /// Builds the request that asks how a job stands; `None` where the provider has no jobs.
+    fn poll(&self, job: &JobId, token: &SecretString) -> Option<http::Request<Bytes>>;
+
+    /// Says what a reply means for the rows it is about.
+    fn classify(&self, asked: Asked<'_>, reply: &Reply) -> Answer;
+}
