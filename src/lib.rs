@@ -7,3 +7,4 @@ pub mod kafka;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod providers;
 pub mod record;
+pub mod units;

@@ -2,6 +2,18 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use uuid::Uuid;
+
+/// A row in the provider's own bytes, ready to be put into a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedRow {
+    /// The row as it stands in the request: a JSON object.
+    pub body: Bytes,
+    /// The identity of this content and version; what a single request's idempotency key is, and what a batch's key is made from.
+    pub identity: Uuid,
+}
+
 /// What a reply means for one row; what the lane then does is in the crate docs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {

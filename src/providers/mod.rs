@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use secrecy::SecretString;
 
+pub use crate::engine::verdict::EncodedRow;
 use crate::engine::verdict::{Answer, JobId, Rejection};
 use crate::event::Profile;
 
@@ -25,15 +26,6 @@ pub struct Version<'a> {
     pub last_offset: i64,
     /// True after the provider said that the idempotency key was seen with other bytes: derive another one.
     pub rekeyed: bool,
-}
-
-/// A row in the provider's own bytes, ready to be put into a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EncodedRow {
-    /// The row as it stands in the request: a JSON object.
-    pub body: Bytes,
-    /// The identity of this content and version; what a single request's idempotency key is, and what a batch's key is made from.
-    pub identity: uuid::Uuid,
 }
 
 /// A provider's reply, with its body read up to a cap.

@@ -1,0 +1,232 @@
+//! When positions are committed, with which fence, and what the outcome changes.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::{Action, CommitId, Engine, Fence, Note, Now};
+use crate::record::{PartitionId, Position};
+
+/// Commits for the fence are at least this far apart.
+const FENCE_SPACING: Duration = Duration::from_millis(100);
+
+/// A fence is at most this old while rows are sent, so that a successor can tell from its age when the last owner sent.
+const FENCE_AGE: Duration = Duration::from_secs(5);
+
+/// Unchanged positions are committed this often, so that the broker's offset retention never counts a quiet group as gone.
+const REFRESH: Duration = Duration::from_secs(300);
+
+/// A commit that failed is tried again after this time at first, and after `RETRY_MAX` at most.
+const RETRY: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// One partition's part of a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    pub partition: PartitionId,
+    pub position: Position,
+    pub metadata: String,
+}
+
+/// What came of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitOutcome {
+    Done,
+    /// Worth another try.
+    Failed,
+    /// The group moved on without us.
+    Fenced,
+}
+
+#[derive(Debug)]
+struct Out {
+    id: CommitId,
+    at: Instant,
+    entries: Vec<Entry>,
+    releasing: Vec<PartitionId>,
+    is_final: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    partition: PartitionId,
+    epoch: u64,
+    position: Position,
+    fence: Position,
+}
+
+/// The commit that is out, and what is to be released after it.
+#[derive(Debug, Default)]
+pub(super) struct Commits {
+    out: Option<Out>,
+    started_at: Option<Instant>,
+    last_ok: Option<Instant>,
+    failures: u32,
+    releasing: BTreeSet<PartitionId>,
+    released: Vec<PartitionId>,
+    is_final: bool,
+}
+
+impl Commits {
+    /// When the last successful commit was asked for.
+    pub fn last_ok(&self) -> Option<Instant> {
+        self.last_ok
+    }
+
+    /// Whether the last commit of a drain has been answered.
+    pub fn is_final(&self) -> bool {
+        self.is_final
+    }
+
+    pub fn release_when_committed(&mut self, id: PartitionId) {
+        self.releasing.insert(id);
+    }
+
+    /// The partition is gone: if the group waits for it, it need not any more.
+    pub fn forget(&mut self, id: PartitionId) {
+        if self.releasing.remove(&id) {
+            self.released.push(id);
+        }
+    }
+}
+
+impl Engine {
+    /// The next commit: for the fence, for progress, as a sign of life, or as the last one of partitions that go.
+    pub(super) fn poll_commit(&mut self, now: Now) -> Option<Action> {
+        if self.commits.out.is_some() || self.partitions.is_empty() {
+            self.commits.is_final |= self.draining && self.partitions.is_empty();
+            return None;
+        }
+        let releasing = self.releasable();
+        let is_final = self.draining && self.batches.is_empty() && self.letters.out() == 0 && !self.commits.is_final;
+        let due = self.commit_due(now.at, !releasing.is_empty() || is_final)?;
+        if due > now.at {
+            self.wake_at(due);
+            return None;
+        }
+        let ids: Vec<PartitionId> = match releasing.is_empty() {
+            true => self.partitions.keys().copied().collect(),
+            false => releasing.clone(),
+        };
+        let is_clean = self.batches.is_empty();
+        let id = CommitId(self.next_id());
+        let mut entries = Vec::with_capacity(ids.len());
+        let mut commits = Vec::with_capacity(ids.len());
+        for partition_id in ids {
+            let Some(partition) = self.partitions.get_mut(&partition_id) else { continue };
+            let position = partition.tracker.committable(partition.read).max(partition.committed);
+            // A fence that a former owner set stands until it has been read up to.
+            let fence = partition.read.max(partition.fence);
+            let replay = partition.pending_bytes + partition.tracker.settled_beyond_committable();
+            let bytes = replay.max(partition.footprint);
+            let clean = is_clean && (is_final || !releasing.is_empty());
+            let metadata = Fence::new(fence, now.wall_ms, clean, bytes).to_metadata();
+            entries.push(Entry { partition: partition_id, epoch: partition.epoch, position, fence });
+            commits.push(Commit { partition: partition_id, position, metadata });
+        }
+        self.commits.started_at = Some(now.at);
+        self.commits.out = Some(Out { id, at: now.at, entries, releasing, is_final });
+        Some(Action::Commit { id, commits })
+    }
+
+    /// When the next commit should start; `None` while there is no reason for one.
+    fn commit_due(&mut self, now: Instant, at_once: bool) -> Option<Instant> {
+        let Some(started_at) = self.commits.started_at else {
+            let needed = at_once || self.wants_fence() || self.has_rows() || self.has_progress();
+            return needed.then_some(now);
+        };
+        let retry = match self.commits.failures {
+            0 => Duration::ZERO,
+            n => RETRY.saturating_mul(1 << n.min(5).saturating_sub(1)).min(RETRY_MAX),
+        };
+        if at_once {
+            return Some(started_at + retry);
+        }
+        let mut due = started_at + REFRESH;
+        let probe = self.has_rows() && !self.is_member(now);
+        if self.wants_fence() || probe {
+            due = due.min(started_at + FENCE_SPACING);
+        }
+        if self.has_progress() {
+            due = due.min(started_at + self.policy.commit_interval);
+        }
+        let sends =
+            !self.batches.is_empty() || self.last_sent.is_some_and(|at| now.saturating_duration_since(at) < FENCE_AGE);
+        if sends && let Some(oldest) = self.partitions.values().map(|p| p.committed_at.unwrap_or(started_at)).min() {
+            // Half the age, so that a slow commit does not make it older than promised.
+            due = due.min(oldest + FENCE_AGE / 2);
+        }
+        Some(due.max(started_at + retry))
+    }
+
+    fn has_progress(&self) -> bool {
+        self.partitions.values().any(|p| p.tracker.committable(p.read) > p.committed)
+    }
+
+    /// Revoked partitions with nothing in flight.
+    fn releasable(&self) -> Vec<PartitionId> {
+        let is_busy = |id: &PartitionId| {
+            self.batches
+                .values()
+                .flat_map(|batch| &batch.rows)
+                .any(|(index, seq)| self.rows.current(*index, *seq).is_some_and(|row| row.partition == *id))
+                || self.letters.of_partition(*id).any(|out| out)
+        };
+        self.commits.releasing.iter().filter(|id| !is_busy(id)).copied().collect()
+    }
+
+    /// Takes the outcome of a commit; one for an older assignment of a partition changes nothing.
+    pub fn on_commit(&mut self, id: CommitId, outcome: CommitOutcome, now: Instant) {
+        let Some(out) = self.commits.out.take_if(|out| out.id == id) else { return };
+        match outcome {
+            CommitOutcome::Done => {
+                self.commits.failures = 0;
+                self.commits.last_ok = Some(out.at);
+                for entry in &out.entries {
+                    let Some(partition) = self.partitions.get_mut(&entry.partition) else { continue };
+                    if partition.epoch != entry.epoch {
+                        continue;
+                    }
+                    partition.fence = partition.fence.max(entry.fence);
+                    partition.committed = entry.position;
+                    partition.committed_at = Some(out.at);
+                    partition.tracker.committed(entry.position);
+                }
+                self.commits.is_final |= out.is_final;
+                self.release(&out.releasing, now);
+            }
+            CommitOutcome::Failed => {
+                self.counters.commit_failures += 1;
+                self.commits.failures += 1;
+                // A revoke does not wait for ever, nor does a drain: the next owner replays.
+                self.release(&out.releasing, now);
+                self.commits.is_final |= out.is_final && self.commits.failures >= 3;
+            }
+            CommitOutcome::Fenced => {
+                self.counters.commit_failures += 1;
+                let gone: Vec<PartitionId> = out.entries.iter().map(|entry| entry.partition).collect();
+                self.release(&out.releasing, now);
+                for id in &gone {
+                    self.drop_partition(*id, now);
+                }
+                self.notes.push(Note::Fenced { partitions: gone });
+            }
+        }
+    }
+
+    fn release(&mut self, partitions: &[PartitionId], now: Instant) {
+        for id in partitions {
+            self.drop_partition(*id, now);
+        }
+    }
+
+    pub(super) fn poll_release(&mut self) -> Option<Action> {
+        // What was never ours needs no commit.
+        let gone: Vec<PartitionId> =
+            self.commits.releasing.iter().filter(|id| !self.partitions.contains_key(id)).copied().collect();
+        for id in gone {
+            self.commits.forget(id);
+        }
+        let released = std::mem::take(&mut self.commits.released);
+        (!released.is_empty()).then_some(Action::Release(released))
+    }
+}

@@ -1,0 +1,308 @@
+//! What comes in: partitions and their records.
+
+use std::time::{Duration, Instant};
+
+use super::guard::Stream;
+use super::offsets::{OffsetTracker, Owner};
+use super::rate_limit::LastOwner;
+use super::row::{ROW_OVERHEAD, Row, Stage};
+use super::rows::RowIndex;
+use super::{Action, Engine, Fence, MessageIds, Note, Now, Partition};
+use crate::event::{self, Decoded, Identify, SkipReason};
+use crate::record::{PartitionId, Position, Record};
+
+/// Intake resumes when the buffer is this full: far enough below the limit that partitions do not flap.
+const RESUME_BELOW: f64 = 0.8;
+
+/// Dead letters that may wait before intake stands still; while the guard is closed they wait for its trickle, and the lag
+/// then shows where they are.
+const LETTERS_WAITING: usize = 1000;
+
+/// A partition that the group gave us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gained {
+    pub partition: PartitionId,
+    /// Where reading starts.
+    pub start: Position,
+    /// What the last owner's commit says.
+    pub fence: Option<Fence>,
+}
+
+impl Engine {
+    /// Takes partitions over. They stand paused; `poll` resumes them when their replay fits.
+    /// `total_partitions`: all partitions of all topics, whoever owns them.
+    pub fn assigned(&mut self, gained: &[Gained], total_partitions: usize, now: Now) {
+        self.started = true;
+        self.total_partitions = total_partitions.max(1);
+        for gained in gained {
+            if self.partitions.contains_key(&gained.partition) {
+                self.drop_partition(gained.partition, now.at);
+            }
+            let fence = gained.fence.map_or(gained.start, |fence| fence.position().max(gained.start));
+            let replay_until = (fence > gained.start).then_some(fence);
+            if replay_until.is_some() {
+                self.notes.push(Note::Replay { partition: gained.partition, from: gained.start, fence });
+            }
+            let last = gained.fence.map(|fence| LastOwner {
+                age: Duration::from_millis(now.wall_ms.saturating_sub(fence.wall_ms()).max(0).unsigned_abs()),
+                clean: fence.is_clean(),
+            });
+            self.limit.gain(gained.partition, self.total_partitions, last, now.at);
+            let partition = Partition {
+                epoch: self.next_id(),
+                read: gained.start,
+                fence,
+                replay_until,
+                tracker: OffsetTracker::new(),
+                committed: gained.start,
+                committed_at: None,
+                footprint: gained.fence.map_or(0, |fence| fence.bytes()),
+                pending_bytes: 0,
+                ids: MessageIds::new(self.policy.message_id_window),
+                admitted: false,
+                paused: true,
+                revoking: false,
+            };
+            self.partitions.insert(gained.partition, partition);
+        }
+    }
+
+    /// The group takes these partitions away: their share goes at once, nothing more of them is sent. What is in flight is
+    /// waited for and committed, then `poll` says `Release`.
+    pub fn revoking(&mut self, partitions: &[PartitionId], now: Instant) {
+        self.unseal();
+        for id in partitions {
+            self.limit.lose(*id, now);
+            if let Some(partition) = self.partitions.get_mut(id) {
+                partition.revoking = true;
+            }
+            self.commits.release_when_committed(*id);
+        }
+        self.hold_back_revoking();
+    }
+
+    /// These partitions are somebody else's already: their state goes, late answers change nothing.
+    pub fn lost(&mut self, partitions: &[PartitionId], now: Instant) {
+        for id in partitions {
+            self.limit.lose(*id, now);
+            self.drop_partition(*id, now);
+        }
+    }
+
+    /// Takes one record in. Records of partitions that are not ours, and records read twice, are ignored.
+    pub fn on_record(&mut self, record: &Record<'_>, now: Instant) {
+        let Some(partition) = self.partitions.get_mut(&record.partition) else { return };
+        if record.offset.position() < partition.read || partition.revoking || self.draining {
+            return;
+        }
+        if record.offset.position() > partition.read {
+            let (from, to) = (partition.read, record.offset.position());
+            self.counters.offset_gaps += 1;
+            self.notes.push(Note::Gap { partition: record.partition, from, to });
+        }
+        partition.read = record.offset.next();
+        self.counters.events_consumed += 1;
+        match event::decode(record.payload, &self.policy.rules) {
+            Ok(Decoded::Skipped(reason)) => self.counters.skipped(reason),
+            Ok(Decoded::Identify(identify)) => self.on_identify(record, &identify, now),
+            Err(error) => {
+                self.guard.record(Stream::Events, true);
+                self.bury_record(record, error);
+            }
+        }
+        self.end_replay(record.partition);
+    }
+
+    /// The reader has reached the log's end: what was announced beyond it does not exist any more.
+    pub fn on_end(&mut self, id: PartitionId, position: Position) {
+        if let Some(partition) = self.partitions.get_mut(&id)
+            && position >= partition.read
+        {
+            partition.read = position;
+            partition.replay_until = partition.replay_until.map(|_| position);
+            self.end_replay(id);
+        }
+    }
+
+    fn on_identify(&mut self, record: &Record<'_>, identify: &Identify<'_>, now: Instant) {
+        self.guard.record(Stream::Events, false);
+        if !identify.allows(&self.policy.names) {
+            return self.counters.skipped(SkipReason::OptedOut);
+        }
+        let Some(partition) = self.partitions.get_mut(&record.partition) else { return };
+        if let Some(id) = &identify.message_id
+            && !partition.ids.insert(id, self.rows.hasher())
+        {
+            return self.counters.skipped(SkipReason::Duplicate);
+        }
+        let payload = record.payload.unwrap_or_default();
+        self.pending_events += 1;
+        let tail = self.rows.tail(&identify.user_id);
+        if let Some(index) = tail
+            && let Some(row) = self.rows.get_mut(index)
+        {
+            if row.partition == record.partition && !matches!(row.stage, Stage::Sealed | Stage::InFlight | Stage::Ghost)
+            {
+                let before = row.bytes();
+                let was_suspect = row.is_suspect();
+                row.append(record, payload, &self.policy.rules);
+                partition.pending_bytes = partition.pending_bytes + row.bytes() as u64 - before as u64;
+                self.counters.events_merged += 1;
+                if was_suspect {
+                    self.rows.set_stage(index, Stage::Ready);
+                }
+                return;
+            }
+            if row.partition != record.partition {
+                self.counters.miskeyed_events += 1;
+            }
+        }
+        let stage = match tail {
+            Some(_) => Stage::Behind,
+            None if partition.is_replaying() => Stage::Held,
+            None => Stage::Ready,
+        };
+        self.next_id += 1;
+        // The entry learns its row's index below: a row is made with its entry's id.
+        let entry = partition.tracker.open(record.offset, Owner::Row(u32::MAX));
+        let row = Row::new(self.next_id, entry, &identify.user_id, record, payload, stage, now);
+        partition.pending_bytes += row.bytes() as u64;
+        let index = match tail {
+            Some(tail) => self.rows.insert_behind(tail, row),
+            None => self.rows.insert_head(row),
+        };
+        partition.tracker.hand_over(entry, Owner::Row(index));
+    }
+
+    fn bury_record(&mut self, record: &Record<'_>, error: event::DecodeError) {
+        let id = self.next_id();
+        let Some(partition) = self.partitions.get_mut(&record.partition) else { return };
+        let entry = partition.tracker.open(record.offset, Owner::Letter(id));
+        let bytes = record.payload.map_or(0, <[u8]>::len) + record.key.map_or(0, <[u8]>::len) + ROW_OVERHEAD;
+        partition.pending_bytes += bytes as u64;
+        self.pending_events += 1;
+        self.letters.add_record(id, record, entry, bytes, error);
+    }
+
+    /// Lets the held rows of a partition go once it has been read up to its fence.
+    fn end_replay(&mut self, id: PartitionId) {
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        if partition.replay_until.is_none_or(|until| partition.read < until) {
+            return;
+        }
+        partition.replay_until = None;
+        partition.footprint = 0;
+        let held: Vec<RowIndex> = partition
+            .tracker
+            .owners()
+            .filter_map(|owner| match owner {
+                Owner::Row(index) => Some(index),
+                Owner::Letter(_) => None,
+            })
+            .filter(|index| self.rows.get(*index).is_some_and(|row| row.stage == Stage::Held))
+            .collect();
+        for index in held {
+            self.rows.set_stage(index, Stage::Ready);
+        }
+    }
+
+    /// Forgets a partition: what it held is the next owner's. Rows in flight stay as ghosts, so that their users stay at one
+    /// row in flight.
+    pub(super) fn drop_partition(&mut self, id: PartitionId, now: Instant) {
+        self.limit.lose(id, now);
+        self.commits.forget(id);
+        let Some(partition) = self.partitions.remove(&id) else { return };
+        let owners: Vec<Owner> = partition.tracker.owners().collect();
+        for owner in owners {
+            match owner {
+                Owner::Letter(letter) => {
+                    let events = self.letters.forget(letter);
+                    self.pending_events -= u64::from(events);
+                    self.counters.events_released += u64::from(events);
+                }
+                Owner::Row(index) => {
+                    let Some(row) = self.rows.get_mut(index) else { continue };
+                    self.pending_events -= u64::from(row.n_events);
+                    self.counters.events_released += u64::from(row.n_events);
+                    self.counters.rows_released += 1;
+                    row.n_events = 0;
+                    if row.stage == Stage::InFlight {
+                        self.rows.set_stage(index, Stage::Ghost);
+                        self.ghosts += 1;
+                    } else {
+                        self.remove_row(index);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a row out and gives the next one of its user its turn.
+    pub(super) fn remove_row(&mut self, index: RowIndex) -> Option<Row> {
+        let (row, promoted) = self.rows.remove(index)?;
+        if let Some(promoted) = promoted {
+            self.promote(promoted);
+        }
+        Some(row)
+    }
+
+    fn promote(&mut self, index: RowIndex) {
+        let Some(row) = self.rows.get(index) else { return };
+        let waits =
+            self.partitions.get(&row.partition).is_some_and(|partition| partition.is_replaying() || partition.revoking);
+        self.rows.set_stage(index, if waits { Stage::Held } else { Stage::Ready });
+    }
+
+    /// Takes the rows of partitions that are being revoked out of the queue.
+    fn hold_back_revoking(&mut self) {
+        let indexes: Vec<RowIndex> = self
+            .rows
+            .iter()
+            .filter(|(_, row)| matches!(row.stage, Stage::Ready | Stage::Deferred(_)))
+            .filter(|(_, row)| self.partitions.get(&row.partition).is_some_and(|partition| partition.revoking))
+            .map(|(index, _)| index)
+            .collect();
+        for index in indexes {
+            self.rows.set_stage(index, Stage::Held);
+        }
+    }
+
+    /// Pauses and resumes partitions: admission of replays, the buffer's limit, the drain.
+    pub(super) fn poll_intake(&mut self) -> Option<Action> {
+        let limit = self.policy.buffer_bytes;
+        let usage: u64 = self.partitions.values().map(Partition::usage).sum();
+        self.is_full = if self.is_full { usage as f64 >= limit as f64 * RESUME_BELOW } else { usage >= limit }
+            || self.letters.waiting() >= LETTERS_WAITING;
+        self.admit(limit);
+        let (is_full, draining) = (self.is_full, self.draining);
+        let mut pause = Vec::new();
+        let mut resume = Vec::new();
+        for (id, partition) in &mut self.partitions {
+            // A replay goes on whatever the buffer holds: nothing of it can leave before it is complete.
+            let paused =
+                draining || partition.revoking || !partition.admitted || (is_full && !partition.is_replaying());
+            if paused != partition.paused {
+                partition.paused = paused;
+                if paused { pause.push(*id) } else { resume.push(*id) }
+            }
+        }
+        if !pause.is_empty() {
+            return Some(Action::Pause(pause));
+        }
+        (!resume.is_empty()).then_some(Action::Resume(resume))
+    }
+
+    /// Admits gained partitions whose replay fits beside the others; one is always admitted, or all would wait for ever.
+    fn admit(&mut self, limit: u64) {
+        let mut expected: u64 =
+            self.partitions.values().filter(|p| p.admitted).map(|p| p.usage().max(p.footprint)).sum();
+        let mut admitted = self.partitions.values().filter(|p| p.admitted).count();
+        for partition in self.partitions.values_mut().filter(|p| !p.admitted) {
+            if admitted == 0 || expected + partition.footprint <= limit {
+                partition.admitted = true;
+                admitted += 1;
+                expected += partition.footprint;
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Dead letters on their way to the topic: their events are settled by the broker's acknowledgement, not before.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::guard::Stream;
+use super::offsets::{EntryId, Owner};
+use super::rows::RowIndex;
+use super::{Action, DeadLetterCause, Engine, LetterId};
+use crate::event::DecodeError;
+use crate::record::{Offset, PartitionId, Record};
+
+/// Dead letters handed to the producer and not acknowledged yet: enough to fill its batches, few enough to bound what a
+/// crash writes twice.
+const OUT: usize = 500;
+
+/// What is written to the dead-letter topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    pub key: Option<Vec<u8>>,
+    pub value: Vec<u8>,
+    pub cause: DeadLetterCause,
+    /// Requests that held it.
+    pub attempts: u32,
+    /// Records behind it.
+    pub events: u32,
+    pub partition: PartitionId,
+    pub first: Offset,
+    pub last: Offset,
+}
+
+#[derive(Debug)]
+struct Letter {
+    entry: EntryId,
+    bytes: usize,
+    is_row: bool,
+    content: Arc<DeadLetter>,
+    out: bool,
+}
+
+/// Dead letters that are waiting or out, and the hold after a failed write.
+#[derive(Debug, Default)]
+pub(super) struct Letters {
+    letters: BTreeMap<u64, Letter>,
+    queue: VecDeque<u64>,
+    out: usize,
+    /// Failed writes in a row, and when to try again.
+    failures: u32,
+    retry_at: Option<Instant>,
+}
+
+impl Letters {
+    pub fn add_record(&mut self, id: u64, record: &Record<'_>, entry: EntryId, bytes: usize, error: DecodeError) {
+        let content = DeadLetter {
+            key: record.key.map(<[u8]>::to_vec),
+            value: record.payload.unwrap_or_default().to_vec(),
+            cause: DeadLetterCause::Unreadable(error),
+            attempts: 0,
+            events: 1,
+            partition: record.partition,
+            first: record.offset,
+            last: record.offset,
+        };
+        self.add(id, Letter { entry, bytes, is_row: false, content: Arc::new(content), out: false });
+    }
+
+    fn add(&mut self, id: u64, letter: Letter) {
+        self.letters.insert(id, letter);
+        self.queue.push_back(id);
+    }
+
+    /// Drops a letter with its partition; returns its events. A late acknowledgement finds nothing.
+    pub fn forget(&mut self, id: u64) -> u32 {
+        let Some(letter) = self.letters.remove(&id) else { return 0 };
+        self.out -= usize::from(letter.out);
+        letter.content.events
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.letters.len() - self.out
+    }
+
+    pub fn out(&self) -> usize {
+        self.out
+    }
+
+    pub fn of_partition(&self, id: PartitionId) -> impl Iterator<Item = bool> + '_ {
+        self.letters.values().filter(move |letter| letter.content.partition == id).map(|letter| letter.out)
+    }
+
+    /// Whether the last write failed and none has succeeded since.
+    pub fn is_blocked(&self) -> bool {
+        self.failures > 0
+    }
+}
+
+impl Engine {
+    /// The next dead letter to write. After a failure one at a time; while the guard is closed a trickle.
+    pub(super) fn poll_letter(&mut self, now: Instant) -> Option<Action> {
+        if self.draining {
+            return None;
+        }
+        while let Some(id) = self.letters.queue.front().copied()
+            && !self.letters.letters.contains_key(&id)
+        {
+            self.letters.queue.pop_front();
+        }
+        let id = *self.letters.queue.front()?;
+        if let Some(retry_at) = self.letters.retry_at {
+            if self.letters.out > 0 {
+                return None;
+            }
+            if retry_at > now {
+                self.wake_at(retry_at);
+                return None;
+            }
+        }
+        if self.letters.out >= OUT {
+            return None;
+        }
+        if let Err(at) = self.guard.take(now) {
+            self.wake_at(at);
+            return None;
+        }
+        self.letters.queue.pop_front();
+        let letter = self.letters.letters.get_mut(&id)?;
+        letter.out = true;
+        self.letters.out += 1;
+        Some(Action::Bury { id: LetterId(id), letter: letter.content.clone() })
+    }
+
+    /// The broker has acknowledged a dead letter, or it could not be written: then it is tried again, and the lane sends
+    /// nothing until it is through.
+    pub fn on_dead_letter(&mut self, id: LetterId, is_written: bool, now: Instant) {
+        if !is_written {
+            self.counters.dead_letter_failures += 1;
+            // Letters that were out together fail together: they count as one failure.
+            if self.letters.retry_at.is_none_or(|retry_at| retry_at <= now) {
+                self.letters.failures += 1;
+                let wait = self.backoff(self.letters.failures);
+                self.letters.retry_at = Some(now + wait);
+                self.unseal();
+            }
+            if let Some(letter) = self.letters.letters.get_mut(&id.0) {
+                letter.out = false;
+                self.letters.out -= 1;
+                self.letters.queue.push_front(id.0);
+            }
+            return;
+        }
+        self.letters.failures = 0;
+        self.letters.retry_at = None;
+        let Some(letter) = self.letters.letters.remove(&id.0) else { return };
+        self.letters.out -= usize::from(letter.out);
+        let content = &letter.content;
+        self.pending_events -= u64::from(content.events);
+        self.counters.events_dead_lettered += u64::from(content.events);
+        self.counters.rows_dead_lettered += u64::from(letter.is_row);
+        *self.counters.dead_letters.entry(content.cause.reason()).or_default() += 1;
+        if let Some(partition) = self.partitions.get_mut(&content.partition) {
+            partition.pending_bytes -= letter.bytes as u64;
+            partition.tracker.settle(letter.entry, letter.bytes);
+        }
+    }
+
+    /// A row has come to a bad end: what it holds becomes a dead letter, its user's next row has its turn.
+    pub(super) fn bury_row(&mut self, index: RowIndex, cause: DeadLetterCause) {
+        let Some(row) = self.remove_row(index) else { return };
+        self.guard.record(Stream::Rows, true);
+        let id = self.next_id();
+        let Some(partition) = self.partitions.get_mut(&row.partition) else { return };
+        partition.tracker.hand_over(row.entry, Owner::Letter(id));
+        let content = DeadLetter {
+            key: row.letter_key(),
+            value: row.letter_value(&self.policy.rules),
+            cause,
+            attempts: row.attempts,
+            events: row.n_events,
+            partition: row.partition,
+            first: row.first,
+            last: row.last,
+        };
+        let letter =
+            Letter { entry: row.entry, bytes: row.bytes(), is_row: true, content: Arc::new(content), out: false };
+        self.letters.add(id, letter);
+    }
+}

@@ -1,0 +1,52 @@
+//! What an engine is told at its start: everything that configuration and provider decide.
+
+use std::time::Duration;
+
+use super::guard::GuardPolicy;
+use crate::event::Rules;
+
+/// The settings of one lane's engine.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub rules: Rules,
+    /// The names under which `integrations` addresses this destination, lower case.
+    pub names: Vec<&'static str>,
+    /// The limit; `None` for unlimited.
+    pub rows_per_minute: Option<u32>,
+    pub batch: BatchPolicy,
+    pub max_in_flight: usize,
+    pub request_timeout: Duration,
+    pub retry: RetryPolicy,
+    pub buffer_bytes: u64,
+    pub guard: GuardPolicy,
+    /// Message ids remembered per partition.
+    pub message_id_window: usize,
+    pub commit_interval: Duration,
+    /// How long the group waits for a silent member; nothing is sent on a membership older than this.
+    pub session_timeout: Duration,
+    /// Seeds jitter and hashing.
+    pub seed: u64,
+}
+
+/// The `batch` block, narrowed by the provider's shape.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchPolicy {
+    pub max_rows: usize,
+    pub max_bytes: usize,
+    /// Bytes of a request beside its rows, and per row.
+    pub overhead_bytes: usize,
+    pub overhead_bytes_per_row: usize,
+    /// Fewer waiting rows than this leave one by one.
+    pub single_below: usize,
+    /// How long a row waits for company.
+    pub linger: Duration,
+}
+
+/// The `retry` block.
+#[derive(Clone, Copy, Debug)]
+pub struct RetryPolicy {
+    pub initial: Duration,
+    pub max: Duration,
+    /// After this many outages of its own, while others succeed, a row is taken apart and given up.
+    pub max_attempts: u32,
+}

@@ -1,0 +1,225 @@
+//! One user's pending state: the raw events it is made of, where they sit in the log, and what happened to it so far.
+
+use std::time::Instant;
+
+use super::offsets::EntryId;
+use super::verdict::{EncodedRow, Rejection};
+use crate::event::{self, Profile, Rules};
+use crate::record::{Offset, PartitionId, Record};
+
+/// Events are kept raw and merged when this many have come together: a merge parses all of them, so an event is parsed 1.3
+/// times on average, while a pending user holds at most four events' bytes.
+const MERGE_AT: usize = 4;
+
+/// What a pending row costs beside its user id and events: the row itself, its places in index, queue and tracker, and
+/// the allocator's rounding (measured by `benches/memory.rs`).
+pub const ROW_OVERHEAD: usize = 256;
+
+/// Where a row stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// An older row of the same user comes first.
+    Behind,
+    /// Its partition is being replayed up to the fence.
+    Held,
+    /// In the queue.
+    Ready,
+    /// Waits for a time of its own after a failure.
+    Deferred(Instant),
+    /// Chosen and encoded for one of the next requests: takes no more events.
+    Sealed,
+    /// In a request, or in a job.
+    InFlight,
+    /// In a request, while its partition has been given up: the answer changes nothing.
+    Ghost,
+}
+
+/// How the record's key relates to the user id; kept for the dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    UserId,
+    Absent,
+    Other(Box<[u8]>),
+}
+
+impl Key {
+    pub fn of(record: &Record<'_>, user: &str) -> Self {
+        match record.key {
+            Some(key) if key == user.as_bytes() => Key::UserId,
+            Some(key) => Key::Other(key.into()),
+            None => Key::Absent,
+        }
+    }
+}
+
+/// What went wrong with a row so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Requests with this row whose outcome was an outage or a suspect refusal.
+    pub failures: u32,
+    pub first_failure: Instant,
+    /// Most rows in a request that holds this one: halved by each split.
+    pub cap: usize,
+    pub job_failures: u32,
+    pub suspect: Option<Rejection>,
+    /// It was suspected before, and the account turned out to be at fault.
+    pub is_acquitted: bool,
+}
+
+#[derive(Debug)]
+pub struct Row {
+    /// Unique, and growing in order of arrival: the place in the queue.
+    pub seq: u64,
+    pub partition: PartitionId,
+    pub entry: EntryId,
+    pub user: Box<str>,
+    pub key: Key,
+    first_event: Box<[u8]>,
+    more_events: Vec<Box<[u8]>>,
+    /// How many records it is made of; more than it holds events once those were merged.
+    pub n_events: u32,
+    pub first: Offset,
+    pub last: Offset,
+    /// Kafka's time of the oldest and of the newest record, milliseconds since 1970.
+    pub first_time_ms: i64,
+    pub last_time_ms: i64,
+    pub arrived: Instant,
+    pub stage: Stage,
+    /// The next row of the same user.
+    pub next: Option<u32>,
+    /// Requests that held it.
+    pub attempts: u32,
+    pub rekeyed: bool,
+    pub trouble: Option<Box<Trouble>>,
+    pub encoded: Option<Box<EncodedRow>>,
+}
+
+impl Row {
+    /// A row of one event.
+    pub fn new(
+        seq: u64,
+        entry: EntryId,
+        user: &str,
+        record: &Record<'_>,
+        payload: &[u8],
+        stage: Stage,
+        now: Instant,
+    ) -> Self {
+        Row {
+            seq,
+            partition: record.partition,
+            entry,
+            user: user.into(),
+            key: Key::of(record, user),
+            first_event: payload.into(),
+            more_events: Vec::new(),
+            n_events: 1,
+            first: record.offset,
+            last: record.offset,
+            first_time_ms: record.timestamp_ms,
+            last_time_ms: record.timestamp_ms,
+            arrived: now,
+            stage,
+            next: None,
+            attempts: 0,
+            rekeyed: false,
+            trouble: None,
+            encoded: None,
+        }
+    }
+
+    /// What the row costs of `buffer.max_bytes`.
+    pub fn bytes(&self) -> usize {
+        let events: usize = self.more_events.iter().map(|event| event.len()).sum();
+        ROW_OVERHEAD + self.user.len() + self.first_event.len() + events
+    }
+
+    /// Puts a newer event on top.
+    pub fn append(&mut self, record: &Record<'_>, payload: &[u8], rules: &Rules) {
+        self.key = Key::of(record, &self.user);
+        self.more_events.push(payload.into());
+        self.n_events += 1;
+        self.last = record.offset;
+        self.last_time_ms = record.timestamp_ms;
+        self.merge_some(rules);
+        self.content_changed();
+    }
+
+    /// Puts a newer row of the same user and partition on top of this one.
+    pub fn absorb(&mut self, newer: Row, rules: &Rules) {
+        self.more_events.push(newer.first_event);
+        self.more_events.extend(newer.more_events);
+        self.key = newer.key;
+        self.n_events += newer.n_events;
+        self.last = newer.last;
+        self.last_time_ms = newer.last_time_ms;
+        self.next = newer.next;
+        self.merge_some(rules);
+        self.content_changed();
+    }
+
+    /// The merged state of all its events.
+    pub fn profile<'a>(&'a self, rules: &Rules) -> Profile<'a> {
+        event::merge(self.events(), rules).expect("every kept event was decoded at intake")
+    }
+
+    /// The payload of its dead letter: the original bytes of a single event, else one event with the merged state.
+    pub fn letter_value(&self, rules: &Rules) -> Vec<u8> {
+        if self.n_events == 1 { self.first_event.to_vec() } else { self.profile(rules).to_event() }
+    }
+
+    /// The key of its dead letter: that of its newest event.
+    pub fn letter_key(&self) -> Option<Vec<u8>> {
+        match &self.key {
+            Key::UserId => Some(self.user.as_bytes().to_vec()),
+            Key::Absent => None,
+            Key::Other(key) => Some(key.to_vec()),
+        }
+    }
+
+    /// Most rows that a request with this one may hold.
+    pub fn cap(&self) -> usize {
+        self.trouble.as_ref().map_or(usize::MAX, |trouble| trouble.cap)
+    }
+
+    pub fn trouble(&mut self, now: Instant) -> &mut Trouble {
+        self.trouble.get_or_insert_with(|| {
+            Box::new(Trouble {
+                failures: 0,
+                first_failure: now,
+                cap: usize::MAX,
+                job_failures: 0,
+                suspect: None,
+                is_acquitted: false,
+            })
+        })
+    }
+
+    pub fn is_suspect(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.suspect.is_some())
+    }
+
+    fn events(&self) -> impl Iterator<Item = &[u8]> {
+        std::iter::once(&*self.first_event).chain(self.more_events.iter().map(|event| &**event))
+    }
+
+    fn merge_some(&mut self, rules: &Rules) {
+        if 1 + self.more_events.len() >= MERGE_AT {
+            let merged = self.profile(rules).to_event();
+            self.first_event = merged.into();
+            // A hot user's list must not keep the capacity of its longest moment.
+            self.more_events = Vec::new();
+        }
+    }
+
+    /// What was said of the old content does not hold for the new one. Failures stay: a user who makes every request fail
+    /// and never stops talking must still come to an end.
+    fn content_changed(&mut self) {
+        self.rekeyed = false;
+        self.encoded = None;
+        if let Some(trouble) = &mut self.trouble {
+            trouble.suspect = None;
+            trouble.job_failures = 0;
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The pending rows of a lane: found by user, queued by age, at most one of a user's rows on its way.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::hash::BuildHasher;
+use std::time::Instant;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use slab::Slab;
+
+use super::row::{Row, Stage};
+
+/// Where a row lives; reused after the row is gone, so whoever keeps one keeps the row's `seq` beside it.
+pub type RowIndex = u32;
+
+#[derive(Debug)]
+pub struct Rows {
+    rows: Slab<Row>,
+    /// The oldest row of each user; the others hang behind it.
+    heads: HashTable<RowIndex>,
+    hasher: FixedState,
+    /// Ready rows in order of arrival. An entry is stale when its row is gone or not ready under that `seq`.
+    fresh: VecDeque<(u64, RowIndex)>,
+    /// Ready rows that came back, or came up behind another row of their user.
+    late: BTreeSet<(u64, RowIndex)>,
+    deferred: BTreeSet<(Instant, u64, RowIndex)>,
+    ready: usize,
+}
+
+impl Rows {
+    pub fn new(seed: u64) -> Self {
+        Rows {
+            rows: Slab::new(),
+            heads: HashTable::new(),
+            hasher: FixedState::with_seed(seed),
+            fresh: VecDeque::new(),
+            late: BTreeSet::new(),
+            deferred: BTreeSet::new(),
+            ready: 0,
+        }
+    }
+
+    pub fn hasher(&self) -> &FixedState {
+        &self.hasher
+    }
+
+    pub fn get(&self, index: RowIndex) -> Option<&Row> {
+        self.rows.get(index as usize)
+    }
+
+    pub fn get_mut(&mut self, index: RowIndex) -> Option<&mut Row> {
+        self.rows.get_mut(index as usize)
+    }
+
+    /// The row at `index` if it is still the one with this `seq`.
+    pub fn current(&self, index: RowIndex, seq: u64) -> Option<&Row> {
+        self.get(index).filter(|row| row.seq == seq)
+    }
+
+    /// All rows, in no order that means anything.
+    pub fn iter(&self) -> impl Iterator<Item = (RowIndex, &Row)> {
+        self.rows.iter().map(|(index, row)| (index as RowIndex, row))
+    }
+
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Rows that could be taken now.
+    pub fn ready(&self) -> usize {
+        self.ready
+    }
+
+    pub fn has_deferred(&self) -> bool {
+        !self.deferred.is_empty()
+    }
+
+    /// The newest row of a user.
+    pub fn tail(&self, user: &str) -> Option<RowIndex> {
+        let mut index = *self.heads.find(self.hash(user), |head| self.is_of(*head, user))?;
+        while let Some(next) = self.get(index).and_then(|row| row.next) {
+            index = next;
+        }
+        Some(index)
+    }
+
+    /// Adds a user's only row.
+    pub fn insert_head(&mut self, row: Row) -> RowIndex {
+        let hash = self.hash(&row.user);
+        let index = self.insert(row);
+        let (rows, hasher) = (&self.rows, &self.hasher);
+        self.heads.insert_unique(hash, index, |other| hash_of(rows, hasher, *other));
+        index
+    }
+
+    /// Adds a newer row behind `tail`.
+    pub fn insert_behind(&mut self, tail: RowIndex, row: Row) -> RowIndex {
+        let index = self.insert(row);
+        if let Some(tail) = self.get_mut(tail) {
+            tail.next = Some(index);
+        }
+        index
+    }
+
+    fn insert(&mut self, row: Row) -> RowIndex {
+        // 4 billion rows would hold a terabyte, far above any buffer.
+        let index = u32::try_from(self.rows.insert(row)).expect("fewer than 2^32 pending rows");
+        if self.get(index).is_some_and(|row| row.stage == Stage::Ready) {
+            self.enqueue(index);
+        }
+        index
+    }
+
+    /// Moves a row to another stage, in and out of the queues.
+    pub fn set_stage(&mut self, index: RowIndex, stage: Stage) {
+        let Some(row) = self.rows.get_mut(index as usize) else { return };
+        let seq = row.seq;
+        let old = std::mem::replace(&mut row.stage, stage);
+        match old {
+            Stage::Ready => {
+                self.ready -= 1;
+                self.late.remove(&(seq, index));
+            }
+            Stage::Deferred(due) => {
+                self.deferred.remove(&(due, seq, index));
+            }
+            _ => {}
+        }
+        match stage {
+            Stage::Ready => self.enqueue(index),
+            Stage::Deferred(due) => {
+                self.deferred.insert((due, seq, index));
+            }
+            _ => {}
+        }
+    }
+
+    fn enqueue(&mut self, index: RowIndex) {
+        let Some(row) = self.rows.get(index as usize) else { return };
+        self.ready += 1;
+        match self.fresh.back() {
+            Some((newest, _)) if *newest >= row.seq => {
+                self.late.insert((row.seq, index));
+            }
+            _ => self.fresh.push_back((row.seq, index)),
+        }
+    }
+
+    /// The oldest ready row.
+    pub fn oldest_ready(&mut self) -> Option<RowIndex> {
+        while let Some((seq, index)) = self.fresh.front().copied() {
+            let is_ready = self.current(index, seq).is_some_and(|row| row.stage == Stage::Ready);
+            if is_ready && !self.late.contains(&(seq, index)) {
+                break;
+            }
+            self.fresh.pop_front();
+        }
+        let fresh = self.fresh.front().copied();
+        let late = self.late.first().copied();
+        fresh.into_iter().chain(late).min().map(|(_, index)| index)
+    }
+
+    /// The earliest time of its own that a deferred row waits for.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.deferred.first().map(|(due, _, _)| *due)
+    }
+
+    /// Puts deferred rows whose time has come back into the queue.
+    pub fn wake_deferred(&mut self, now: Instant) {
+        while let Some((due, _, index)) = self.deferred.first().copied()
+            && due <= now
+        {
+            self.set_stage(index, Stage::Ready);
+        }
+    }
+
+    /// The deferred rows, earliest first.
+    pub fn deferred(&self) -> Vec<RowIndex> {
+        self.deferred.iter().map(|(_, _, index)| *index).collect()
+    }
+
+    /// Takes a row out; the one behind it becomes its user's oldest and is returned for its new stage.
+    pub fn remove(&mut self, index: RowIndex) -> Option<(Row, Option<RowIndex>)> {
+        self.set_stage(index, Stage::Behind);
+        let user_hash = hash_of(&self.rows, &self.hasher, index);
+        let row = self.rows.get(index as usize)?;
+        let (user, next) = (row.user.clone(), row.next);
+        let head = *self.heads.find(user_hash, |head| self.is_of(*head, &user))?;
+        let mut promoted = None;
+        if head == index {
+            match (self.heads.find_mut(user_hash, |head| *head == index), next) {
+                (Some(slot), Some(next)) => {
+                    *slot = next;
+                    promoted = Some(next);
+                }
+                _ => {
+                    if let Ok(entry) = self.heads.find_entry(user_hash, |head| *head == index) {
+                        entry.remove();
+                    }
+                }
+            }
+        } else {
+            let mut before = head;
+            while let Some(row) = self.get(before)
+                && row.next != Some(index)
+            {
+                before = row.next?;
+            }
+            if let Some(row) = self.get_mut(before) {
+                row.next = next;
+            }
+        }
+        Some((self.rows.remove(index as usize), promoted))
+    }
+
+    /// Takes the row behind `index` out of its chain without promoting anything; for absorbing it.
+    pub fn take_next(&mut self, index: RowIndex) -> Option<Row> {
+        let next = self.get(index)?.next?;
+        self.set_stage(next, Stage::Behind);
+        let row = self.rows.try_remove(next as usize)?;
+        if let Some(before) = self.get_mut(index) {
+            before.next = row.next;
+        }
+        Some(row)
+    }
+
+    /// Gives memory back when most rows are gone.
+    pub fn shrink(&mut self) {
+        if self.rows.is_empty() && self.rows.capacity() > 1024 {
+            self.rows = Slab::new();
+            self.heads = HashTable::new();
+            self.fresh = VecDeque::new();
+        }
+    }
+
+    fn hash(&self, user: &str) -> u64 {
+        self.hasher.hash_one(user)
+    }
+
+    fn is_of(&self, index: RowIndex, user: &str) -> bool {
+        self.get(index).is_some_and(|row| &*row.user == user)
+    }
+}
+
+fn hash_of(rows: &Slab<Row>, hasher: &FixedState, index: RowIndex) -> u64 {
+    rows.get(index as usize).map_or(0, |row| hasher.hash_one(&*row.user))
+}

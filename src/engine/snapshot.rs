@@ -1,0 +1,114 @@
+//! What a lane shows of its engine: the state it is in and the numbers behind its gauges.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::state::Cause;
+use super::{Counters, Engine, LaneState, Now, Partition};
+use crate::record::{PartitionId, Position};
+
+/// One consistent view: every number is of the same moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub state: LaneState,
+    pub counters: Counters,
+    pub pending_events: u64,
+    pub pending_rows: usize,
+    pub pending_bytes: u64,
+    pub pending_bytes_limit: u64,
+    /// Since the oldest pending event was written to Kafka.
+    pub oldest_age: Duration,
+    /// This replica's share; `None` for unlimited.
+    pub rows_per_minute: Option<f64>,
+    pub window_rows: u64,
+    /// What the provider's Retry-After leaves to wait.
+    pub retry_after: Duration,
+    pub partitions: usize,
+    pub partitions_paused: usize,
+    /// The position that the broker has, per partition.
+    pub committed: BTreeMap<PartitionId, Position>,
+}
+
+impl Snapshot {
+    /// Consumed less settled less pending; anything but 0 is a bug.
+    pub fn ledger_difference(&self) -> i64 {
+        self.counters.events_consumed as i64 - self.counters.events_settled() as i64 - self.pending_events as i64
+    }
+
+    /// How long the pending rows take at the limit; `None` for unlimited or without a share.
+    pub fn drain_eta(&self) -> Option<Duration> {
+        let per_second = self.rows_per_minute? / 60.0;
+        (per_second > 0.0).then(|| Duration::from_secs_f64(self.pending_rows as f64 / per_second))
+    }
+}
+
+impl Engine {
+    pub fn snapshot(&mut self, now: Now) -> Snapshot {
+        // A wait that goes on counts as far as it has come.
+        if self.limited_since.is_some() {
+            self.end_limited(now.at);
+            self.limited_since = Some(now.at);
+        }
+        let oldest_ms = self.oldest_event_ms();
+        let retry_after = match self.hold {
+            Some(hold) if hold.cause == Cause::Throttled => hold.until.saturating_duration_since(now.at),
+            _ => Duration::ZERO,
+        };
+        Snapshot {
+            state: self.state(now.at),
+            counters: self.counters.clone(),
+            pending_events: self.pending_events,
+            pending_rows: self.pending_rows(),
+            pending_bytes: self.partitions.values().map(Partition::usage).sum(),
+            pending_bytes_limit: self.policy.buffer_bytes,
+            oldest_age: oldest_ms.map_or(Duration::ZERO, |ms| {
+                Duration::from_millis(now.wall_ms.saturating_sub(ms).max(0).unsigned_abs())
+            }),
+            rows_per_minute: self.limit.rows_per_minute(now.at),
+            window_rows: self.limit.window_rows(now.at),
+            retry_after,
+            partitions: self.partitions.len(),
+            partitions_paused: self.partitions.values().filter(|p| p.paused).count(),
+            committed: self.partitions.iter().map(|(id, p)| (*id, p.committed)).collect(),
+        }
+    }
+
+    /// What the lane is doing: the first of these that holds.
+    pub fn state(&self, now: Instant) -> LaneState {
+        let hold = self.hold.filter(|hold| hold.until > now || hold.probe_rows().is_some());
+        match hold.map(|hold| hold.cause) {
+            _ if self.draining => LaneState::Draining,
+            _ if !self.started || (self.partitions.is_empty() && self.batches.is_empty()) => LaneState::Starting,
+            _ if self.letters.is_blocked() => LaneState::DeadLetterBlocked,
+            _ if self.has_rows() && self.commits.last_ok().is_some() && !self.is_member(now) => {
+                LaneState::MembershipStale
+            }
+            Some(Cause::Fault(_)) => LaneState::AccountFault,
+            Some(Cause::Throttled) => LaneState::Throttled,
+            Some(Cause::Unavailable(_)) => LaneState::BackingOff,
+            _ if self.is_waiting_for_job(now) => LaneState::WaitingForJob,
+            _ if self.guard.is_closed() => LaneState::Guarded,
+            _ if self.limited_since.is_some() => LaneState::Limited,
+            _ if !self.batches.is_empty() || self.has_rows() => LaneState::Delivering,
+            _ if self.partitions.values().any(Partition::is_replaying) => LaneState::Replaying,
+            _ if self.is_full => LaneState::BufferFull,
+            _ if self.rows.has_deferred() => LaneState::BackingOff,
+            _ => LaneState::Idle,
+        }
+    }
+
+    /// Rows that wait or are on their way; those of partitions given up are not ours any more.
+    fn pending_rows(&self) -> usize {
+        self.rows.len() - self.ghosts
+    }
+
+    fn oldest_event_ms(&self) -> Option<i64> {
+        let rows = self.partitions.values().filter_map(|partition| {
+            partition.tracker.owners().find_map(|owner| match owner {
+                super::offsets::Owner::Row(index) => self.rows.get(index).map(|row| row.first_time_ms),
+                super::offsets::Owner::Letter(_) => None,
+            })
+        });
+        rows.min()
+    }
+}

@@ -1,0 +1,137 @@
+//! The states a lane can be in, exactly one at a time, and what keeps it from sending.
+
+use std::time::Instant;
+
+use super::verdict::{Fault, Outage};
+
+/// What a lane is doing; exported, shown and logged on change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LaneState {
+    /// No partition assigned yet, or the first wait of a gained share.
+    Starting,
+    /// Reads again what a former owner may have sent, up to the fence.
+    Replaying,
+    Idle,
+    Delivering,
+    /// The budget is used up: rows wait for the limit.
+    Limited,
+    /// The provider said wait.
+    Throttled,
+    /// The provider is unavailable.
+    BackingOff,
+    /// Token, address or account are wrong: one row as a probe now and then.
+    AccountFault,
+    /// Most of what ends ends as dead letters: a trickle goes on.
+    Guarded,
+    /// A job runs at the provider, ours or somebody's.
+    WaitingForJob,
+    /// The dead-letter topic cannot be written.
+    DeadLetterBlocked,
+    /// The group has not confirmed our membership within the session timeout.
+    MembershipStale,
+    /// Intake stands still because the buffer is full, and nothing else explains it.
+    BufferFull,
+    Draining,
+}
+
+impl LaneState {
+    pub const ALL: [LaneState; 14] = [
+        LaneState::Starting,
+        LaneState::Replaying,
+        LaneState::Idle,
+        LaneState::Delivering,
+        LaneState::Limited,
+        LaneState::Throttled,
+        LaneState::BackingOff,
+        LaneState::AccountFault,
+        LaneState::Guarded,
+        LaneState::WaitingForJob,
+        LaneState::DeadLetterBlocked,
+        LaneState::MembershipStale,
+        LaneState::BufferFull,
+        LaneState::Draining,
+    ];
+
+    /// The metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            LaneState::Starting => "starting",
+            LaneState::Replaying => "replaying",
+            LaneState::Idle => "idle",
+            LaneState::Delivering => "delivering",
+            LaneState::Limited => "limited",
+            LaneState::Throttled => "throttled",
+            LaneState::BackingOff => "backing_off",
+            LaneState::AccountFault => "account_fault",
+            LaneState::Guarded => "guarded",
+            LaneState::WaitingForJob => "waiting_for_job",
+            LaneState::DeadLetterBlocked => "dead_letter_blocked",
+            LaneState::MembershipStale => "membership_stale",
+            LaneState::BufferFull => "buffer_full",
+            LaneState::Draining => "draining",
+        }
+    }
+}
+
+/// Why a lane as a whole sends nothing, or only a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    Throttled,
+    /// Somebody's job runs.
+    Busy,
+    Unavailable(Outage),
+    Fault(Fault),
+}
+
+/// A hold on the whole lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    pub cause: Cause,
+    pub since: Instant,
+    pub until: Instant,
+    /// How many times in a row it was imposed: makes the next wait longer.
+    pub count: u32,
+}
+
+impl Hold {
+    /// Most rows of a probe under this hold; `None` where sending simply goes on when the wait is over.
+    pub fn probe_rows(&self) -> Option<usize> {
+        match self.cause {
+            Cause::Throttled | Cause::Busy => None,
+            Cause::Unavailable(_) => Some(usize::MAX),
+            Cause::Fault(_) => Some(1),
+        }
+    }
+}
+
+/// A small generator for jitter, from the seed that the engine is given (splitmix64, public domain, Vigna 2015).
+#[derive(Clone, Debug)]
+pub struct Jitter(u64);
+
+impl Jitter {
+    pub fn new(seed: u64) -> Self {
+        Jitter(seed)
+    }
+
+    /// A number in 0.5..1.0: waits are jittered downwards, so that no wait exceeds its cap.
+    pub fn factor(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        0.5 + ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 54) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_stays_between_one_half_and_one() {
+        let mut jitter = Jitter::new(3);
+        for _ in 0..1000 {
+            assert!((0.5..1.0).contains(&jitter.factor()));
+        }
+    }
+}
