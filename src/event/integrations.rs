@@ -1,0 +1,116 @@
+//! Whether an event wants to reach a destination.
+
+use super::{Identify, for_each_entry};
+
+impl Identify<'_> {
+    /// Whether `integrations` lets this event reach a destination that goes by these lower-case names.
+    ///
+    /// Absent or null: yes. A key that is one of the names (any ASCII case; of several, one that says no decides) says
+    /// `true` or an object: yes, `false`: no; any other value leaves it to `All`. `All`: absent is yes, else it has to be `true`.
+    /// In place of the object, `true` is yes and everything else no. Source: Segment's "Filtering with the integrations object",
+    /// and RudderStack's `processor/integrations` for the types that Segment leaves open.
+    pub fn allows(&self, names: &[&str]) -> bool {
+        let Some(integrations) = self.integrations else { return true };
+        if !integrations.get().starts_with('{') {
+            return integrations.get() == "true";
+        }
+        let mut named: Option<bool> = None;
+        let mut all = true;
+        for_each_entry(integrations, |key, value| {
+            let value = value.get();
+            if names.iter().any(|name| key.eq_ignore_ascii_case(name)) {
+                let says = match value {
+                    "true" => Some(true),
+                    "false" => Some(false),
+                    options if options.starts_with('{') => Some(true),
+                    _ => None,
+                };
+                if let Some(says) = says {
+                    named = Some(named.unwrap_or(true) && says);
+                }
+            } else if key.eq_ignore_ascii_case("all") {
+                all = value == "true";
+            }
+        });
+        named.unwrap_or(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::RawValue;
+
+    use super::*;
+
+    fn allows(integrations: &str) -> bool {
+        let integrations: Option<&RawValue> = serde_json::from_str(integrations).expect("JSON");
+        let event = Identify {
+            user_id: "u".into(),
+            message_id: None,
+            account: None,
+            timestamp: None,
+            context_traits: None,
+            traits: None,
+            integrations,
+        };
+        event.allows(&["vitally", "vitally cloud"])
+    }
+
+    #[test]
+    fn an_event_without_integrations_goes_everywhere() {
+        assert!(allows("null"));
+        assert!(allows("{}"));
+        assert!(allows(r#"{"Userpilot": false}"#));
+    }
+
+    #[test]
+    fn a_destination_s_own_key_overrides_all() {
+        assert!(allows(r#"{"All": false, "Vitally": true}"#));
+        assert!(!allows(r#"{"Vitally": false, "All": true}"#));
+        assert!(!allows(r#"{"All": false}"#));
+    }
+
+    #[test]
+    fn names_and_aliases_are_compared_in_any_case() {
+        assert!(!allows(r#"{"VITALLY": false}"#));
+        assert!(!allows(r#"{"vitally CLOUD": false}"#));
+        assert!(!allows(r#"{"\u0056itally": false}"#));
+        assert!(!allows(r#"{"ALL": false}"#));
+    }
+
+    #[test]
+    fn options_turn_a_destination_on() {
+        assert!(allows(r#"{"All": false, "Vitally": {"accountId": "a"}}"#));
+    }
+
+    #[test]
+    fn other_types_under_the_name_leave_it_to_all() {
+        assert!(allows(r#"{"Vitally": null}"#));
+        assert!(allows(r#"{"Vitally": "false"}"#));
+        assert!(!allows(r#"{"All": false, "Vitally": 1}"#));
+        assert!(!allows(r#"{"All": false, "Vitally": []}"#));
+    }
+
+    #[test]
+    fn an_all_that_is_not_a_boolean_means_nowhere() {
+        assert!(!allows(r#"{"All": "true"}"#));
+        assert!(!allows(r#"{"All": null}"#));
+        assert!(!allows(r#"{"All": {}}"#));
+        assert!(allows(r#"{"All": "x", "Vitally": true}"#));
+    }
+
+    #[test]
+    fn one_no_among_the_names_is_a_no() {
+        assert!(!allows(r#"{"Vitally": false, "VITALLY": true}"#));
+        assert!(!allows(r#"{"VITALLY": true, "Vitally": false}"#));
+    }
+
+    #[test]
+    fn a_boolean_stands_for_all_and_other_types_mean_nowhere() {
+        assert!(allows("true"));
+        assert!(!allows("false"));
+        assert!(!allows("[]"));
+        assert!(!allows(r#""true""#));
+        assert!(!allows("1"));
+    }
+}

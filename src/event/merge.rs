@@ -1,0 +1,343 @@
+//! Merges the events of one user into the state that a provider is told, and writes that state as one event.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use super::{Decoded, Identify, Profile, Rules, decode, for_each_entry};
+
+/// Up to this many traits, comparing each key costs less than keeping a map (a guess; few users have more).
+const LINEAR_UP_TO: usize = 50;
+
+/// Merges payloads of one user, oldest first, that `decode` has accepted under the same rules; others are passed over.
+///
+/// `None` if no payload holds an identify event.
+pub fn merge<'a>(events: impl Iterator<Item = &'a [u8]>, rules: &Rules) -> Option<Profile<'a>> {
+    let mut merged: Option<Merging<'a>> = None;
+    for payload in events {
+        let Ok(Decoded::Identify(event)) = decode(Some(payload), rules) else { continue };
+        match &mut merged {
+            Some(merged) => merged.overlay(event),
+            None => merged = Some(Merging::start(event)),
+        }
+    }
+    merged.map(|merged| merged.profile)
+}
+
+impl Profile<'_> {
+    /// One identify event that `merge` reads back to this very state, and that merges with later ones as its events would.
+    ///
+    /// It can be longer than `Rules::max_bytes`, if the events that it stands for were many.
+    pub fn to_event(&self) -> Vec<u8> {
+        let event = Event {
+            kind: "identify",
+            user_id: &self.user_id,
+            message_id: self.message_id.as_deref(),
+            timestamp: self.timestamp.as_deref(),
+            context: self.account.as_deref().map(|group_id| Context { group_id }),
+            traits: Traits(&self.traits),
+        };
+        serde_json::to_vec(&event).expect("strings and JSON texts always serialize")
+    }
+}
+
+struct Merging<'a> {
+    profile: Profile<'a>,
+    /// Where each key stands in `profile.traits`; empty until they are more than `LINEAR_UP_TO`.
+    index: BTreeMap<Cow<'a, str>, usize>,
+}
+
+impl<'a> Merging<'a> {
+    fn start(event: Identify<'a>) -> Self {
+        let profile = Profile {
+            user_id: event.user_id.clone(),
+            message_id: None,
+            account: None,
+            timestamp: None,
+            traits: Vec::new(),
+        };
+        let mut merging = Merging { profile, index: BTreeMap::new() };
+        merging.overlay(event);
+        merging
+    }
+
+    fn overlay(&mut self, event: Identify<'a>) {
+        let profile = &mut self.profile;
+        profile.user_id = event.user_id;
+        profile.message_id = event.message_id.or(profile.message_id.take());
+        profile.account = event.account.or(profile.account.take());
+        profile.timestamp = event.timestamp.or(profile.timestamp.take());
+        for traits in [event.context_traits, event.traits].into_iter().flatten() {
+            for_each_entry(traits, |key, value| self.set(key, value));
+        }
+    }
+
+    fn set(&mut self, key: Cow<'a, str>, value: &'a RawValue) {
+        let traits = &mut self.profile.traits;
+        let found = if traits.len() <= LINEAR_UP_TO {
+            traits.iter().position(|(present, _)| *present == key)
+        } else {
+            if self.index.is_empty() {
+                self.index = traits.iter().enumerate().map(|(at, (key, _))| (key.clone(), at)).collect();
+            }
+            let end = traits.len();
+            let at = *self.index.entry(key.clone()).or_insert(end);
+            (at < end).then_some(at)
+        };
+        match found {
+            Some(at) => traits[at].1 = value,
+            None => traits.push((key, value)),
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    user_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timestamp: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<Context<'a>>,
+    traits: Traits<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Context<'a> {
+    group_id: &'a str,
+}
+
+struct Traits<'a>(&'a [(Cow<'a, str>, &'a RawValue)]);
+
+impl Serialize for Traits<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Map, Value, json};
+
+    use super::*;
+
+    const RULES: Rules = Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None };
+
+    fn merged<'a>(payloads: &'a [impl AsRef<[u8]>], rules: &Rules) -> Profile<'a> {
+        merge(payloads.iter().map(AsRef::as_ref), rules).expect("an identify event")
+    }
+
+    fn trait_texts<'a>(profile: &'a Profile<'_>) -> Vec<(&'a str, &'a str)> {
+        profile.traits.iter().map(|(key, value)| (key.as_ref(), value.get())).collect()
+    }
+
+    fn assert_same(a: &Profile<'_>, b: &Profile<'_>) {
+        assert_eq!(
+            (&a.user_id, &a.message_id, &a.account, &a.timestamp, trait_texts(a)),
+            (&b.user_id, &b.message_id, &b.account, &b.timestamp, trait_texts(b))
+        );
+    }
+
+    #[test]
+    fn the_later_event_wins_trait_by_trait_and_null_is_a_value() {
+        let profile = merged(
+            &[
+                r#"{"userId":"u","traits":{"a":1,"b":{"x":1,"y":2},"c":3}}"#,
+                r#"{"userId":"u","traits":{"b":{"x":9},"c":null}}"#,
+            ],
+            &RULES,
+        );
+        assert_eq!(trait_texts(&profile), [("a", "1"), ("b", r#"{"x":9}"#), ("c", "null")]);
+    }
+
+    #[test]
+    fn traits_overlay_the_context_traits_of_the_same_event_only() {
+        let profile = merged(
+            &[
+                r#"{"userId":"u","traits":{"a":1},"context":{"traits":{"a":0,"b":0}}}"#,
+                r#"{"userId":"u","context":{"traits":{"b":2}}}"#,
+            ],
+            &RULES,
+        );
+        assert_eq!(trait_texts(&profile), [("a", "1"), ("b", "2")]);
+    }
+
+    #[test]
+    fn the_last_event_that_has_an_account_a_time_or_a_message_id_gives_it() {
+        let profile = merged(
+            &[
+                r#"{"userId":"u","messageId":"m1","timestamp":"t1","context":{"groupId":"g1"}}"#,
+                r#"{"userId":"u","messageId":"m2","traits":{"company":{"id":"g2"}}}"#,
+                r#"{"userId":"u"}"#,
+            ],
+            &RULES,
+        );
+        assert_eq!(profile.message_id.as_deref(), Some("m2"));
+        assert_eq!(profile.timestamp.as_deref(), Some("t1"));
+        assert_eq!(profile.account.as_deref(), Some("g2"));
+    }
+
+    #[test]
+    fn a_key_is_the_same_key_however_it_is_escaped_or_repeated() {
+        let profile =
+            merged(&[r#"{"userId":"u","traits":{"ab":1,"ab":2}}"#, r#"{"userId":"u","traits":{"a\u0062":3}}"#], &RULES);
+        assert_eq!(trait_texts(&profile), [("ab", "3")]);
+    }
+
+    #[test]
+    fn many_traits_merge_as_few_do() {
+        let payload = |from: usize, to: usize| {
+            let traits: Map<String, Value> = (from..to).map(|n| (format!("k{n:03}"), json!(from))).collect();
+            json!({"userId": "u", "traits": traits}).to_string()
+        };
+        let payloads = [payload(0, 40), payload(30, 120), payload(100, 160), payload(0, 10)];
+        let profile = merged(&payloads, &RULES);
+        assert_eq!(profile.traits.len(), 160);
+        for (n, (key, value)) in profile.traits.iter().enumerate() {
+            let writer = [(0..10, 0), (10..30, 0), (30..100, 30), (100..160, 100)]
+                .into_iter()
+                .find_map(|(keys, from)| keys.contains(&n).then_some(from))
+                .expect("a writer");
+            assert_eq!((key.as_ref(), value.get()), (format!("k{n:03}").as_str(), writer.to_string().as_str()));
+        }
+    }
+
+    #[test]
+    fn nothing_to_identify_is_no_profile() {
+        assert!(merge(std::iter::empty(), &RULES).is_none());
+        assert!(merge([&b"{"[..], br#"{"type":"track"}"#].into_iter(), &RULES).is_none());
+    }
+
+    #[test]
+    fn the_written_event_keeps_numbers_and_escapes_to_the_letter() {
+        let profile =
+            merged(&[r#"{"userId":"a\"b","traits":{"n":1e400,"big":12345678901234567890123,"s":"\u00e9"}}"#], &RULES);
+        let written = String::from_utf8(profile.to_event()).expect("UTF-8");
+        assert_eq!(
+            written,
+            r#"{"type":"identify","userId":"a\"b","traits":{"n":1e400,"big":12345678901234567890123,"s":"\u00e9"}}"#
+        );
+    }
+
+    /// What an event is generated from; few keys and values, so that they meet.
+    fn an_event() -> impl Strategy<Value = Value> {
+        let value = prop_oneof![
+            Just(Value::Null),
+            (0..3).prop_map(|n| json!(n)),
+            Just(json!({"id": 7})),
+            Just(json!({"id": "c"})),
+            "[a-z\"é\\\\\u{1}]{0,3}".prop_map(Value::from)
+        ];
+        let key = prop_oneof![Just("company".to_owned()), Just("org".to_owned()), "[ab\"😀]{0,2}"];
+        let traits = prop::collection::btree_map(key, value, 0..5)
+            .prop_map(|traits| Value::Object(traits.into_iter().collect()));
+        let text = prop_oneof![Just(Value::Null), Just(json!("")), Just(json!(3)), "[a-c]{1,2}".prop_map(Value::from)];
+        (prop::option::of(traits.clone()), prop::option::of(traits), text.clone(), text.clone(), text).prop_map(
+            |(traits, context_traits, group_id, message_id, timestamp)| {
+                json!({
+                    "userId": "u", "traits": traits, "messageId": message_id, "timestamp": timestamp,
+                    "context": {"traits": context_traits, "groupId": group_id},
+                })
+            },
+        )
+    }
+
+    /// The rules as plainly as they can be said.
+    #[derive(Debug, Default, PartialEq)]
+    struct Model {
+        traits: Map<String, Value>,
+        message_id: Option<String>,
+        account: Option<String>,
+        timestamp: Option<String>,
+    }
+
+    impl Model {
+        fn of(events: &[Value]) -> Self {
+            let mut model = Model::default();
+            for event in events {
+                let mut traits = event["context"]["traits"].as_object().cloned().unwrap_or_default();
+                traits.extend(event["traits"].as_object().cloned().unwrap_or_default());
+                let id = |value: &Value| match value {
+                    Value::String(text) if !text.trim().is_empty() => Some(text.clone()),
+                    Value::Number(number) => Some(number.to_string()),
+                    _ => None,
+                };
+                let company = traits.get("company").and_then(|company| id(&company["id"]));
+                let account = id(&event["context"]["groupId"]).or(company).or_else(|| id(traits.get("org")?));
+                model.account = account.or(model.account);
+                model.message_id = id(&event["messageId"]).or(model.message_id);
+                let timestamp = event["timestamp"].as_str().filter(|text| !text.is_empty());
+                model.timestamp = timestamp.map(str::to_owned).or(model.timestamp);
+                model.traits.extend(traits);
+            }
+            model
+        }
+
+        fn from_profile(profile: &Profile<'_>) -> Self {
+            let value = |raw: &RawValue| serde_json::from_str(raw.get()).expect("a value");
+            Model {
+                traits: profile.traits.iter().map(|(key, raw)| (key.to_string(), value(raw))).collect(),
+                message_id: profile.message_id.as_deref().map(str::to_owned),
+                account: profile.account.as_deref().map(str::to_owned),
+                timestamp: profile.timestamp.as_deref().map(str::to_owned),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn events_merge_as_the_model_says_and_the_same_in_any_grouping(
+            events in prop::collection::vec(an_event(), 1..7),
+            cut in 0..7_usize,
+        ) {
+            let rules = Rules { account_trait: Some("org".to_owned()), ..RULES };
+            let payloads: Vec<Vec<u8>> = events.iter().map(|event| event.to_string().into_bytes()).collect();
+            let whole = merged(&payloads, &rules);
+            prop_assert_eq!(Model::from_profile(&whole), Model::of(&events));
+            prop_assert_eq!(whole.traits.len(), Model::of(&events).traits.len());
+
+            let written = [whole.to_event()];
+            assert_same(&merged(&written, &rules), &whole);
+
+            let cut = 1 + cut % payloads.len();
+            let mut grouped = vec![merged(&payloads[..cut], &rules).to_event()];
+            if cut < payloads.len() {
+                grouped.push(merged(&payloads[cut..], &rules).to_event());
+            }
+            let tail_alone = [&grouped[..1], &payloads[cut..]].concat();
+            assert_same(&merged(&tail_alone, &rules), &whole);
+            // Grouping the tail as well keeps every value; context traits of a later event may only change places.
+            prop_assert_eq!(Model::from_profile(&merged(&grouped, &rules)), Model::of(&events));
+        }
+
+        #[test]
+        fn no_bytes_make_reading_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = merge([bytes.as_slice()].into_iter(), &RULES);
+        }
+
+        #[test]
+        fn no_damaged_event_makes_reading_panic_and_what_is_taken_can_be_written(
+            event in an_event(),
+            damage in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(&br#"{}[]":,\ud8DC01e-. "#[..])), 1..6),
+        ) {
+            let mut payload = event.to_string().into_bytes();
+            for (at, byte) in damage {
+                let at = at.index(payload.len());
+                payload[at] = byte;
+            }
+            let payloads = [payload];
+            if let Some(profile) = merge(payloads.iter().map(Vec::as_slice), &RULES) {
+                let written = [profile.to_event()];
+                assert_same(&merged(&written, &RULES), &profile);
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Reads an `identify` event from a record's bytes and merges events of one user into one state.
+
+mod decode;
+mod integrations;
+mod merge;
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+pub use decode::decode;
+pub use merge::merge;
+
+/// How events are read; the `events` block of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Longest payload in bytes; a longer one is a dead letter.
+    pub max_bytes: usize,
+    /// Whether an `anonymousId` stands in for a missing `userId`.
+    pub use_anonymous_id: bool,
+    /// The trait that names the account where `context.groupId` and `traits.company.id` do not.
+    pub account_trait: Option<String>,
+}
+
+/// One identify event, borrowed from its payload.
+///
+/// Ids are never blank: strings as written, integers as their digits. Traits are JSON objects, and every string in the
+/// payload decodes, so reading them later cannot fail. Numbers are not judged: `1e400` stays the text it is.
+#[derive(Clone, Debug)]
+pub struct Identify<'a> {
+    pub user_id: Cow<'a, str>,
+    pub message_id: Option<Cow<'a, str>>,
+    pub account: Option<Cow<'a, str>>,
+    /// `timestamp`, else `originalTimestamp`, else `receivedAt`, as written.
+    pub timestamp: Option<Cow<'a, str>>,
+    pub context_traits: Option<&'a RawValue>,
+    pub traits: Option<&'a RawValue>,
+    pub integrations: Option<&'a RawValue>,
+}
+
+/// What a record holds.
+#[derive(Clone, Debug)]
+pub enum Decoded<'a> {
+    Identify(Identify<'a>),
+    Skipped(SkipReason),
+}
+
+/// Closed set of reasons for events that are knowingly not delivered: metric labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SkipReason {
+    /// `type` is something else than identify.
+    Type,
+    /// Only an `anonymousId`.
+    Anonymous,
+    /// A null payload.
+    Tombstone,
+    /// The `messageId` was seen before.
+    Duplicate,
+    /// `integrations` opts out of this destination.
+    OptedOut,
+}
+
+impl SkipReason {
+    pub const ALL: [SkipReason; 5] =
+        [SkipReason::Type, SkipReason::Anonymous, SkipReason::Tombstone, SkipReason::Duplicate, SkipReason::OptedOut];
+
+    /// The metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            SkipReason::Type => "type",
+            SkipReason::Anonymous => "anonymous",
+            SkipReason::Tombstone => "tombstone",
+            SkipReason::Duplicate => "duplicate",
+            SkipReason::OptedOut => "opted_out",
+        }
+    }
+}
+
+/// Why a record cannot be read: the dead letter's precise cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum DecodeError {
+    #[error("empty payload")]
+    Empty,
+    #[error("payload is not UTF-8")]
+    NotUtf8,
+    #[error("payload is not JSON")]
+    NotJson,
+    #[error("payload nests deeper than 128 levels")]
+    TooDeep,
+    #[error("payload is longer than events.max_bytes")]
+    TooLarge,
+    #[error("a field has a type that an identify event does not allow")]
+    WrongType,
+    #[error("no userId")]
+    NoUserId,
+    #[error("userId is blank or neither a string nor an integer")]
+    BadUserId,
+}
+
+impl DecodeError {
+    pub const ALL: [DecodeError; 8] = [
+        DecodeError::Empty,
+        DecodeError::NotUtf8,
+        DecodeError::NotJson,
+        DecodeError::TooDeep,
+        DecodeError::TooLarge,
+        DecodeError::WrongType,
+        DecodeError::NoUserId,
+        DecodeError::BadUserId,
+    ];
+
+    /// The metric label and header value.
+    pub fn label(self) -> &'static str {
+        match self {
+            DecodeError::Empty => "empty",
+            DecodeError::NotUtf8 => "not_utf8",
+            DecodeError::NotJson => "not_json",
+            DecodeError::TooDeep => "too_deep",
+            DecodeError::TooLarge => "too_large",
+            DecodeError::WrongType => "wrong_type",
+            DecodeError::NoUserId => "no_user_id",
+            DecodeError::BadUserId => "bad_user_id",
+        }
+    }
+}
+
+/// The merged state of one user: what a provider is told. Later events win trait by trait; null is a value.
+#[derive(Clone, Debug)]
+pub struct Profile<'a> {
+    pub user_id: Cow<'a, str>,
+    /// Of the last event that has one.
+    pub message_id: Option<Cow<'a, str>>,
+    /// Of the last event that names one.
+    pub account: Option<Cow<'a, str>>,
+    /// Of the last event that has one.
+    pub timestamp: Option<Cow<'a, str>>,
+    /// In order of first appearance, each key once.
+    pub traits: Vec<(Cow<'a, str>, &'a RawValue)>,
+}
+
+/// Hands each entry of a JSON object to `visit`, in order, repeated keys included; anything else has no entries.
+fn for_each_entry<'a>(object: &'a RawValue, visit: impl FnMut(Cow<'a, str>, &'a RawValue)) {
+    let mut deserializer = serde_json::Deserializer::from_str(object.get());
+    // An error can only mean that this is no object: `decode` has accepted the text.
+    let _ = deserializer.deserialize_map(Entries(visit));
+}
+
+struct Entries<F>(F);
+
+impl<'a, F: FnMut(Cow<'a, str>, &'a RawValue)> Visitor<'a> for Entries<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some((Key(key), value)) = map.next_entry()? {
+            self.0(key, value);
+        }
+        Ok(())
+    }
+}
+
+/// A key that borrows where it has no escapes; a bare `Cow` would always allocate.
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_distinct() {
+        let mut labels: Vec<&str> = SkipReason::ALL
+            .map(SkipReason::label)
+            .into_iter()
+            .chain(DecodeError::ALL.map(DecodeError::label))
+            .collect();
+        labels.sort_unstable();
+        labels.dedup();
+        assert_eq!(labels.len(), SkipReason::ALL.len() + DecodeError::ALL.len());
+    }
+}
