@@ -6,10 +6,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
+use super::json::{is_too_deep, surrogates_pair_up};
 use super::{DecodeError, Decoded, Identify, Rules, SkipReason, for_each_entry};
-
-/// Deepest nesting that is taken; serde_json's own limit for values, so that whatever is accepted can be parsed later.
-const MAX_DEPTH: usize = 128;
 
 /// Reads one record's payload.
 ///
@@ -109,67 +107,6 @@ fn parse(payload: &[u8], max_bytes: usize) -> Result<Fields<'_>, DecodeError> {
         None if serde_json::from_str::<IgnoredAny>(payload).is_ok() => Err(DecodeError::WrongType),
         None => Err(DecodeError::NotJson),
     }
-}
-
-/// Whether brackets outside strings nest deeper than `MAX_DEPTH`; the text need not be JSON.
-fn is_too_deep(text: &[u8]) -> bool {
-    // Setting bit 5 maps '[' to '{' and no other printable character: one comparison a byte, and so cheap enough for every event.
-    let n_open = text.iter().filter(|&&byte| byte | 0x20 == b'{').count();
-    n_open > MAX_DEPTH && depth_exceeds(text, MAX_DEPTH)
-}
-
-fn depth_exceeds(text: &[u8], limit: usize) -> bool {
-    let mut depth = 0_usize;
-    let mut bytes = text.iter();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'{' | b'[' => {
-                depth += 1;
-                if depth > limit {
-                    return true;
-                }
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            b'"' => {
-                while let Some(byte) = bytes.next() {
-                    match byte {
-                        b'"' => break,
-                        b'\\' => _ = bytes.next(),
-                        _ => {}
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    false
-}
-
-/// Whether every `\u` escape of a surrogate has its other half, which serde_json checks only where it decodes a string.
-///
-/// Expects JSON: there a backslash stands in strings only, and its escape is complete.
-fn surrogates_pair_up(json: &str) -> bool {
-    let mut rest = json;
-    while let Some(at) = rest.find('\\') {
-        let escape = &rest.as_bytes()[at..];
-        let len = match code_unit(escape) {
-            None => 2,
-            Some(0xD800..=0xDBFF) => match code_unit(&escape[6..]) {
-                Some(0xDC00..=0xDFFF) => 12,
-                _ => return false,
-            },
-            Some(0xDC00..=0xDFFF) => return false,
-            Some(_) => 6,
-        };
-        rest = &rest[at + len..];
-    }
-    true
-}
-
-/// The code unit that `\uXXXX` at the start of `text` names.
-fn code_unit(text: &[u8]) -> Option<u16> {
-    let digits = text.strip_prefix(b"\\u")?.get(..4)?;
-    u16::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()
 }
 
 fn is_identify(kind: Option<&RawValue>) -> Result<bool, DecodeError> {

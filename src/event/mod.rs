@@ -2,6 +2,7 @@
 
 mod decode;
 mod integrations;
+mod json;
 mod merge;
 
 use std::borrow::Cow;
