@@ -54,10 +54,10 @@ pub const LANE_STATES: [&str; 14] = [
 ];
 
 /// Seconds. From a local answer to the longest request timeout that is useful.
-const REQUEST_SECONDS: [f64; 10] = [0.01, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
+const REQUEST_SECONDS: [f64; 9] = [0.01, 0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 
 /// Rows. The edges hold the providers' batch limits: Vitally 100, VibeFollow 1,000, Userpilot's bulk up to 10,000.
-const REQUEST_ROWS: [f64; 7] = [1.0, 10.0, 50.0, 100.0, 500.0, 1_000.0, 10_000.0];
+const REQUEST_ROWS: [f64; 5] = [1.0, 10.0, 100.0, 1_000.0, 10_000.0];
 
 /// Seconds: 1 s, 5 s, 15 s, 1 min, 5 min, 15 min, 1 h, 4 h, 12 h, 1 d, 7 d. A backlog of a million rows takes 14 hours.
 const LATENCY_SECONDS: [f64; 11] =
