@@ -4,6 +4,8 @@
 pub mod engine;
 pub mod event;
 pub mod kafka;
+pub mod metrics;
+pub mod ops;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod providers;
 pub mod record;

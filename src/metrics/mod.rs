@@ -1,0 +1,459 @@
+//! Every number that the worker exports, by its fixed name, in Prometheus' text format.
+
+mod series;
+
+#[cfg(target_os = "linux")]
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{Gauge, Histogram, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use crate::engine::verdict::{Outage, RejectReason};
+use crate::event::{DecodeError, SkipReason};
+use crate::record::PartitionId;
+pub use series::{Choice, Lag, Total, TotalSeconds, Totals};
+use series::{Family, VALID, register};
+
+/// How an event ends. `suppressed`: what it said was said already; `released`: its partition went to another owner.
+pub const EVENT_OUTCOMES: [&str; 5] = ["delivered", "dead_lettered", "skipped", "suppressed", "released"];
+
+/// How a row ends.
+pub const ROW_OUTCOMES: [&str; 4] = ["delivered", "dead_lettered", "suppressed", "released"];
+
+/// What came of a request: each of `Verdict`, with `ok` for a delivery or an accepted job.
+pub const REQUEST_OUTCOMES: [&str; 9] =
+    ["ok", "rejected", "split", "throttled", "unavailable", "account_fault", "busy", "job_failed", "key_reused"];
+
+/// Why rows went back to be sent again, beside the labels of `Outage`.
+pub const RETRY_REASONS: [&str; 7] =
+    ["throttled", "split", "busy", "account_fault", "suspect", "job_failed", "key_reused"];
+
+/// What becomes of a provider's job.
+pub const JOB_OUTCOMES: [&str; 4] = ["submitted", "completed", "failed", "lost"];
+
+/// A row that failed while others succeeded, to its last attempt: beside the labels of `DecodeError` and `RejectReason`.
+pub const EXHAUSTED: &str = "exhausted";
+
+/// What a rebalance does to a lane's partitions.
+pub const REBALANCE_KINDS: [&str; 3] = ["assigned", "revoked", "lost"];
+
+/// What a lane is doing; exactly one at a time.
+pub const LANE_STATES: [&str; 14] = [
+    "starting",
+    "replaying",
+    "idle",
+    "delivering",
+    "limited",
+    "throttled",
+    "backing_off",
+    "account_fault",
+    "guarded",
+    "waiting_for_job",
+    "dead_letter_blocked",
+    "membership_stale",
+    "buffer_full",
+    "draining",
+];
+
+/// Seconds. From a local answer to the longest request timeout that is useful.
+const REQUEST_SECONDS: [f64; 9] = [0.01, 0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
+
+/// Rows. The edges hold the providers' batch limits: Vitally 100, VibeFollow 1,000, Userpilot's bulk up to 10,000.
+const REQUEST_ROWS: [f64; 5] = [1.0, 10.0, 100.0, 1_000.0, 10_000.0];
+
+/// Seconds: 1 s, 5 s, 15 s, 1 min, 5 min, 15 min, 1 h, 4 h, 12 h, 1 d, 7 d. A backlog of a million rows takes 14 hours.
+const LATENCY_SECONDS: [f64; 11] =
+    [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0, 604_800.0];
+
+/// The process's metrics, in a registry of their own.
+pub struct Metrics {
+    registry: Registry,
+    config_info: IntGaugeVec,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    /// Process and build metrics; lanes add theirs.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(ProcessCollector::for_self())).expect(VALID);
+        let revision = option_env!("SLUICEGATE_REVISION").unwrap_or("unknown");
+        let build =
+            Opts::new("sluicegate_build_info", "Always 1; the labels name the running version and its revision.")
+                .const_label("version", env!("CARGO_PKG_VERSION"))
+                .const_label("revision", revision);
+        register(&registry, IntGauge::with_opts(build).expect(VALID)).set(1);
+        let config =
+            Opts::new("sluicegate_config_info", "Always 1; the label names the effective configuration by its hash.");
+        let config_info = register(&registry, IntGaugeVec::new(config, &["hash"]).expect(VALID));
+        Metrics { registry, config_info }
+    }
+
+    /// Names the configuration that is in effect, in place of any earlier one.
+    pub fn config_info(&self, hash: &str) {
+        self.config_info.reset();
+        self.config_info.with_label_values(&[hash]).set(1);
+    }
+
+    /// The metrics of one destination's lane, all at 0.
+    ///
+    /// # Panics
+    /// On the second call for a destination: it has one lane.
+    pub fn lane(&self, destination: &str) -> LaneMetrics {
+        LaneMetrics::register(Family { registry: &self.registry, destination })
+    }
+
+    /// Everything, in the text format 0.0.4.
+    pub fn encode(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).expect("gathered families are not empty")
+    }
+}
+
+/// What one lane exports. It writes here from its own totals when it is asked to, all in one go (see `ops::Board`), so that
+/// a scrape sees a ledger that adds up; only histograms are fed as things happen.
+pub struct LaneMetrics {
+    pub events_consumed: Total,
+    /// By `EVENT_OUTCOMES`.
+    pub events_settled: Totals,
+    /// By `SkipReason::label`.
+    pub events_skipped: Totals,
+    pub events_merged: Total,
+    pub pending_events: IntGauge,
+    pub pending_rows: IntGauge,
+    pub pending_bytes: IntGauge,
+    pub pending_bytes_limit: IntGauge,
+    /// 0 while nothing waits.
+    pub oldest_pending_age_seconds: Gauge,
+    pub ledger_difference: IntGauge,
+    pub rows_sent: Total,
+    /// By `ROW_OUTCOMES`.
+    pub rows_settled: Totals,
+    /// Infinite where the limit is `unlimited`.
+    pub rate_limit_rows_per_minute: Gauge,
+    pub rate_limit_window_rows: IntGauge,
+    pub rate_limit_wait: TotalSeconds,
+    /// By `REQUEST_OUTCOMES`.
+    pub requests: Totals,
+    pub request_duration_seconds: Histogram,
+    pub request_rows: Histogram,
+    /// By `Outage::label` and `RETRY_REASONS`.
+    pub retries: Totals,
+    pub retry_after_seconds: Gauge,
+    /// By `JOB_OUTCOMES`.
+    pub jobs: Totals,
+    /// By `DecodeError::label`, `RejectReason::label` and `EXHAUSTED`.
+    pub dead_letters: Totals,
+    pub dead_letter_failures: Total,
+    pub delivery_latency_seconds: Histogram,
+    /// Infinite while nothing gets through.
+    pub drain_eta_seconds: Gauge,
+    /// One of `LANE_STATES`.
+    pub lane_state: Choice,
+    pub kafka_lag: Lag,
+    /// Seconds since 1970; 0 before the first commit.
+    pub last_commit_timestamp_seconds: Gauge,
+    pub commit_failures: Total,
+    pub partitions_assigned: IntGauge,
+    pub partitions_paused: IntGauge,
+    /// By `REBALANCE_KINDS`.
+    pub rebalances: Totals,
+    pub offset_gaps: Total,
+    pub miskeyed_events: Total,
+}
+
+impl LaneMetrics {
+    fn register(lane: Family<'_>) -> Self {
+        let retries: Vec<&str> = Outage::ALL.map(Outage::label).into_iter().chain(RETRY_REASONS).collect();
+        let unreadable = DecodeError::ALL.map(DecodeError::label);
+        let rejected = RejectReason::ALL.map(RejectReason::label);
+        let dead: Vec<&str> = unreadable.into_iter().chain(rejected).chain([EXHAUSTED]).collect();
+        LaneMetrics {
+            events_consumed: lane
+                .total("events_consumed_total", "Records read from Kafka, read again after a restart included."),
+            events_settled: lane.totals(
+                (
+                    "events_settled_total",
+                    "Events that reached their end: with their row, skipped, or released to another owner.",
+                ),
+                ("outcome", &EVENT_OUTCOMES),
+            ),
+            events_skipped: lane.totals(
+                ("events_skipped_total", "Events that are knowingly not delivered."),
+                ("reason", &SkipReason::ALL.map(SkipReason::label)),
+            ),
+            events_merged: lane.total("events_merged_total", "Events that joined a row which was waiting already."),
+            pending_events: lane.count("pending_events", "Events read and not settled."),
+            pending_rows: lane.count("pending_rows", "Rows waiting or in flight."),
+            pending_bytes: lane.count("pending_bytes", "Bytes that count against the buffer."),
+            pending_bytes_limit: lane.count("pending_bytes_limit", "The buffer's size in bytes; intake pauses there."),
+            oldest_pending_age_seconds: lane
+                .gauge("oldest_pending_age_seconds", "Age of the oldest unsettled event; 0 without one."),
+            ledger_difference: lane
+                .count("ledger_difference", "Events consumed less settled less pending; anything but 0 is a bug."),
+            rows_sent: lane
+                .total("rows_sent_total", "Rows in requests as sent, resends included: what the rate limit counts."),
+            rows_settled: lane
+                .totals(("rows_settled_total", "Rows that reached their end."), ("outcome", &ROW_OUTCOMES)),
+            rate_limit_rows_per_minute: lane.gauge(
+                "rate_limit_rows_per_minute",
+                "This replica's share of the limit, in rows per minute; +Inf where unlimited.",
+            ),
+            rate_limit_window_rows: lane
+                .count("rate_limit_window_rows", "Rows that hold a slot of the limit's window."),
+            rate_limit_wait: lane
+                .seconds("rate_limit_wait_seconds_total", "Time in which rows were due and only the limit held them."),
+            requests: lane.totals(("requests_total", "Requests answered or given up."), ("outcome", &REQUEST_OUTCOMES)),
+            request_duration_seconds: lane.histogram(
+                "request_duration_seconds",
+                "Time from sending a request to the end of its response.",
+                &REQUEST_SECONDS,
+            ),
+            request_rows: lane.histogram("request_rows", "Rows in one request.", &REQUEST_ROWS),
+            retries: lane.totals(("retries_total", "Rows that went back to be sent again."), ("reason", &retries)),
+            retry_after_seconds: lane
+                .gauge("retry_after_seconds", "How much longer the provider has asked to wait; 0 when not."),
+            jobs: lane.totals(("jobs_total", "The provider's background jobs."), ("outcome", &JOB_OUTCOMES)),
+            dead_letters: lane
+                .totals(("dead_letters_total", "Dead letters that the broker acknowledged."), ("reason", &dead)),
+            dead_letter_failures: lane
+                .total("dead_letter_failures_total", "Attempts to write a dead letter that failed."),
+            delivery_latency_seconds: lane.histogram(
+                "delivery_latency_seconds",
+                "Time from a delivered row's newest event to its delivery.",
+                &LATENCY_SECONDS,
+            ),
+            drain_eta_seconds: lane.gauge(
+                "drain_eta_seconds",
+                "Time until what is known to wait is delivered at the present pace; +Inf while nothing gets through.",
+            ),
+            lane_state: lane.choice(
+                ("lane_state", "1 for what the lane is doing, 0 for the rest."),
+                "state",
+                &LANE_STATES,
+            ),
+            kafka_lag: lane
+                .lag("kafka_lag", "Records from the committed position to the log's end, per assigned partition."),
+            last_commit_timestamp_seconds: lane.gauge(
+                "last_commit_timestamp_seconds",
+                "When offsets were last committed, in seconds since 1970; 0 before the first time.",
+            ),
+            commit_failures: lane.total("commit_failures_total", "Commits that failed."),
+            partitions_assigned: lane.count("partitions_assigned", "Partitions that this lane owns."),
+            partitions_paused: lane.count("partitions_paused", "Owned partitions that are not read at present."),
+            rebalances: lane
+                .totals(("rebalances_total", "Changes of the lane's partitions."), ("kind", &REBALANCE_KINDS)),
+            offset_gaps: lane.total(
+                "offset_gaps_total",
+                "Places where the log skipped offsets, because retention overtook the reader.",
+            ),
+            miskeyed_events: lane
+                .total("miskeyed_events_total", "Events of a user that is pending in another partition."),
+        }
+    }
+}
+
+/// The `partition` label: `7` where the worker reads one topic, `identify-7` where it reads several.
+///
+/// One label for both keeps dashboards the same; Kafka's own tools write `topic-partition` too.
+pub fn partition_label(topics: &[String], partition: PartitionId) -> String {
+    match topics.get(usize::from(partition.topic)) {
+        Some(topic) if topics.len() > 1 => format!("{topic}-{}", partition.partition),
+        _ => partition.partition.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Every name that dashboards, alerts and the chart may use, with its type. `kafka_lag` appears with the first partition.
+    const NAMES: &str = "
+        counter sluicegate_events_consumed_total
+        counter sluicegate_events_settled_total
+        counter sluicegate_events_skipped_total
+        counter sluicegate_events_merged_total
+        gauge sluicegate_pending_events
+        gauge sluicegate_pending_rows
+        gauge sluicegate_pending_bytes
+        gauge sluicegate_pending_bytes_limit
+        gauge sluicegate_oldest_pending_age_seconds
+        gauge sluicegate_ledger_difference
+        counter sluicegate_rows_sent_total
+        counter sluicegate_rows_settled_total
+        gauge sluicegate_rate_limit_rows_per_minute
+        gauge sluicegate_rate_limit_window_rows
+        counter sluicegate_rate_limit_wait_seconds_total
+        counter sluicegate_requests_total
+        histogram sluicegate_request_duration_seconds
+        histogram sluicegate_request_rows
+        counter sluicegate_retries_total
+        gauge sluicegate_retry_after_seconds
+        counter sluicegate_jobs_total
+        counter sluicegate_dead_letters_total
+        counter sluicegate_dead_letter_failures_total
+        histogram sluicegate_delivery_latency_seconds
+        gauge sluicegate_drain_eta_seconds
+        gauge sluicegate_lane_state
+        gauge sluicegate_kafka_lag
+        gauge sluicegate_last_commit_timestamp_seconds
+        counter sluicegate_commit_failures_total
+        gauge sluicegate_partitions_assigned
+        gauge sluicegate_partitions_paused
+        counter sluicegate_rebalances_total
+        counter sluicegate_offset_gaps_total
+        counter sluicegate_miskeyed_events_total
+        gauge sluicegate_build_info
+        gauge sluicegate_config_info
+        counter process_cpu_seconds_total
+        gauge process_resident_memory_bytes
+        gauge process_open_fds
+        gauge process_start_time_seconds
+    ";
+
+    fn lags(n: i32) -> Vec<(String, u64)> {
+        (0..n).map(|n| (n.to_string(), 0)).collect()
+    }
+
+    /// Series with their values, by name and labels as exported.
+    fn series(text: &str) -> BTreeMap<&str, &str> {
+        text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' ')).collect()
+    }
+
+    #[test]
+    fn every_name_is_exported_with_its_type_and_a_help_text_and_no_other() {
+        let metrics = Metrics::new();
+        metrics.config_info("abc");
+        metrics.lane("vitally").kafka_lag.set(&lags(1));
+        let text = metrics.encode();
+        for (kind, name) in NAMES.lines().filter_map(|line| line.trim().split_once(' ')) {
+            if name.starts_with("process_") && cfg!(not(target_os = "linux")) {
+                continue;
+            }
+            assert!(text.contains(&format!("# TYPE {name} {kind}\n")), "{kind} {name}");
+            assert!(text.contains(&format!("# HELP {name} ")), "{name}");
+        }
+        for line in text.lines().filter(|line| line.starts_with("# TYPE sluicegate_")) {
+            let (name, _) = line["# TYPE ".len()..].split_once(' ').expect("a type");
+            assert!(NAMES.contains(&format!(" {name}\n")), "{name} is not a fixed name");
+        }
+    }
+
+    #[test]
+    fn every_series_of_a_lane_stands_at_0_before_anything_happens() {
+        let metrics = Metrics::new();
+        let _lane = metrics.lane("vitally");
+        let text = metrics.encode();
+        let series = series(&text);
+        for (name, value) in series.iter().filter(|(name, _)| name.contains("destination=")) {
+            let expected = if name.contains(r#"state="starting""#) { "1" } else { "0" };
+            assert_eq!(*value, expected, "{name}");
+        }
+        let labels = [
+            ("events_settled_total", "outcome", &EVENT_OUTCOMES[..]),
+            ("events_skipped_total", "reason", &["type", "anonymous", "tombstone", "duplicate", "opted_out"]),
+            ("rows_settled_total", "outcome", &ROW_OUTCOMES),
+            ("requests_total", "outcome", &REQUEST_OUTCOMES),
+            ("retries_total", "reason", &["server", "timeout", "protocol", "throttled", "split", "key_reused"]),
+            ("jobs_total", "outcome", &JOB_OUTCOMES),
+            ("dead_letters_total", "reason", &["not_json", "no_user_id", "no_account", "bad_user_id", EXHAUSTED]),
+            ("lane_state", "state", &LANE_STATES),
+            ("rebalances_total", "kind", &REBALANCE_KINDS),
+        ];
+        for (name, label, values) in labels {
+            for value in values {
+                let name = format!(r#"sluicegate_{name}{{destination="vitally",{label}="{value}"}}"#);
+                assert!(series.contains_key(name.as_str()), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pod_with_three_lanes_of_32_partitions_exports_fewer_than_500_series() {
+        let metrics = Metrics::new();
+        metrics.config_info("abc");
+        for destination in ["vitally", "vibefollow", "userpilot"] {
+            metrics.lane(destination).kafka_lag.set(&lags(32));
+        }
+        let n_series = metrics.encode().lines().filter(|line| !line.starts_with('#')).count();
+        assert!((400..500).contains(&n_series), "{n_series}");
+    }
+
+    #[test]
+    fn totals_follow_those_of_the_lane_and_never_go_down() {
+        let metrics = Metrics::new();
+        let lane = metrics.lane("vitally");
+        for total in [7, 5, 9] {
+            lane.events_consumed.set(total);
+            lane.requests.set("ok", total);
+            lane.rate_limit_wait.set(Duration::from_secs(total));
+        }
+        lane.commit_failures.add(2);
+        lane.rebalances.add("lost", 3);
+        let text = metrics.encode();
+        let series = series(&text);
+        assert_eq!(series[r#"sluicegate_events_consumed_total{destination="vitally"}"#], "9");
+        assert_eq!(series[r#"sluicegate_requests_total{destination="vitally",outcome="ok"}"#], "9");
+        assert_eq!(series[r#"sluicegate_rate_limit_wait_seconds_total{destination="vitally"}"#], "9");
+        assert_eq!(series[r#"sluicegate_commit_failures_total{destination="vitally"}"#], "2");
+        assert_eq!(series[r#"sluicegate_rebalances_total{destination="vitally",kind="lost"}"#], "3");
+    }
+
+    #[test]
+    fn lanes_of_two_destinations_stand_beside_each_other() {
+        let metrics = Metrics::new();
+        metrics.lane("vitally").pending_rows.set(1);
+        metrics.lane("userpilot").pending_rows.set(2);
+        let text = metrics.encode();
+        assert_eq!(text.matches("# TYPE sluicegate_pending_rows gauge").count(), 1);
+        assert_eq!(series(&text)[r#"sluicegate_pending_rows{destination="vitally"}"#], "1");
+        assert_eq!(series(&text)[r#"sluicegate_pending_rows{destination="userpilot"}"#], "2");
+    }
+
+    #[test]
+    fn a_lane_is_in_exactly_one_state() {
+        let metrics = Metrics::new();
+        let lane = metrics.lane("vitally");
+        for state in LANE_STATES {
+            lane.lane_state.set(state);
+            let text = metrics.encode();
+            let current: Vec<&str> =
+                text.lines().filter(|line| line.starts_with("sluicegate_lane_state") && line.ends_with(" 1")).collect();
+            assert_eq!(current, [format!(r#"sluicegate_lane_state{{destination="vitally",state="{state}"}} 1"#)]);
+        }
+    }
+
+    #[test]
+    fn a_partition_that_was_given_up_shows_no_lag() {
+        let metrics = Metrics::new();
+        let mut lane = metrics.lane("vitally");
+        lane.kafka_lag.set(&[("0".to_owned(), 4), ("1".to_owned(), 5)]);
+        lane.kafka_lag.set(&[("1".to_owned(), 6)]);
+        let text = metrics.encode();
+        let lag: Vec<&str> = text.lines().filter(|line| line.starts_with("sluicegate_kafka_lag")).collect();
+        assert_eq!(lag, [r#"sluicegate_kafka_lag{destination="vitally",partition="1"} 6"#]);
+    }
+
+    #[test]
+    fn a_partition_is_named_with_its_topic_only_where_there_are_several() {
+        let partition = PartitionId { topic: 1, partition: 7 };
+        let topics = ["identify".to_owned(), "users".to_owned()];
+        assert_eq!(partition_label(&topics, partition), "users-7");
+        assert_eq!(partition_label(&topics[..1], PartitionId { topic: 0, partition: 7 }), "7");
+    }
+
+    #[test]
+    fn a_changed_configuration_replaces_the_hash() {
+        let metrics = Metrics::new();
+        metrics.config_info("abc");
+        metrics.config_info("def");
+        let text = metrics.encode();
+        assert!(text.contains("sluicegate_config_info{hash=\"def\"} 1") && !text.contains("abc"));
+    }
+}
