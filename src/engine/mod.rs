@@ -34,6 +34,8 @@ mod state;
 pub mod verdict;
 
 #[cfg(test)]
+mod sim;
+#[cfg(test)]
 pub mod testing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -1,0 +1,509 @@
+//! One random schedule: reads, answers of every kind, commits that fail, rebalances, crashes, drains, clock steps.
+
+mod answering;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::AddAssign;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde_json::json;
+use uuid::Uuid;
+
+use answering::Job;
+
+use super::world::{Graves, Kind, Log, Provider, Random, SentRow};
+use crate::engine::testing::start;
+use crate::engine::verdict::{Answer, EncodedRow, RejectReason, Rejection};
+use crate::engine::{
+    Action, BatchId, BatchPolicy, CommitId, CommitOutcome, DeadLetter, DeadLetterCause, Engine, Fence, Gained,
+    GuardPolicy, LetterId, Now, Outgoing, Policy, RetryPolicy,
+};
+use crate::event::Rules;
+use crate::record::{PartitionId, Position};
+
+/// What schedules have provoked, summed up.
+#[derive(Debug, Default)]
+pub struct Totals {
+    crashes: u64,
+    revokes: u64,
+    drains: u64,
+    sends: u64,
+    outages: u64,
+    lost_replies: u64,
+    jobs: u64,
+    commits_failed: u64,
+    commits_fenced: u64,
+    replays: u64,
+    letters: [u64; 3],
+    letter_failures: u64,
+    full: u64,
+}
+
+impl Totals {
+    pub fn everything_happened(&self) -> bool {
+        let once = [
+            self.crashes,
+            self.revokes,
+            self.drains,
+            self.outages,
+            self.lost_replies,
+            self.jobs,
+            self.commits_failed,
+            self.commits_fenced,
+            self.replays,
+            self.letter_failures,
+            self.full,
+        ];
+        once.iter().chain(&self.letters).all(|n| *n >= 100)
+    }
+}
+
+impl AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.crashes += other.crashes;
+        self.revokes += other.revokes;
+        self.drains += other.drains;
+        self.sends += other.sends;
+        self.outages += other.outages;
+        self.lost_replies += other.lost_replies;
+        self.jobs += other.jobs;
+        self.commits_failed += other.commits_failed;
+        self.commits_fenced += other.commits_fenced;
+        self.replays += other.replays;
+        (0..3).for_each(|i| self.letters[i] += other.letters[i]);
+        self.letter_failures += other.letter_failures;
+        self.full += other.full;
+    }
+}
+
+/// How the simulated provider speaks of bad rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Style {
+    /// No row named: split, and a lone refusal is suspect.
+    Suspects,
+    PerRow,
+    Jobs,
+}
+
+enum Happening {
+    /// A request reaches the provider: so many rows count, these take effect.
+    Arrives {
+        rows: usize,
+        applied: Vec<SentRow>,
+    },
+    /// The answer reaches us; `life` is the engine that asked.
+    Answers {
+        life: u64,
+        batch: BatchId,
+        answer: Answer,
+        users: Vec<String>,
+    },
+    /// A job ends at the provider.
+    JobEnds {
+        applied: Vec<SentRow>,
+        users: Vec<String>,
+    },
+    Buried {
+        life: u64,
+        id: LetterId,
+        written: Option<DeadLetter>,
+    },
+    /// `generation`: the group's when the commit left; a coordinator refuses commits of an older one.
+    Committed {
+        life: u64,
+        generation: u64,
+        id: CommitId,
+        outcome: CommitOutcome,
+        effect: Vec<(PartitionId, Position, String)>,
+    },
+}
+
+pub struct Run {
+    random: Random,
+    now: Instant,
+    wall_ms: i64,
+    policy: Policy,
+    style: Style,
+    n_partitions: u64,
+    n_users: u64,
+    odd_percent: u64,
+    fault_percent: u64,
+    log: Log,
+    broker: BTreeMap<PartitionId, (Position, String)>,
+    provider: Provider,
+    graves: Graves,
+    engine: Engine,
+    life: u64,
+    generation: u64,
+    /// Reader positions of the partitions that this engine owns; `true` while paused.
+    readers: BTreeMap<PartitionId, (Position, bool)>,
+    revoking: BTreeSet<PartitionId>,
+    happenings: BTreeMap<(Instant, u64), Happening>,
+    order: u64,
+    in_flight: BTreeMap<String, usize>,
+    jobs: Vec<Job>,
+    totals: Totals,
+    faults: Vec<String>,
+}
+
+impl Run {
+    pub fn new(seed: u64) -> Self {
+        let mut random = Random(seed);
+        let max_rows = random.pick(&[1, 3, 10]);
+        let style = random.pick(&[Style::Suspects, Style::PerRow, Style::Jobs]);
+        let policy = Policy {
+            rules: Rules { max_bytes: 4096, use_anonymous_id: false, account_trait: None },
+            names: vec!["sim"],
+            rows_per_minute: random.pick(&[Some(60), Some(240), Some(1200), Some(1200), None]),
+            batch: BatchPolicy {
+                max_rows,
+                max_bytes: random.pick(&[400, 100_000]),
+                overhead_bytes: 10,
+                overhead_bytes_per_row: 1,
+                single_below: random.pick(&[0, 0, 2]),
+                linger: random.millis(0, 1000),
+            },
+            max_in_flight: if style == Style::Jobs { 1 } else { random.pick(&[1, 2, 4, 16]) },
+            request_timeout: Duration::from_secs(3),
+            retry: RetryPolicy { initial: Duration::from_millis(500), max: Duration::from_secs(20), max_attempts: 6 },
+            buffer_bytes: random.pick(&[4_000, 1_000_000]),
+            guard: GuardPolicy { ratio: 0.8, window: 20, rows_per_minute: 60 },
+            message_id_window: 1000,
+            commit_interval: random.millis(200, 1000),
+            session_timeout: Duration::from_secs(45),
+            seed: random.next(),
+        };
+        let now = start();
+        let engine = Engine::new(policy.clone(), now);
+        let mut run = Run {
+            n_partitions: 1 + random.below(3),
+            n_users: 1 + random.below(12),
+            odd_percent: random.pick(&[0, 5, 25]),
+            fault_percent: random.pick(&[0, 5, 25]),
+            random,
+            now,
+            wall_ms: 1_700_000_000_000,
+            policy,
+            style,
+            log: Log::default(),
+            broker: BTreeMap::new(),
+            provider: Provider::default(),
+            graves: Graves::default(),
+            engine,
+            life: 0,
+            generation: 0,
+            readers: BTreeMap::new(),
+            revoking: BTreeSet::new(),
+            happenings: BTreeMap::new(),
+            order: 0,
+            in_flight: BTreeMap::new(),
+            jobs: Vec::new(),
+            totals: Totals::default(),
+            faults: Vec::new(),
+        };
+        run.assign_all();
+        run
+    }
+
+    /// Runs the schedule, then mends everything and lets the rest be delivered.
+    pub fn finish(mut self) -> Result<Totals, String> {
+        for _ in 0..self.random.below(400) + 100 {
+            match self.random.below(100) {
+                0..25 => {
+                    for _ in 0..self.random.below(8) {
+                        let (partitions, users, odd) = (self.n_partitions, self.n_users, self.odd_percent);
+                        // Toxic rows that fill the buffer leave no room for a row that shows whose fault it is.
+                        let toxic = self.policy.buffer_bytes > 100_000;
+                        self.log.produce(&mut self.random, partitions, users, odd, toxic, self.wall_ms);
+                    }
+                }
+                25..50 => self.feed(),
+                50..92 => self.step(),
+                92..94 => self.revoke_some(),
+                94..96 => self.assign_all(),
+                96 if self.random.chance(50) => self.crash(),
+                97 if self.random.chance(40) => self.drain_and_restart(),
+                98 => self.advance(Duration::from_secs(self.random.0 % 100)),
+                // The wall clock is set back, or forward by what clock skew may be.
+                _ => self.wall_ms += self.random.pick(&[-3_600_000, -5_000, 2_000]),
+            }
+            self.check()?;
+        }
+        self.fault_percent = 0;
+        for turn in 0..20_000 {
+            if self.is_over() {
+                return self.verdict();
+            }
+            // A row that makes every request fail, or a lone suspect, is told by what becomes of other users' rows.
+            if turn % 100 == 99 {
+                self.log.produce_plain(
+                    PartitionId { topic: 0, partition: 0 },
+                    &format!("witness{}", turn % 3),
+                    self.wall_ms,
+                );
+            }
+            if !self.revoking.is_empty() || self.readers.len() < self.n_partitions as usize {
+                self.assign_all();
+            }
+            self.feed();
+            self.step();
+            self.check()?;
+        }
+        Err(format!("stands still in {:?}: {:?}", self.engine.state(self.now), self.engine.snapshot(self.clock())))
+    }
+
+    fn clock(&self) -> Now {
+        Now { at: self.now, wall_ms: self.wall_ms }
+    }
+
+    fn advance(&mut self, by: Duration) {
+        self.now += by;
+        self.wall_ms += by.as_millis() as i64;
+    }
+
+    fn ids(&self) -> Vec<PartitionId> {
+        (0..self.n_partitions).map(|partition| PartitionId { topic: 0, partition: partition as i32 }).collect()
+    }
+
+    /// Gives the engine every partition that it does not own.
+    fn assign_all(&mut self) {
+        self.pump();
+        let mut gained = Vec::new();
+        for id in self.ids() {
+            if self.readers.contains_key(&id) || self.revoking.contains(&id) {
+                continue;
+            }
+            let (start, fence) = match self.broker.get(&id) {
+                Some((position, metadata)) => (*position, Fence::parse(metadata)),
+                None => (Position(0), None),
+            };
+            self.totals.replays += u64::from(fence.is_some_and(|fence| fence.position() > start));
+            self.readers.insert(id, (start, true));
+            gained.push(Gained { partition: id, start, fence });
+        }
+        if !gained.is_empty() {
+            self.engine.assigned(&gained, self.n_partitions as usize, self.clock());
+        }
+        self.pump();
+    }
+
+    fn revoke_some(&mut self) {
+        let Some(id) = self.readers.keys().next_back().copied() else { return };
+        self.totals.revokes += 1;
+        self.readers.remove(&id);
+        if self.random.chance(30) {
+            self.generation += 1;
+            self.engine.lost(&[id], self.now);
+        } else {
+            self.revoking.insert(id);
+            self.engine.revoking(&[id], self.now);
+        }
+        self.pump();
+    }
+
+    /// The process dies: what it knew is gone, what it sent is still on its way.
+    fn crash(&mut self) {
+        self.totals.crashes += 1;
+        self.restart();
+    }
+
+    fn restart(&mut self) {
+        self.life += 1;
+        self.generation += 1;
+        self.policy.seed = self.random.next();
+        self.engine = Engine::new(self.policy.clone(), self.now);
+        self.readers.clear();
+        self.revoking.clear();
+        self.assign_all();
+    }
+
+    fn drain_and_restart(&mut self) {
+        self.totals.drains += 1;
+        self.engine.drain();
+        for _ in 0..2000 {
+            self.step();
+            if self.engine.is_drained() {
+                break;
+            }
+        }
+        if !self.engine.is_drained() {
+            self.faults.push(format!("does not drain: {:?}", self.engine.snapshot(self.clock())));
+        }
+        self.restart();
+    }
+
+    fn feed(&mut self) {
+        for id in self.ids() {
+            let Some((position, paused)) = self.readers.get(&id).copied() else { continue };
+            if paused {
+                continue;
+            }
+            let n = self.random.below(6) as i64;
+            for offset in position.0..(position.0 + n).min(self.log.end(id).0) {
+                let record = self.log.record(id, offset).expect("offsets below the end exist");
+                self.engine.on_record(&record, self.now);
+                self.readers.insert(id, (record.offset.next(), false));
+            }
+            let position = self.readers[&id].0;
+            if position == self.log.end(id) {
+                self.engine.on_end(id, position);
+            }
+        }
+        self.pump();
+    }
+
+    /// Moves time to whatever comes next and lets it happen.
+    fn step(&mut self) {
+        self.pump();
+        let next = self.happenings.keys().next().map(|(at, _)| *at);
+        let target = [next, self.engine.next_wakeup()].into_iter().flatten().min();
+        let target = target.unwrap_or(self.now + Duration::from_millis(50)).max(self.now);
+        self.advance(target - self.now + Duration::from_micros(self.random.0 % 1000));
+        while let Some(entry) = self.happenings.first_entry()
+            && entry.key().0 <= self.now
+        {
+            let happening = entry.remove();
+            self.happen(happening);
+        }
+        self.pump();
+    }
+
+    fn later(&mut self, after: Duration, happening: Happening) {
+        self.order += 1;
+        self.happenings.insert((self.now + after, self.order), happening);
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Arrives { rows, applied } => {
+                self.provider.arrivals.push((self.now, rows));
+                applied.iter().for_each(|row| self.provider.apply(row));
+            }
+            Happening::Answers { life, batch, answer, users } => {
+                users.iter().for_each(|user| self.leave(user));
+                if life == self.life {
+                    self.engine.on_answer(batch, answer, self.now);
+                }
+            }
+            Happening::JobEnds { applied, users } => {
+                applied.iter().for_each(|row| self.provider.apply(row));
+                users.iter().for_each(|user| self.leave(user));
+            }
+            Happening::Buried { life, id, written } => {
+                let is_written = written.is_some();
+                self.graves.letters.extend(written);
+                if life == self.life {
+                    self.engine.on_dead_letter(id, is_written, self.now);
+                }
+            }
+            Happening::Committed { life, generation, id, outcome, effect } => {
+                let effect = if generation == self.generation { effect } else { Vec::new() };
+                for (partition, position, metadata) in effect {
+                    self.on_broker(partition, position, metadata);
+                }
+                if life != self.life {
+                    return;
+                }
+                self.engine.on_commit(id, outcome, self.now);
+                if outcome == CommitOutcome::Fenced {
+                    // The group takes everything away and gives it back.
+                    let owned: Vec<PartitionId> = self.readers.keys().copied().collect();
+                    self.generation += 1;
+                    self.engine.lost(&owned, self.now);
+                    self.readers.clear();
+                }
+            }
+        }
+        self.pump();
+    }
+
+    /// A commit takes effect: nothing before it may be unsettled, and it may not go back.
+    fn on_broker(&mut self, partition: PartitionId, position: Position, metadata: String) {
+        let before = self.broker.get(&partition).map_or(Position(0), |(position, _)| *position);
+        if position < before {
+            self.faults.push(format!("{partition} is committed back from {before} to {position}"));
+        }
+        for offset in before.0..position.0 {
+            let event = &self.log.partitions[&partition][offset as usize];
+            let applied =
+                self.provider.applied.get(&(partition, event.user.clone())).is_some_and(|last| *last >= offset);
+            let buried = self.graves.holds(partition, offset, event);
+            if !applied && !buried && !matches!(event.kind, Kind::Skipped | Kind::Duplicate) {
+                self.faults.push(format!("{partition}:{offset} {:?} is committed and nowhere", event.kind));
+            }
+        }
+        self.broker.insert(partition, (position, metadata));
+    }
+
+    /// Does what the engine says until it says nothing.
+    fn pump(&mut self) {
+        let mut encode = |outgoing: &Outgoing<'_>| {
+            let traits: BTreeMap<_, _> = outgoing.profile.traits.iter().map(|(key, value)| (key, value)).collect();
+            if outgoing.profile.traits.iter().any(|(key, _)| key == "unsendable") {
+                return Err(rejection());
+            }
+            let body = json!({
+                "user": outgoing.profile.user_id, "partition": outgoing.partition.partition,
+                "last": outgoing.last.0, "traits": traits,
+            });
+            Ok(EncodedRow { body: Bytes::from(body.to_string()), identity: Uuid::nil() })
+        };
+        while let Some(action) = self.engine.poll(Now { at: self.now, wall_ms: self.wall_ms }, &mut encode) {
+            match action {
+                Action::Send { batch, rows } => self.on_send(batch, &rows),
+                Action::Poll { batch, job, polls, .. } => self.on_poll(batch, job, polls),
+                Action::Bury { id, letter } => {
+                    let is_written = !self.random.chance(self.fault_percent);
+                    self.totals.letter_failures += u64::from(!is_written);
+                    self.totals.letters[match letter.cause {
+                        DeadLetterCause::Unreadable(_) => 0,
+                        DeadLetterCause::Rejected(_) => 1,
+                        DeadLetterCause::Exhausted(_) => 2,
+                    }] += 1;
+                    let after = self.random.millis(1, 500);
+                    // In the topic when acknowledged: a commit before that is early.
+                    let written = is_written.then(|| (*letter).clone());
+                    self.later(after, Happening::Buried { life: self.life, id, written });
+                }
+                Action::Commit { id, commits } => {
+                    let effect: Vec<_> = commits.into_iter().map(|c| (c.partition, c.position, c.metadata)).collect();
+                    let fails = self.random.chance(self.fault_percent);
+                    let outcome = match fails {
+                        false => CommitOutcome::Done,
+                        true => {
+                            self.random.pick(&[CommitOutcome::Failed, CommitOutcome::Failed, CommitOutcome::Fenced])
+                        }
+                    };
+                    self.totals.commits_failed += u64::from(outcome == CommitOutcome::Failed);
+                    self.totals.commits_fenced += u64::from(outcome == CommitOutcome::Fenced);
+                    // A commit whose answer is lost has taken effect.
+                    let has_effect =
+                        outcome == CommitOutcome::Done || (outcome == CommitOutcome::Failed && self.random.chance(50));
+                    let effect = if has_effect { effect } else { Vec::new() };
+                    let after = self.random.millis(0, 30);
+                    self.later(
+                        after,
+                        Happening::Committed { life: self.life, generation: self.generation, id, outcome, effect },
+                    );
+                }
+                Action::Pause(ids) => ids.iter().for_each(|id| self.set_paused(*id, true)),
+                Action::Resume(ids) => ids.iter().for_each(|id| self.set_paused(*id, false)),
+                Action::Release(ids) => ids.iter().for_each(|id| {
+                    self.revoking.remove(id);
+                }),
+            }
+        }
+    }
+
+    fn set_paused(&mut self, id: PartitionId, paused: bool) {
+        if let Some(reader) = self.readers.get_mut(&id) {
+            self.totals.full += u64::from(paused);
+            reader.1 = paused;
+        }
+    }
+}
+
+fn rejection() -> Rejection {
+    Rejection::local(RejectReason::Invalid, Some("field"), "no")
+}
