@@ -90,11 +90,8 @@ fn every_fixture_gives_what_it_says() {
     for type_name in ProviderConfig::TYPES {
         for (path, text) in files(type_name) {
             let name = path.file_name().expect("a file").to_string_lossy().into_owned();
-            let (description, expected, all) = if name.starts_with("request_") {
-                request_of(type_name, &text)
-            } else {
-                answers_of(type_name, &text)
-            };
+            let (description, expected, all) =
+                if name.starts_with("request_") { request_of(type_name, &text) } else { answers_of(type_name, &text) };
             for actual in all.iter().filter(|actual| **actual != expected) {
                 let actual = serde_json::to_string_pretty(actual).expect("JSON");
                 wrong.push(format!("{type_name}/{name}: {description}\n{actual}"));
@@ -150,7 +147,11 @@ fn defaults_need_no_more_than_a_token_except_for_vitally_s_address() {
 
 #[test]
 fn a_userpilot_host_that_cannot_take_users_is_refused_with_the_reason() {
-    for (host, reason) in [("appex.userpilot.io", "exports"), ("analytix.userpilot.io", "spelled"), ("analytix-eu.userpilot.io", "spelled")] {
+    for (host, reason) in [
+        ("appex.userpilot.io", "exports"),
+        ("analytix.userpilot.io", "spelled"),
+        ("analytix-eu.userpilot.io", "spelled"),
+    ] {
         let problems = config("userpilot", &json!({ "base_url": format!("https://{host}") })).problems();
         assert!(problems[0].remedy.contains(reason), "{host}: {problems:?}");
     }
@@ -161,7 +162,13 @@ fn a_request_fits_the_announced_overhead_and_never_shows_its_token() {
     for (type_name, config) in all_modes() {
         let provider = build(&config, "d");
         let shape = provider.shape();
-        let profile = Profile { user_id: "u".into(), message_id: None, account: Some("a".into()), timestamp: None, traits: vec![] };
+        let profile = Profile {
+            user_id: "u".into(),
+            message_id: None,
+            account: Some("a".into()),
+            timestamp: None,
+            traits: vec![],
+        };
         let version = Version { topic: "identify", partition: 0, last_offset: 0, rekeyed: false };
         let row = provider.row(&Row { profile: &profile, record_time_ms: 0, version }).expect("a row");
         let again = provider.row(&Row { profile: &profile, record_time_ms: 0, version }).expect("a row");
@@ -182,8 +189,10 @@ fn a_row_that_no_request_can_hold_costs_nothing() {
     let value = RawValue::from_string(format!("\"{}\"", "x".repeat(60_000))).expect("JSON");
     for (type_name, config) in all_modes() {
         let provider = build(&config, "d");
-        let traits = (0..provider.shape().max_bytes / 60_000 + 1).map(|i| (format!("t{i}").into(), &*value)).collect::<Vec<_>>();
-        let profile = Profile { user_id: "u".into(), message_id: None, account: Some("a".into()), timestamp: None, traits };
+        let traits =
+            (0..provider.shape().max_bytes / 60_000 + 1).map(|i| (format!("t{i}").into(), &*value)).collect::<Vec<_>>();
+        let profile =
+            Profile { user_id: "u".into(), message_id: None, account: Some("a".into()), timestamp: None, traits };
         let version = Version { topic: "identify", partition: 0, last_offset: 0, rekeyed: false };
         let rejection = provider.row(&Row { profile: &profile, record_time_ms: 0, version }).expect_err("too large");
         let is_refused = matches!(rejection.reason.label(), "row_too_large" | "invalid");
@@ -197,7 +206,8 @@ fn a_file_s_boundary_stands_only_where_parts_begin_and_end() {
     let provider = build(&config, "d");
     let text = RawValue::from_string(r#""\r\n--sluicegate-\r\n""#.to_owned()).expect("JSON");
     let traits = vec![("note".into(), &*text)];
-    let profile = Profile { user_id: "u\r\n--sluicegate-".into(), message_id: None, account: None, timestamp: None, traits };
+    let profile =
+        Profile { user_id: "u\r\n--sluicegate-".into(), message_id: None, account: None, timestamp: None, traits };
     let version = Version { topic: "identify", partition: 0, last_offset: 0, rekeyed: false };
     let row = provider.row(&Row { profile: &profile, record_time_ms: 0, version }).expect("a row");
     let request = provider.request(&[row], &SecretString::from(TOKEN));

@@ -37,7 +37,11 @@ pub fn throttled(retry_after: Option<Duration>) -> Verdict {
 
 /// 413: halve the request, or give up on a row that is too large alone.
 pub fn too_large(vendor: &str, reply: &Reply, rows: usize) -> Verdict {
-    if rows > 1 { Verdict::Split } else { Verdict::Rejected(refusal(vendor, reply, RejectReason::RowTooLarge, None, None)) }
+    if rows > 1 {
+        Verdict::Split
+    } else {
+        Verdict::Rejected(refusal(vendor, reply, RejectReason::RowTooLarge, None, None))
+    }
 }
 
 /// A refusal in words without personal data: the vendor's own message may quote the row, so only its code is repeated.
@@ -62,7 +66,9 @@ fn is_name(text: &str) -> bool {
     // A guess: three times the longest code that a vendor documents (`idempotency_key_reuse`).
     const LONGEST: usize = 64;
     (1..=LONGEST).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'$' | b'[' | b']'))
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'$' | b'[' | b']'))
 }
 
 #[cfg(test)]
@@ -92,7 +98,10 @@ mod tests {
     fn a_refusal_repeats_codes_and_field_names_but_no_sentence_and_no_address() {
         let refusal = |field, code| super::refusal("acme", &reply(422), RejectReason::Invalid, Some(field), Some(code));
         let plain = refusal("traits.name", "validation_failed");
-        assert_eq!((plain.field.as_deref(), plain.message.as_str()), (Some("traits.name"), "acme answered 422 validation_failed"));
+        assert_eq!(
+            (plain.field.as_deref(), plain.message.as_str()),
+            (Some("traits.name"), "acme answered 422 validation_failed")
+        );
         let private = refusal("jane@example.com", "Invalid email: jane");
         assert_eq!((private.field, private.message.as_str()), (None, "acme answered 422"));
     }

@@ -47,7 +47,8 @@ pub fn metadata<'a>(profile: &Profile<'a>, stringify: bool) -> Result<Traits<'a>
     if metadata.len() > MOST_PROPERTIES {
         return Err(invalid("metadata", &format!("the user has more than {MOST_PROPERTIES} properties")));
     }
-    let property = |(name, value): (String, Value<'a>)| (name.into(), if stringify { stringified(value) } else { value });
+    let property =
+        |(name, value): (String, Value<'a>)| (name.into(), if stringify { stringified(value) } else { value });
     Ok(Traits(metadata.into_iter().map(property).collect()))
 }
 
@@ -190,7 +191,7 @@ mod tests {
             (format!(r#"{{"bio":"{}"}}"#, "x".repeat(65_536)), "bio".to_owned()),
             (format!(r#"{{"bio":["{}","y"]}}"#, "x".repeat(65_535)), "bio".to_owned()),
             (format!(r#"{{"{}":1}}"#, "k".repeat(256)), "k".repeat(255)),
-            (format!(r#"{{"{}":{{"b":{{}}}}}}"#, "k".repeat(255)), format!("{}", "k".repeat(255))),
+            (format!(r#"{{"{}":{{"b":{{}}}}}}"#, "k".repeat(255)), "k".repeat(255)),
             (format!("{{{}}}", many.join(",")), "metadata".to_owned()),
         ] {
             let rejection = flattened(&traits, false).expect_err("over the limit");

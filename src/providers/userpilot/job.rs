@@ -58,7 +58,8 @@ pub fn accepted(rows: usize, reply: &Reply) -> Answer {
 /// the engine keeps.
 pub fn polled(job: &JobId, rows: usize, polls: u32, reply: &Reply) -> Answer {
     let again = |poll_after| Answer::Pending { job: job.clone(), poll_after };
-    let failed_poll = || again(pause(polls).max(AFTER_FAILED_POLL).max(headers::retry_after(reply).unwrap_or_default()));
+    let failed_poll =
+        || again(pause(polls).max(AFTER_FAILED_POLL).max(headers::retry_after(reply).unwrap_or_default()));
     match reply.status.as_u16() {
         200..=299 => match progress(rows, reply) {
             Some(Progress::Running) => again(pause(polls)),
@@ -133,6 +134,9 @@ mod tests {
     #[test]
     fn a_job_id_is_encoded_byte_by_byte() {
         assert_eq!(path(&JobId("a-Z_0~".to_owned())), "/v1/background_jobs/a-Z_0~");
-        assert_eq!(path(&JobId("bulk:jobs:NX-1/../\u{e9} ?#".to_owned())), "/v1/background_jobs/bulk%3Ajobs%3ANX-1%2F%2E%2E%2F%C3%A9%20%3F%23");
+        assert_eq!(
+            path(&JobId("bulk:jobs:NX-1/../\u{e9} ?#".to_owned())),
+            "/v1/background_jobs/bulk%3Ajobs%3ANX-1%2F%2E%2E%2F%C3%A9%20%3F%23"
+        );
     }
 }

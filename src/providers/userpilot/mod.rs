@@ -210,12 +210,8 @@ impl Provider for Userpilot {
             Mode::Single => (None, account.map(|id| self.company(id))),
             Mode::BulkJson | Mode::BulkNdjson | Mode::Auto => (account, None),
         };
-        let user = User {
-            user_id: Cow::Borrowed(&profile.user_id),
-            company_id,
-            metadata: Cow::Owned(metadata),
-            company,
-        };
+        let user =
+            User { user_id: Cow::Borrowed(&profile.user_id), company_id, metadata: Cow::Owned(metadata), company };
         let body = rendered(&user);
         preflight::size(body.len(), &self.shape())?;
         let identity = identity::of_row(&self.destination, row.version, &body);
@@ -310,4 +306,25 @@ fn error_code(reply: &Reply) -> Option<String> {
     }
     let body: Body = serde_json::from_slice(&reply.body).ok()?;
     body.errors.into_iter().next().map(|error| error.error_code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_asked_for_by_its_encoded_name_wherever_jobs_exist() {
+        let token = SecretString::from("key");
+        let job = JobId("bulk:jobs:NX-1".to_owned());
+        for mode in [Mode::BulkJson, Mode::BulkNdjson, Mode::Auto] {
+            let provider = Userpilot::new(&Config { mode, ..Config::default() }, "d");
+            let request = provider.poll(&job, &token).expect("jobs exist");
+            assert_eq!(request.method(), Method::GET);
+            assert_eq!(*request.uri(), "https://analytex.userpilot.io/v1/background_jobs/bulk%3Ajobs%3ANX-1");
+            assert_eq!(request.headers()["authorization"], "Token key");
+            assert_eq!(request.headers()["accept"], "application/json, text/plain, */*");
+        }
+        let single = Userpilot::new(&Config { mode: Mode::Single, ..Config::default() }, "d");
+        assert!(single.poll(&job, &token).is_none());
+    }
 }
