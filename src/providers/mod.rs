@@ -1,13 +1,82 @@
 //! Speaks each vendor's dialect: rows in, request out; reply in, verdicts out. No IO, no clock, no retry.
 
+mod address;
+#[cfg(test)]
+mod fixtures;
+pub mod headers;
+mod identity;
+mod preflight;
+mod status;
+pub mod userpilot;
+mod values;
+pub mod vibefollow;
+pub mod vitally;
+
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use schemars::JsonSchema;
 use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
 
 pub use crate::engine::verdict::EncodedRow;
 use crate::engine::verdict::{Answer, JobId, Rejection};
 use crate::event::Profile;
+
+/// The settings of one destination's provider; `type` names the vendor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ProviderConfig {
+    Vitally(vitally::Config),
+    Vibefollow(vibefollow::Config),
+    Userpilot(userpilot::Config),
+}
+
+impl ProviderConfig {
+    /// What `type` may be.
+    pub const TYPES: [&str; 3] = ["vitally", "vibefollow", "userpilot"];
+
+    /// The value of `type`.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            ProviderConfig::Vitally(_) => "vitally",
+            ProviderConfig::Vibefollow(_) => "vibefollow",
+            ProviderConfig::Userpilot(_) => "userpilot",
+        }
+    }
+
+    /// What is wrong with the settings; empty if they may be given to [`build`].
+    pub fn problems(&self) -> Vec<Problem> {
+        match self {
+            ProviderConfig::Vitally(config) => config.problems(),
+            ProviderConfig::Vibefollow(config) => config.problems(),
+            ProviderConfig::Userpilot(config) => config.problems(),
+        }
+    }
+}
+
+/// One thing that is wrong with a provider's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The setting's name inside its block.
+    pub field: &'static str,
+    /// What was given, without anything that may be a secret.
+    pub value: String,
+    /// What to write instead, and why.
+    pub remedy: String,
+}
+
+/// Makes the adapter that `config` names, for the destination of this id.
+///
+/// # Panics
+/// If `config.problems()` is not empty.
+pub fn build(config: &ProviderConfig, destination: &str) -> Box<dyn Provider> {
+    match config {
+        ProviderConfig::Vitally(config) => Box::new(vitally::Vitally::new(config, destination)),
+        ProviderConfig::Vibefollow(config) => Box::new(vibefollow::Vibefollow::new(config, destination)),
+        ProviderConfig::Userpilot(config) => Box::new(userpilot::Userpilot::new(config, destination)),
+    }
+}
 
 /// One user's merged state on its way to a provider.
 pub struct Row<'a> {
@@ -82,6 +151,9 @@ pub trait Provider: Send + Sync {
     fn row(&self, row: &Row<'_>) -> Result<EncodedRow, Rejection>;
 
     /// Builds the request that tells the provider about these rows (never empty, never over `shape`).
+    ///
+    /// # Panics
+    /// If `token` does not pass [`headers::is_token`].
     fn request(&self, rows: &[EncodedRow], token: &SecretString) -> http::Request<Bytes>;
 
     /// Builds the request that asks how a job stands; `None` where the provider has no jobs.
@@ -89,4 +161,19 @@ pub trait Provider: Send + Sync {
 
     /// Says what a reply means for the rows it is about.
     fn classify(&self, asked: Asked<'_>, reply: &Reply) -> Answer;
+}
+
+/// The rows' bodies as a list between `open` and `close`.
+fn json_list(open: &str, rows: &[EncodedRow], close: &str) -> Bytes {
+    let length = rows.iter().map(|row| row.body.len() + 1).sum::<usize>() + open.len() + close.len();
+    let mut body = Vec::with_capacity(length);
+    body.extend_from_slice(open.as_bytes());
+    for (i, row) in rows.iter().enumerate() {
+        if i > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(&row.body);
+    }
+    body.extend_from_slice(close.as_bytes());
+    body.into()
 }

@@ -1,0 +1,118 @@
+//! Reads and writes the headers that all providers share.
+
+use std::time::Duration;
+
+use http::HeaderValue;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::Reply;
+
+pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// The longest wait that a header may impose. A guess: VibeFollow's full queue and Vitally's limits end within minutes,
+/// so a longer wait is a broken header.
+const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
+
+/// Whether a token can stand in an `Authorization` header: visible ASCII, at most one line end after it.
+pub fn is_token(token: &str) -> bool {
+    let token = without_line_end(token);
+    !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')
+}
+
+/// `<scheme> <token>`, marked so that HTTP libraries neither log nor index it. The token goes out as it is: Vitally's is
+/// already in its final form, encoding it again gives a 401 that looks like a wrong token.
+///
+/// # Panics
+/// If the token does not pass [`is_token`].
+pub fn authorization(scheme: &str, token: &SecretString) -> HeaderValue {
+    let text = format!("{scheme} {}", without_line_end(token.expose_secret()));
+    let mut value = HeaderValue::from_str(&text).expect("the token was validated");
+    value.set_sensitive(true);
+    value
+}
+
+/// How long `Retry-After` says to wait, in seconds or as a date (RFC 9110, 10.2.3); capped. Zero, dates in the past and
+/// anything else say nothing: the lane then uses its own pause, which cannot become a hot loop.
+pub fn retry_after(reply: &Reply) -> Option<Duration> {
+    let text = reply.headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match seconds(text) {
+        Some(wait) => wait,
+        None => httpdate::parse_http_date(text).ok()?.duration_since(reply.received_at).ok()?,
+    };
+    usable(wait)
+}
+
+/// How long `RateLimit-Reset` says to wait, in seconds, as Vitally documents it for its REST API; capped like `Retry-After`.
+pub fn rate_limit_reset(reply: &Reply) -> Option<Duration> {
+    usable(seconds(reply.headers.get("ratelimit-reset")?.to_str().ok()?.trim())?)
+}
+
+/// Whether the reply calls itself a web page: a login page or a proxy's answer, not the API.
+pub fn is_html(reply: &Reply) -> bool {
+    let kind = reply.headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    kind.trim_start().to_ascii_lowercase().starts_with("text/html")
+}
+
+fn without_line_end(token: &str) -> &str {
+    token.strip_suffix('\n').map_or(token, |line| line.strip_suffix('\r').unwrap_or(line))
+}
+
+fn seconds(text: &str) -> Option<Duration> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    // Only too many digits can fail here.
+    Some(text.parse().map_or(LONGEST_WAIT, Duration::from_secs))
+}
+
+fn usable(wait: Duration) -> Option<Duration> {
+    (!wait.is_zero()).then(|| wait.min(LONGEST_WAIT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait(value: &str) -> Option<Duration> {
+        let mut headers = http::HeaderMap::new();
+        headers.insert("retry-after", value.parse().expect("a header value"));
+        let received_at = httpdate::parse_http_date("Tue, 15 May 2018 12:00:00 GMT").expect("a date");
+        retry_after(&Reply { status: http::StatusCode::OK, headers, body: bytes::Bytes::new(), received_at })
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        assert_eq!(wait("17"), Some(Duration::from_secs(17)));
+        assert_eq!(wait(" 17 "), Some(Duration::from_secs(17)));
+        assert_eq!(wait("Tue, 15 May 2018 12:00:30 GMT"), Some(Duration::from_secs(30)));
+    }
+
+    #[test]
+    fn an_absurd_wait_is_capped() {
+        assert_eq!(wait("86400"), Some(LONGEST_WAIT));
+        assert_eq!(wait("99999999999999999999999999"), Some(LONGEST_WAIT));
+        assert_eq!(wait("Tue, 15 May 2040 12:00:00 GMT"), Some(LONGEST_WAIT));
+    }
+
+    #[test]
+    fn a_wait_that_says_nothing_is_ignored() {
+        for junk in ["", "-5", "1.5", "soon", "0", "+3", "Tue, 15 May 2018 11:59:00 GMT"] {
+            assert_eq!(wait(junk), None, "{junk:?}");
+        }
+    }
+
+    #[test]
+    fn the_authorization_is_verbatim_sensitive_and_without_the_file_s_line_end() {
+        let value = authorization("Basic", &SecretString::from("c2stbGl2ZQ==\r\n"));
+        assert_eq!(value, "Basic c2stbGl2ZQ==");
+        assert!(value.is_sensitive());
+    }
+
+    #[test]
+    fn a_token_that_no_header_can_hold_is_told_apart() {
+        assert!(is_token("sk_live_1\n"));
+        for bad in ["", "\n", "a\nb", "tok\u{e9}n", "a\tb", "a\n\n"] {
+            assert!(!is_token(bad), "{bad:?}");
+        }
+    }
+}

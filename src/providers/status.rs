@@ -1,0 +1,108 @@
+//! What the statuses mean on which all providers agree, and how refusals are worded.
+
+use std::time::Duration;
+
+use super::{Reply, headers};
+use crate::engine::verdict::{Fault, Outage, RejectReason, Rejection, Verdict};
+
+/// Requests in flight of one-row modes: 20 rows a second times responses of up to 3 s, rounded up.
+pub const SINGLE_IN_FLIGHT: usize = 64;
+
+/// The most requests in flight where the vendor names no bound. A guess: 20 rows a second times the 10 s request timeout,
+/// rounded up; more would only queue at the provider.
+pub const MOST_IN_FLIGHT: usize = 256;
+
+/// 1,200 rows a minute: Userpilot's published number for its bulk endpoint ("Limitations"), and this worker's rule for all.
+pub const ROWS_PER_MINUTE: u32 = 1200;
+
+/// The meaning of a status that is neither a success nor about the rows. A status that the API does not promise counts as
+/// an outage: the rows are kept and sent again.
+pub fn common(reply: &Reply) -> Verdict {
+    let status = reply.status;
+    match status.as_u16() {
+        401 => Verdict::AccountFault(Fault::Unauthorized),
+        403 => Verdict::AccountFault(Fault::Forbidden),
+        404 | 405 => Verdict::AccountFault(Fault::WrongAddress),
+        408 | 500..=599 => Verdict::Unavailable(Outage::Server),
+        429 => throttled(headers::retry_after(reply)),
+        _ if status.is_redirection() => Verdict::AccountFault(Fault::Redirected),
+        _ => Verdict::Unavailable(Outage::Protocol),
+    }
+}
+
+/// The provider says wait.
+pub fn throttled(retry_after: Option<Duration>) -> Verdict {
+    Verdict::Throttled { retry_after }
+}
+
+/// 413: halve the request, or give up on a row that is too large alone.
+pub fn too_large(vendor: &str, reply: &Reply, rows: usize) -> Verdict {
+    if rows > 1 {
+        Verdict::Split
+    } else {
+        Verdict::Rejected(refusal(vendor, reply, RejectReason::RowTooLarge, None, None))
+    }
+}
+
+/// A refusal in words without personal data: the vendor's own message may quote the row, so only its code is repeated.
+pub fn refusal(
+    vendor: &str,
+    reply: &Reply,
+    reason: RejectReason,
+    field: Option<&str>,
+    code: Option<&str>,
+) -> Rejection {
+    let status = reply.status.as_u16();
+    let message = match code.filter(|code| is_name(code)) {
+        Some(code) => format!("{vendor} answered {status} {code}"),
+        None => format!("{vendor} answered {status}"),
+    };
+    let field = field.filter(|field| is_name(field)).map(str::to_owned);
+    Rejection { reason, field, status: Some(status), message }
+}
+
+/// Whether a text from a reply can only be a code or the path of a field, not a sentence and not an e-mail.
+fn is_name(text: &str) -> bool {
+    // A guess: three times the longest code that a vendor documents (`idempotency_key_reuse`).
+    const LONGEST: usize = 64;
+    (1..=LONGEST).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'$' | b'[' | b']'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(status: u16) -> Reply {
+        Reply {
+            status: http::StatusCode::from_u16(status).expect("a status"),
+            headers: http::HeaderMap::new(),
+            body: bytes::Bytes::new(),
+            received_at: std::time::SystemTime::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn every_status_has_a_meaning_and_none_loses_rows() {
+        for status in 100..1000 {
+            let verdict = common(&reply(status));
+            let keeps_rows =
+                matches!(verdict, Verdict::AccountFault(_) | Verdict::Unavailable(_) | Verdict::Throttled { .. });
+            assert!(keeps_rows, "{status}: {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_repeats_codes_and_field_names_but_no_sentence_and_no_address() {
+        let refusal = |field, code| super::refusal("acme", &reply(422), RejectReason::Invalid, Some(field), Some(code));
+        let plain = refusal("traits.name", "validation_failed");
+        assert_eq!(
+            (plain.field.as_deref(), plain.message.as_str()),
+            (Some("traits.name"), "acme answered 422 validation_failed")
+        );
+        let private = refusal("jane@example.com", "Invalid email: jane");
+        assert_eq!((private.field, private.message.as_str()), (None, "acme answered 422"));
+    }
+}

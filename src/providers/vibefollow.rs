@@ -1,0 +1,328 @@
+//! VibeFollow's API: users one by one, or up to 1,000 in a bulk whose answer names each refused row.
+//!
+//! The body has no time and no message id, so arrival decides; a resend is recognized by its `Idempotency-Key`, which
+//! VibeFollow binds to the exact bytes for 24 h. `company` is a name there: of a company object only the name (else the id)
+//! fits, its other members are not sent.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Uri, header};
+use schemars::JsonSchema;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::values::{Kind, Traits, Value, find, full_name, iso8601, kind, member, text};
+use super::{Asked, EncodedRow, Problem, Provider, Reply, Row, Shape, address, headers, identity, preflight, status};
+use crate::engine::verdict::{Answer, JobId, Outage, RejectReason, Rejection, Verdict};
+use crate::event::Profile;
+
+const VENDOR: &str = "vibefollow";
+
+/// How long to wait when 50,000 jobs are queued at VibeFollow and it names no time. A guess: a queue of that length does
+/// not empty within the seconds that an ordinary limit takes.
+const QUEUE_FULL_WAIT: Duration = Duration::from_secs(5 * 60);
+
+/// Settings of a VibeFollow destination.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub base_url: String,
+    pub mode: Mode,
+    /// Whether a trait that became null is sent as null; what VibeFollow does with it is not documented.
+    pub send_nulls: bool,
+}
+
+/// Which endpoint takes the rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// `/api/v1/users`, one row in a request.
+    #[default]
+    Single,
+    /// `/api/v1/users/bulk`, at most 1,000 rows in a request.
+    Bulk,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { base_url: "https://api.vibefollow.com".to_owned(), mode: Mode::default(), send_nulls: false }
+    }
+}
+
+impl Config {
+    /// What is wrong with the settings.
+    pub fn problems(&self) -> Vec<Problem> {
+        address::problem(&self.base_url, "https://api.vibefollow.com").into_iter().collect()
+    }
+}
+
+/// The adapter.
+pub struct Vibefollow {
+    address: Uri,
+    mode: Mode,
+    send_nulls: bool,
+    destination: String,
+}
+
+impl Vibefollow {
+    /// The adapter for the destination of this id.
+    ///
+    /// # Panics
+    /// If the settings have [`Config::problems`].
+    pub fn new(config: &Config, destination: &str) -> Self {
+        let path = match config.mode {
+            Mode::Single => "/api/v1/users",
+            Mode::Bulk => "/api/v1/users/bulk",
+        };
+        Vibefollow {
+            address: address::join(&config.base_url, path),
+            mode: config.mode,
+            send_nulls: config.send_nulls,
+            destination: destination.to_owned(),
+        }
+    }
+}
+
+/// A user in the vendor's words ("Body").
+#[derive(Serialize)]
+struct User<'a> {
+    external_user_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email: Option<String>,
+    traits: Traits<'a>,
+}
+
+const BULK_OPEN: &str = r#"{"users":["#;
+const BULK_CLOSE: &str = "]}";
+
+impl Provider for Vibefollow {
+    fn shape(&self) -> Shape {
+        // No size is published: about 1 MB is what common servers take without being told otherwise.
+        const MAX_BYTES: usize = 1_000_000;
+        match self.mode {
+            Mode::Single => Shape {
+                max_rows: 1,
+                max_bytes: MAX_BYTES,
+                overhead_bytes: 0,
+                overhead_bytes_per_row: 0,
+                single_below: 0,
+                default_rows: 1,
+                default_in_flight: status::SINGLE_IN_FLIGHT,
+                default_rows_per_minute: status::ROWS_PER_MINUTE,
+                max_in_flight: status::MOST_IN_FLIGHT,
+            },
+            Mode::Bulk => Shape {
+                // "1..1,000 records" (bulk endpoint).
+                max_rows: 1000,
+                max_bytes: MAX_BYTES,
+                overhead_bytes: BULK_OPEN.len() + BULK_CLOSE.len(),
+                overhead_bytes_per_row: ",".len(),
+                single_below: 0,
+                // Ten times fewer than allowed: a user waits for his batch, and 12 requests a minute reach the limit.
+                default_rows: 100,
+                default_in_flight: 4,
+                default_rows_per_minute: status::ROWS_PER_MINUTE,
+                max_in_flight: status::MOST_IN_FLIGHT,
+            },
+        }
+    }
+
+    fn integration_names(&self) -> &'static [&'static str] {
+        &["vibefollow"]
+    }
+
+    fn row(&self, row: &Row<'_>) -> Result<EncodedRow, Rejection> {
+        let profile = row.profile;
+        preflight::user_id(&profile.user_id)?;
+        let user = User {
+            external_user_id: &profile.user_id,
+            email: email(profile)?,
+            traits: traits(profile, self.send_nulls),
+        };
+        let body = serde_json::to_vec(&user).expect("text and JSON always make JSON");
+        preflight::size(body.len(), &self.shape())?;
+        let identity = identity::of_row(&self.destination, row.version, &body);
+        Ok(EncodedRow { body: body.into(), identity })
+    }
+
+    fn request(&self, rows: &[EncodedRow], token: &SecretString) -> Request<Bytes> {
+        let (body, key) = match self.mode {
+            Mode::Single => (rows[0].body.clone(), rows[0].identity),
+            Mode::Bulk => (super::json_list(BULK_OPEN, rows, BULK_CLOSE), identity::of_rows(rows)),
+        };
+        let key = HeaderValue::from_str(&key.to_string()).expect("a UUID is ASCII");
+        let mut request = Request::new(body);
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.address.clone();
+        request.headers_mut().insert(header::CONTENT_TYPE, headers::JSON);
+        request.headers_mut().insert(header::AUTHORIZATION, headers::authorization("Bearer", token));
+        request.headers_mut().insert("idempotency-key", key);
+        request
+    }
+
+    fn poll(&self, _job: &JobId, _token: &SecretString) -> Option<Request<Bytes>> {
+        None
+    }
+
+    fn classify(&self, asked: Asked<'_>, reply: &Reply) -> Answer {
+        let (Asked::Send { rows } | Asked::Job { rows, .. }) = asked;
+        let errors = errors(reply);
+        let first = errors.first();
+        let refused = |reason| {
+            let field = first.and_then(|error| error.field.as_deref());
+            status::refusal(VENDOR, reply, reason, field, first.map(|error| error.code.as_str()))
+        };
+        let has_code = |code| errors.iter().any(|error| error.code == code);
+        Answer::All(match (reply.status.as_u16(), self.mode) {
+            (200, Mode::Bulk) => return bulk_answer(rows, reply),
+            (202, Mode::Single) if is_accepted(reply) => Verdict::Delivered,
+            (409, _) => Verdict::KeyReused(refused(RejectReason::KeyReused)),
+            // The vendor's pages disagree on the status of a reused key, not on its code.
+            (422, _) if has_code("idempotency_key_reuse") => Verdict::KeyReused(refused(RejectReason::KeyReused)),
+            (400 | 422, _) if rows > 1 => Verdict::Split,
+            (400 | 422, _) => Verdict::Rejected(refused(RejectReason::Invalid)),
+            (413, _) => status::too_large(VENDOR, reply, rows),
+            (429, _) if has_code("backfill_queue_full") => {
+                status::throttled(Some(headers::retry_after(reply).unwrap_or(QUEUE_FULL_WAIT)))
+            }
+            _ => status::common(reply),
+        })
+    }
+}
+
+/// The address for the top-level field, or a refusal: one that is no address would cost the whole row at the provider.
+/// Null and blank say that there is none.
+fn email(profile: &Profile<'_>) -> Result<Option<String>, Rejection> {
+    let Some(raw) = find(profile, "email").filter(|raw| kind(raw) != Kind::Null) else {
+        return Ok(None);
+    };
+    let email = if kind(raw) == Kind::String { text(raw) } else { None };
+    match email.as_deref().map(str::trim) {
+        Some("") => Ok(None),
+        Some(email) if email.contains('@') => Ok(Some(email.to_owned())),
+        _ => Err(Rejection::local(RejectReason::Invalid, Some("email"), "the e-mail is not an address")),
+    }
+}
+
+/// The trait bag: the five known traits, each from where identify calls keep it, then all others as they are.
+fn traits<'a>(profile: &Profile<'a>, send_nulls: bool) -> Traits<'a> {
+    let joined = ["createdAt", "created_at"];
+    // A null counts as given only where it is sent.
+    let given = |name: &str| find(profile, name).filter(|raw| send_nulls || kind(raw) != Kind::Null);
+    let company = given("company");
+    let of_company = |names: &[&str]| {
+        let company = company.filter(|raw| kind(raw) == Kind::Object)?;
+        names.iter().find_map(|name| member(company, name).and_then(text)).map(Value::Text)
+    };
+    let known: [(&'static str, Option<Value<'a>>); 5] = [
+        ("name", given("name").map(as_text).or_else(|| full_name(profile).map(Value::Text))),
+        ("plan", given("plan").map(as_text).or_else(|| of_company(&["plan"]))),
+        ("signupDate", given("signupDate").or_else(|| joined.into_iter().find_map(given)).map(as_date)),
+        (
+            "company",
+            match company {
+                Some(raw) if kind(raw) == Kind::Object => of_company(&["name", "id"]),
+                other => other.map(as_text),
+            },
+        ),
+        ("role", given("role").or_else(|| given("title")).map(as_text)),
+    ];
+    let mut traits = Traits::default();
+    for (name, value) in known {
+        if let Some(value) = value {
+            traits.0.push((Cow::Borrowed(name), value));
+        }
+    }
+    let has_signup_date = given("signupDate").is_some();
+    for (key, raw) in &profile.traits {
+        let is_mapped = match key.as_ref() {
+            "email" | "name" | "plan" | "signupDate" | "company" | "role" => true,
+            other => !has_signup_date && joined.contains(&other),
+        };
+        if !is_mapped && (send_nulls || kind(raw) != Kind::Null) {
+            traits.0.push((key.clone(), Value::Raw(raw)));
+        }
+    }
+    traits
+}
+
+/// Known traits are strings; a list or an object goes as it is, for the provider to judge.
+fn as_text(raw: &RawValue) -> Value<'_> {
+    match kind(raw) {
+        Kind::Number | Kind::Boolean => Value::Text(raw.get().to_owned()),
+        Kind::Null | Kind::String | Kind::List | Kind::Object => Value::Raw(raw),
+    }
+}
+
+fn as_date(raw: &RawValue) -> Value<'_> {
+    iso8601(raw).map_or_else(|| as_text(raw), Value::Text)
+}
+
+/// One entry of `errors`; a bulk's entries name the row by `index`.
+#[derive(Deserialize)]
+struct Error {
+    #[serde(default)]
+    code: String,
+    field: Option<String>,
+    index: Option<usize>,
+}
+
+/// The error envelope; empty if the body is something else.
+fn errors(reply: &Reply) -> Vec<Error> {
+    #[derive(Deserialize)]
+    struct Body {
+        errors: Vec<Error>,
+    }
+    serde_json::from_slice::<Body>(&reply.body).map(|body| body.errors).unwrap_or_default()
+}
+
+/// "Always true on success" (`data.accepted`).
+fn is_accepted(reply: &Reply) -> bool {
+    #[derive(Deserialize)]
+    struct Body {
+        data: Data,
+    }
+    #[derive(Deserialize)]
+    struct Data {
+        accepted: bool,
+    }
+    serde_json::from_slice::<Body>(&reply.body).is_ok_and(|body| body.data.accepted)
+}
+
+/// A bulk's 200 is no success as such: each row has its own verdict, and the counts must cover every row that was sent.
+fn bulk_answer(rows: usize, reply: &Reply) -> Answer {
+    #[derive(Deserialize)]
+    struct Body {
+        data: Data,
+    }
+    #[derive(Deserialize)]
+    struct Data {
+        accepted: usize,
+        rejected: usize,
+        #[serde(default)]
+        errors: Vec<Error>,
+    }
+    let broken = Answer::All(Verdict::Unavailable(Outage::Protocol));
+    let Ok(Body { data }) = serde_json::from_slice::<Body>(&reply.body) else {
+        return broken;
+    };
+    if data.accepted.checked_add(data.rejected) != Some(rows) || data.errors.len() != data.rejected {
+        return broken;
+    }
+    let mut verdicts = vec![Verdict::Delivered; rows];
+    for error in &data.errors {
+        let Some(verdict) = error.index.and_then(|index| verdicts.get_mut(index)) else {
+            return broken;
+        };
+        if *verdict != Verdict::Delivered {
+            return broken;
+        }
+        let rejection =
+            status::refusal(VENDOR, reply, RejectReason::Invalid, error.field.as_deref(), Some(error.code.as_str()));
+        *verdict = Verdict::Rejected(rejection);
+    }
+    Answer::PerRow(verdicts)
+}

@@ -1,0 +1,250 @@
+//! Vitally's Analytics API: users in batches of at most 100 messages, or one by one.
+//!
+//! A 400 is ambiguous: the row is bad, or the account blocks the `user` message type, and then every row is refused
+//! ("Block Message Types"). So a row's 400 is only suspect. A batch's 400 names no message and may have been applied in
+//! part, so it is split, and every resend carries the same `messageId`.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Uri, header};
+use schemars::JsonSchema;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+use super::values::{Traits, Value, account, find, full_name, iso8601, iso8601_ms, iso8601_text, text};
+use super::{Asked, EncodedRow, Problem, Provider, Reply, Row, Shape, address, headers, identity, preflight, status};
+use crate::engine::verdict::{Answer, JobId, Outage, RejectReason, Rejection, Verdict};
+
+const VENDOR: &str = "vitally";
+
+/// Settings of a Vitally destination.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `https://<subdomain>.api.vitally.io`. Required: no default host serves every account, and none is documented for the EU.
+    pub base_url: Option<String>,
+    pub mode: Mode,
+    /// The trait whose value is the user's organization id, where organizations are enabled.
+    pub organization_trait: Option<String>,
+}
+
+/// Which endpoint takes the rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// `/analytics/v1/batch`, at most 100 rows in a request.
+    #[default]
+    Batch,
+    /// `/analytics/v1/user`, one row in a request.
+    Single,
+}
+
+impl Config {
+    /// What is wrong with the settings.
+    pub fn problems(&self) -> Vec<Problem> {
+        const EXAMPLE: &str = "https://<subdomain>.api.vitally.io";
+        let mut problems = Vec::new();
+        match &self.base_url {
+            Some(base_url) => problems.extend(address::problem(base_url, EXAMPLE)),
+            None => problems.push(Problem {
+                field: "base_url",
+                value: String::new(),
+                remedy: format!("write {EXAMPLE}, with the subdomain that your users see when they log in to Vitally"),
+            }),
+        }
+        if self.organization_trait.as_deref().is_some_and(|name| name.trim().is_empty()) {
+            let remedy = "write the name of a trait, or leave the setting away".to_owned();
+            problems.push(Problem { field: "organization_trait", value: String::new(), remedy });
+        }
+        problems
+    }
+}
+
+/// The adapter.
+pub struct Vitally {
+    address: Uri,
+    mode: Mode,
+    organization_trait: Option<String>,
+    destination: String,
+}
+
+impl Vitally {
+    /// The adapter for the destination of this id.
+    ///
+    /// # Panics
+    /// If the settings have [`Config::problems`].
+    pub fn new(config: &Config, destination: &str) -> Self {
+        let path = match config.mode {
+            Mode::Batch => "/analytics/v1/batch",
+            Mode::Single => "/analytics/v1/user",
+        };
+        Vitally {
+            address: address::join(config.base_url.as_deref().expect("the base address was checked"), path),
+            mode: config.mode,
+            organization_trait: config.organization_trait.clone(),
+            destination: destination.to_owned(),
+        }
+    }
+}
+
+/// A message in the vendor's words ("Request Body"); a batch's messages have a `type` besides.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Message<'a> {
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    user_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    organization_id: Option<String>,
+    traits: Traits<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timestamp: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message_id: Option<String>,
+}
+
+impl Message<'_> {
+    fn bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("text and JSON always make JSON")
+    }
+}
+
+impl Provider for Vitally {
+    fn shape(&self) -> Shape {
+        // No size is published: 500 KiB is what Segment, whose format this is, takes as a batch.
+        const MAX_BYTES: usize = 500 * 1024;
+        match self.mode {
+            Mode::Batch => Shape {
+                // "At most 100 messages" (batch endpoint).
+                max_rows: 100,
+                max_bytes: MAX_BYTES,
+                overhead_bytes: "[]".len(),
+                overhead_bytes_per_row: ",".len(),
+                single_below: 0,
+                default_rows: 100,
+                // 12 full batches a minute reach the limit: one in flight would do up to 5 s, four do in any case.
+                default_in_flight: 4,
+                default_rows_per_minute: status::ROWS_PER_MINUTE,
+                max_in_flight: status::MOST_IN_FLIGHT,
+            },
+            Mode::Single => Shape {
+                max_rows: 1,
+                max_bytes: MAX_BYTES,
+                overhead_bytes: 0,
+                overhead_bytes_per_row: 0,
+                single_below: 0,
+                default_rows: 1,
+                default_in_flight: status::SINGLE_IN_FLIGHT,
+                default_rows_per_minute: status::ROWS_PER_MINUTE,
+                max_in_flight: status::MOST_IN_FLIGHT,
+            },
+        }
+    }
+
+    fn integration_names(&self) -> &'static [&'static str] {
+        &["vitally"]
+    }
+
+    fn row(&self, row: &Row<'_>) -> Result<EncodedRow, Rejection> {
+        let profile = row.profile;
+        preflight::user_id(&profile.user_id)?;
+        let account_id = account(profile);
+        let organization_id = self
+            .organization_trait
+            .as_deref()
+            .and_then(|name| find(profile, name))
+            .and_then(text)
+            .filter(|id| !id.trim().is_empty());
+        if account_id.is_none() && organization_id.is_none() {
+            // "accountId: required if" no organizationId is given. Inventing one would create the account.
+            let message = "neither an account nor an organization is known for the user";
+            return Err(Rejection::local(RejectReason::NoAccount, Some("accountId"), message));
+        }
+        let mut message = Message {
+            kind: match self.mode {
+                Mode::Batch => Some("user"),
+                Mode::Single => None,
+            },
+            user_id: &profile.user_id,
+            account_id,
+            organization_id,
+            traits: traits(row),
+            timestamp: profile.timestamp.as_deref().and_then(iso8601_text).or_else(|| iso8601_ms(row.record_time_ms)),
+            message_id: None,
+        };
+        // Not the event's messageId: a merged row would be taken for the event that was sent before, and dropped.
+        let identity = identity::of_row(&self.destination, row.version, &message.bytes());
+        message.message_id = Some(identity.to_string());
+        let body = message.bytes();
+        preflight::size(body.len(), &self.shape())?;
+        Ok(EncodedRow { body: body.into(), identity })
+    }
+
+    fn request(&self, rows: &[EncodedRow], token: &SecretString) -> Request<Bytes> {
+        let body = match self.mode {
+            Mode::Single => rows[0].body.clone(),
+            Mode::Batch => super::json_list("[", rows, "]"),
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.address.clone();
+        request.headers_mut().insert(header::CONTENT_TYPE, headers::JSON);
+        request.headers_mut().insert(header::AUTHORIZATION, headers::authorization("Basic", token));
+        request
+    }
+
+    fn poll(&self, _job: &JobId, _token: &SecretString) -> Option<Request<Bytes>> {
+        None
+    }
+
+    fn classify(&self, asked: Asked<'_>, reply: &Reply) -> Answer {
+        let (Asked::Send { rows } | Asked::Job { rows, .. }) = asked;
+        Answer::All(match reply.status.as_u16() {
+            // A login page of a wrong subdomain is a 200 as well.
+            200 if is_success(reply) => Verdict::Delivered,
+            200 => Verdict::Unavailable(Outage::Protocol),
+            400 | 422 if rows > 1 => Verdict::Split,
+            400 | 422 => Verdict::Suspect(status::refusal(VENDOR, reply, RejectReason::Invalid, None, None)),
+            413 => status::too_large(VENDOR, reply, rows),
+            429 => status::throttled(retry_after(reply)),
+            _ => status::common(reply),
+        })
+    }
+}
+
+/// The traits with what Vitally treats specially ("Special traits"): `name` and `createdAt`.
+fn traits<'a>(row: &Row<'a>) -> Traits<'a> {
+    let profile = row.profile;
+    let has_created_at = find(profile, "createdAt").is_some();
+    let mut traits = Traits::default();
+    for (key, raw) in &profile.traits {
+        let (key, is_join_date) = match key.as_ref() {
+            "createdAt" => (key.clone(), true),
+            "created_at" if !has_created_at => ("createdAt".into(), true),
+            _ => (key.clone(), false),
+        };
+        let date = if is_join_date { iso8601(raw) } else { None };
+        traits.0.push((key, date.map_or(Value::Raw(raw), Value::Text)));
+    }
+    if find(profile, "name").is_none()
+        && let Some(name) = full_name(profile)
+    {
+        traits.0.push(("name".into(), Value::Text(name)));
+    }
+    traits
+}
+
+fn is_success(reply: &Reply) -> bool {
+    #[derive(Deserialize)]
+    struct Body {
+        message: String,
+    }
+    serde_json::from_slice::<Body>(&reply.body).is_ok_and(|body| body.message == "Success.")
+}
+
+fn retry_after(reply: &Reply) -> Option<Duration> {
+    headers::retry_after(reply).or_else(|| headers::rate_limit_reset(reply))
+}
