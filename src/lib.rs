@@ -1,9 +1,13 @@
 //! Delivers identify events from Kafka to providers at the rate each takes.
 
+pub mod cli;
+pub mod config;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod engine;
 pub mod event;
 pub mod kafka;
+mod log;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod providers;
 pub mod record;
+pub mod units;
