@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use config::builder::DefaultState;
 use config::{ConfigBuilder, ConfigError, Environment, File, FileFormat, Map, Source, Value, ValueKind};
@@ -21,21 +21,38 @@ const PROPERTIES: &str = "SLUICEGATE__KAFKA__PROPERTIES__";
 
 pub(super) type Tree = serde_json::Map<String, serde_json::Value>;
 
-/// The merged tree of files and environment; later wins.
+/// The files' names and texts.
+pub(super) fn read_files(files: &[PathBuf]) -> Result<Vec<(String, String)>, Problems> {
+    let mut layers = Vec::new();
+    let mut problems = Vec::new();
+    for file in files {
+        let name = file.display().to_string();
+        match fs::read_to_string(file) {
+            Ok(text) => layers.push((name, text)),
+            Err(error) => {
+                let remedy = format!("cannot be read: {error}; name an existing file with -c");
+                problems.push(Problem::new(name, None, remedy));
+            }
+        }
+    }
+    if problems.is_empty() { Ok(layers) } else { Err(Problems(problems)) }
+}
+
+/// The merged tree of files, given by name and text, and environment; later wins.
 pub(super) fn merged(
-    files: &[PathBuf],
+    files: Vec<(String, String)>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Tree, Problems> {
     let mut problems = Vec::new();
     let mut builder = config::Config::builder();
     let mut below = Value::new(None, ValueKind::Table(Map::new()));
-    for file in files {
-        match read_file(file) {
+    for (name, text) in files {
+        match parse(&name, &text) {
             Ok(mut layer) => {
                 drop_empty_blocks(&below, &mut layer);
                 let layer = Layer(layer);
                 if let Err(error) = layer.collect_to(&mut below) {
-                    problems.push(Problem::new(file.display().to_string(), None, error.to_string()));
+                    problems.push(Problem::new(name, None, error.to_string()));
                 }
                 builder = builder.add_source(layer);
             }
@@ -76,19 +93,24 @@ pub(super) fn merged(
     Ok(tree)
 }
 
-/// Parses one YAML file, or says what is wrong in which line.
-fn read_file(file: &Path) -> Result<Map<String, Value>, Problem> {
-    let name = file.display().to_string();
-    let text = fs::read_to_string(file).map_err(|error| {
-        Problem::new(&name, None, format!("cannot be read: {error}; name an existing file with -c"))
-    })?;
-    File::from_str(&text, FileFormat::Yaml).collect().map_err(|error| {
-        let remedy = match error {
-            ConfigError::FileParse { cause, .. } => format!("is not YAML: {cause}"),
-            _ => "is not a map of settings: start with a block such as kafka: or destinations:".to_owned(),
-        };
-        Problem::new(name, None, remedy)
-    })
+/// Parses one YAML text, or says what is wrong in which line.
+fn parse(name: &str, text: &str) -> Result<Map<String, Value>, Problem> {
+    let cause = match File::from_str(text, FileFormat::Yaml).collect() {
+        Ok(settings) => return Ok(settings),
+        Err(ConfigError::FileParse { cause, .. }) => cause.to_string(),
+        Err(other) => other.to_string(),
+    };
+    // A document that holds nothing, such as a lone `---`, sets nothing.
+    if cause.starts_with("invalid type: unit value") {
+        return Ok(Map::new());
+    }
+    // That message repeats the text, which may be a token: someone may name the wrong file.
+    let remedy = if cause.starts_with("invalid type") {
+        "cannot be read as YAML settings: write blocks such as kafka: and destinations:".to_owned()
+    } else {
+        format!("cannot be read as YAML: {cause}")
+    };
+    Err(Problem::new(name, None, remedy))
 }
 
 /// Removes entries without a value where a block stands below: all lines of a block commented out say nothing.

@@ -52,7 +52,24 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
         only: &[String],
     ) -> Result<Config, Problems> {
-        let merged = load::merged(files, environment)?;
+        let layers = load::read_files(files)?;
+        Config::from_layers(layers, environment, only)
+    }
+
+    /// Reads one YAML text as if it were the only file, without an environment.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn from_yaml(text: &str) -> Result<Config, Problems> {
+        Config::from_layers(vec![("configuration".to_owned(), text.to_owned())], [], &[])
+    }
+
+    fn from_layers(
+        layers: Vec<(String, String)>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        only: &[String],
+    ) -> Result<Config, Problems> {
+        let merged = load::merged(layers, environment)?;
         let mut problems = Vec::new();
         let mut config = read::config(merged, &mut problems);
         config.keep_only(only, &mut problems);
@@ -309,6 +326,9 @@ pub enum LogFormat {
 fn token_fault(token: &str) -> Option<&'static str> {
     if token.trim().is_empty() {
         return Some("holds no token: put the provider's API token there");
+    }
+    if token == MASK {
+        return Some("is the mask that config print shows: put the provider's API token there");
     }
     if token.chars().any(|c| !c.is_ascii_graphic()) {
         return Some(

@@ -28,7 +28,9 @@ impl fmt::Display for Problem {
         if let Some(value) = &self.value {
             let short: String = value.chars().take(LONGEST_VALUE).flat_map(char::escape_debug).collect();
             let cut = if value.chars().nth(LONGEST_VALUE).is_some() { "..." } else { "" };
-            write!(f, " = {}{cut}", without_userinfo(&short))?;
+            // Blanks are not visible without quotes.
+            let quote = if short.is_empty() || short.trim() != short { "\"" } else { "" };
+            write!(f, " = {quote}{}{cut}{quote}", without_userinfo(&short))?;
         }
         write!(f, ": {}", self.remedy)
     }

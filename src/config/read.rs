@@ -210,9 +210,12 @@ fn unreadable(path: String, key: &str, value: &Value, error: &str) -> Problem {
     // serde repeats the value before it says what it expected.
     let remedy = match error.rsplit_once(", expected ") {
         Some((before, expected)) if before.starts_with("unknown variant") => {
-            format!("no such choice: use {}", expected.replace('`', "").replacen("one of ", "one of ", 1))
+            format!("no such choice: use {}", expected.replace('`', ""))
         }
         Some((_, expected)) => format!("use {}", plainly(expected)),
+        None if error.contains("socket address") => {
+            "not an address: write an IP address and a port, such as 0.0.0.0:9464".to_owned()
+        }
         None => error.to_owned(),
     };
     Problem::new(path, shown(value), remedy)
@@ -236,6 +239,7 @@ fn unknown(path: &str, key: &str, siblings: &Tree, block: &Tree) -> Problem {
         // A third of the letters, at least two: "tokn", "broker", "maxrows".
         distance(key, known) <= (known.len() / 3).max(2)
     });
+    let near = near.or_else(|| siblings.keys().find(|known| key.starts_with(known.as_str())));
     let deeper = block.iter().find(|(_, inner)| inner.as_object().is_some_and(|inner| inner.contains_key(key)));
     let remedy = match (near, deeper) {
         (Some(near), _) => format!("no such setting: did you mean {near}?"),

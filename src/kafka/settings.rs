@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -26,6 +26,7 @@ pub struct KafkaSettings {
     pub brokers: String,
     /// Topics to read; in the environment a list separated by commas.
     #[serde(deserialize_with = "list_or_text")]
+    #[schemars(length(min = 1))]
     pub topics: Vec<String>,
     /// Consumer groups are named `<group>.<destination>`.
     pub group: String,
@@ -33,6 +34,7 @@ pub struct KafkaSettings {
     pub start: Start,
     /// Handed to librdkafka as they are.
     #[serde(deserialize_with = "scalars", serialize_with = "masked")]
+    #[schemars(schema_with = "properties_schema")]
     pub properties: BTreeMap<String, String>,
     /// How often positions are committed at most, besides the fence.
     pub commit_interval: HumanDuration,
@@ -162,6 +164,10 @@ fn without_secrets(properties: &BTreeMap<String, String>) -> BTreeMap<&str, &str
 
 fn masked<S: Serializer>(properties: &BTreeMap<String, String>, serializer: S) -> Result<S::Ok, S::Error> {
     without_secrets(properties).serialize(serializer)
+}
+
+fn properties_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "additionalProperties": { "type": ["string", "number", "boolean"] } })
 }
 
 /// Reads a map whose values YAML may give as numbers or booleans; librdkafka takes all as text.
