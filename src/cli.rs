@@ -169,12 +169,16 @@ pub struct Ask {
 
 /// Parses the arguments and does what they say.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    perform(args).into()
+}
+
+fn perform(args: impl IntoIterator<Item = OsString>) -> Exit {
     match Cli::try_parse_from(args) {
-        Ok(cli) => dispatch(cli).into(),
+        Ok(cli) => dispatch(cli),
         Err(error) => {
             // A closed pipe must not turn --help into a panic.
             drop(error.print());
-            if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() }
+            if error.use_stderr() { Exit::Usage } else { Exit::Ok }
         }
     }
 }
@@ -281,6 +285,18 @@ mod tests {
         assert!(parse("sluicegate demo --input -").is_ok());
         assert!(parse("sluicegate demo --input - --events 5").is_err());
         assert!(parse("sluicegate demo --duration 30").is_err());
+    }
+
+    #[test]
+    fn wrong_arguments_end_with_64_and_a_wrong_configuration_with_78() {
+        let exit = |line: &str| perform(line.split_whitespace().map(OsString::from)) as u8;
+        assert_eq!(exit("sluicegate run --bogus"), 64);
+        assert_eq!(exit("sluicegate"), 64);
+        assert_eq!(exit("sluicegate --version"), 0);
+        assert_eq!(exit("sluicegate check -c /no/such/file.yaml"), 78);
+        assert_eq!(exit("sluicegate config schema"), 0);
+        let documented = concat!(env!("CARGO_MANIFEST_DIR"), "/config/sluicegate.yaml");
+        assert_eq!(exit(&format!("sluicegate config print -c {documented}")), 0);
     }
 
     #[test]

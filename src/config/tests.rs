@@ -314,7 +314,6 @@ fn a_secret_is_shown_nowhere() {
         "destinations: {d: {token: 'Bearer MARKED'}}",
         "destinations: {d: MARKED}",
         "destinations: MARKED",
-        "destinations: {MARKED: }",
         "kafka: {properties: {sasl.password: [MARKED]}}",
         "kafka: {properties: {sasl.pasword: MARKED}}",
         "kafka: {propertis: {sasl.password: MARKED}}",
@@ -324,8 +323,7 @@ fn a_secret_is_shown_nowhere() {
     for slip in slips {
         let problems = refused(&[secrets, slip], &[]);
         let shown = format!("{problems} {problems:?}");
-        let allowed = ["destinations: {MARKED: }", "kafka: {properties: {sasl.pasword: MARKED}}"];
-        assert!(!shown.contains("MARKED") || allowed.contains(&slip), "{slip}: {shown}");
+        assert!(!shown.contains("MARKED"), "{slip}: {shown}");
     }
 }
 

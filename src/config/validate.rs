@@ -104,9 +104,11 @@ fn properties(config: &Config, found: &mut Findings) {
     let properties = &config.kafka.properties;
     for (property, value) in properties {
         let path = format!("kafka.properties.{property}");
-        let shown = (!is_secret(property)).then(|| value.clone());
         let fault = owned_property(property).map(str::to_owned).or_else(|| refused_property(property, value));
         if let Some(fault) = fault {
+            // A name that librdkafka does not know may be a secret's, misspelled.
+            let known = !fault.contains("No such configuration property");
+            let shown = (known && !is_secret(property)).then(|| value.clone());
             found.0.push(Problem::new(path, shown, fault));
         }
     }
