@@ -42,6 +42,10 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     for (id, destination) in &config.destinations {
         identity(id, destination, &mut found);
         request(id, config, destination, &mut found);
+        // A provider can only be built from settings that it has nothing against.
+        if destination.provider.problems().is_empty() {
+            provider_bounds(id, destination, &mut found);
+        }
         retry_and_buffer(id, config, destination, &mut found);
         dead_letters(id, config, destination, &mut found);
     }
@@ -203,45 +207,15 @@ fn identity(id: &str, destination: &Destination, found: &mut Findings) {
 
 fn request(id: &str, config: &Config, destination: &Destination, found: &mut Findings) {
     let settings = &destination.settings;
-    let shape = providers::build(&destination.provider, id).shape();
-    let provider = destination.provider.type_name();
     let path = |setting: &str| format!("destinations.{id}.{setting}");
-
-    if let Some(rows) = settings.batch.max_rows {
-        let limit = settings.limit.rows_per_minute(&shape);
-        if rows == 0 {
-            found.add(path("batch.max_rows"), rows, "use at least 1");
-        } else if rows as usize > shape.max_rows {
-            let most = shape.max_rows;
-            found.add(path("batch.max_rows"), rows, format!("{provider} takes at most {most} in this mode: lower it"));
-        } else if matches!(limit, RowsPerMinute::Limited(limit) if rows > limit.get()) {
-            found.add(
-                path("batch.max_rows"),
-                rows,
-                format!("a full batch could never leave, as limit.rows_per_minute is {limit}: use at most {limit}"),
-            );
-        }
+    if settings.batch.max_rows == Some(0) {
+        found.add(path("batch.max_rows"), 0, "use at least 1");
     }
-    if let Some(bytes) = settings.batch.max_bytes {
-        if bytes.0 > shape.max_bytes {
-            let most = ByteCount(shape.max_bytes);
-            found.add(
-                path("batch.max_bytes"),
-                bytes,
-                format!("{provider} takes at most {most} in this mode: lower it"),
-            );
-        } else if bytes < SMALLEST_BATCH {
-            found.add(path("batch.max_bytes"), bytes, format!("hardly a row would fit: use at least {SMALLEST_BATCH}"));
-        }
+    if let Some(bytes) = settings.batch.max_bytes.filter(|bytes| *bytes < SMALLEST_BATCH) {
+        found.add(path("batch.max_bytes"), bytes, format!("hardly a row would fit: use at least {SMALLEST_BATCH}"));
     }
-    if let Some(requests) = settings.request.max_in_flight {
-        let most = shape.max_in_flight;
-        if requests == 0 {
-            found.add(path("request.max_in_flight"), requests, "use at least 1");
-        } else if requests as usize > most {
-            let remedy = format!("{provider} takes at most {most} at once in this mode: lower it");
-            found.add(path("request.max_in_flight"), requests, remedy);
-        }
+    if settings.request.max_in_flight == Some(0) {
+        found.add(path("request.max_in_flight"), 0, "use at least 1");
     }
     let timeout = settings.request.timeout;
     if timeout.0.is_zero() {
@@ -256,6 +230,33 @@ fn request(id: &str, config: &Config, destination: &Destination, found: &mut Fin
                 config.shutdown.drain
             ),
         );
+    }
+}
+
+fn provider_bounds(id: &str, destination: &Destination, found: &mut Findings) {
+    let settings = &destination.settings;
+    let shape = providers::build(&destination.provider, id).shape();
+    let provider = destination.provider.type_name();
+    let path = |setting: &str| format!("destinations.{id}.{setting}");
+    let limit = settings.limit.rows_per_minute(&shape);
+    if let Some(rows) = settings.batch.max_rows {
+        if rows as usize > shape.max_rows {
+            let most = shape.max_rows;
+            found.add(path("batch.max_rows"), rows, format!("{provider} takes at most {most} in this mode: lower it"));
+        } else if matches!(limit, RowsPerMinute::Limited(limit) if rows > limit.get()) {
+            let remedy =
+                format!("a full batch could never leave, as limit.rows_per_minute is {limit}: use at most {limit}");
+            found.add(path("batch.max_rows"), rows, remedy);
+        }
+    }
+    if let Some(bytes) = settings.batch.max_bytes.filter(|bytes| bytes.0 > shape.max_bytes) {
+        let most = ByteCount(shape.max_bytes);
+        found.add(path("batch.max_bytes"), bytes, format!("{provider} takes at most {most} in this mode: lower it"));
+    }
+    if let Some(requests) = settings.request.max_in_flight.filter(|requests| *requests as usize > shape.max_in_flight) {
+        let most = shape.max_in_flight;
+        let remedy = format!("{provider} takes at most {most} at once in this mode: lower it");
+        found.add(path("request.max_in_flight"), requests, remedy);
     }
 }
 
