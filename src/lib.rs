@@ -1,9 +1,12 @@
 //! Delivers identify events from Kafka to providers at the rate each takes.
 
+pub mod cli;
+pub mod config;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod engine;
 pub mod event;
 pub mod kafka;
+mod log;
 pub mod metrics;
 pub mod ops;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]

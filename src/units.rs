@@ -65,7 +65,7 @@ impl fmt::Display for ByteCount {
     /// The largest unit that names the size exactly, so that it reads back as the same number.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, bytes) in [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
-            if self.0 > 0 && self.0 % bytes == 0 {
+            if self.0 > 0 && self.0.is_multiple_of(bytes) {
                 return write!(f, "{}{name}", self.0 / bytes);
             }
         }

@@ -1,5 +1,7 @@
 //! The Kafka side of a lane: what the consumer thread tells the loop, and what the loop asks of it.
 
+pub mod settings;
+
 use std::time::Duration;
 
 use tokio::sync::oneshot;

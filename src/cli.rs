@@ -1,0 +1,307 @@
+//! The commands: what the binary takes as arguments, and which code it exits with.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::config::{self, Config, Problems};
+use crate::units::{HumanDuration, RowsPerMinute};
+
+/// How a process ends; the codes are those of BSD's `sysexits.h`. A provider's or broker's outage never ends one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done; also after SIGTERM.
+    Ok = 0,
+    /// The arguments are wrong.
+    Usage = 64,
+    /// Something that the command needs is not there, such as a port or, for a check, a broker.
+    Unavailable = 69,
+    /// A bug of ours.
+    Bug = 70,
+    /// The configuration is wrong.
+    Config = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Delivers identify events from Kafka to Vitally, VibeFollow and Userpilot at the rate each takes.
+#[derive(Debug, Parser)]
+#[command(name = "sluicegate", version, max_term_width = 110)]
+pub struct Cli {
+    /// Configuration file; give several to lay them over each other, later wins.
+    ///
+    /// The environment lies over the files: SLUICEGATE__KAFKA__BROKERS sets kafka.brokers.
+    #[arg(short, long = "config", value_name = "FILE", global = true)]
+    pub config: Vec<PathBuf>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Deliver until told to stop.
+    Run(Run),
+    /// Show the whole thing at work, with a broker and providers inside the process.
+    Demo(Demo),
+    /// Serve the three providers on one port, with their limits, for rehearsals.
+    Simulate(Simulate),
+    /// Write realistic identify events to a topic.
+    Generate(Generate),
+    /// Say what is wrong with the configuration and what to do about it.
+    Check(Check),
+    /// Show the effective configuration or its schema.
+    #[command(subcommand)]
+    Config(Show),
+    /// Show how the lanes of a running process stand.
+    Status(Ask),
+    /// Exit 0 if a running process is ready; for containers.
+    Healthcheck(Ask),
+    /// Print the completions of a shell.
+    Completions { shell: clap_complete::Shell },
+    /// Print the version.
+    Version {
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Only these destinations, separated by commas.
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub destinations: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Events to generate [default: as many as fit the duration].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub events: Option<u64>,
+    /// Users that the events are about.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub users: u64,
+    /// How long to run.
+    #[arg(long, default_value = "90s")]
+    pub duration: HumanDuration,
+    /// Equal seeds generate equal events.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Something that goes wrong on the way.
+    #[arg(long)]
+    pub fault: Option<DemoFault>,
+    /// Deliver these events instead, one JSON object a line; - reads standard input.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["events", "users", "seed"])]
+    pub input: Option<PathBuf>,
+    /// Where /metrics and /status are served.
+    #[arg(long, default_value = "127.0.0.1:9464")]
+    pub listen: SocketAddr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DemoFault {
+    /// A provider answers 503 for a while.
+    Outage,
+    /// A provider answers 429 with Retry-After.
+    Throttle,
+    /// A provider refuses the token for a while.
+    WrongToken,
+    /// A lane is killed and started again.
+    Crash,
+}
+
+#[derive(Debug, Args)]
+pub struct Simulate {
+    /// Where the providers are served; /state shows what they hold.
+    #[arg(long, default_value = "127.0.0.1:9470")]
+    pub listen: SocketAddr,
+}
+
+#[derive(Debug, Args)]
+pub struct Generate {
+    #[arg(long, value_name = "HOST:PORT", default_value = "localhost:9092")]
+    pub brokers: String,
+    #[arg(long, default_value = "identify")]
+    pub topic: String,
+    /// Events to write.
+    #[arg(long, default_value_t = 100_000)]
+    pub events: u64,
+    /// Users that the events are about.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub users: u64,
+    /// Equal seeds generate equal events.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Events a minute, or unlimited.
+    #[arg(long, default_value = "unlimited")]
+    pub rate: RowsPerMinute,
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Ask the broker too: reachable, topics, partitions, dead-letter topics.
+    #[arg(long)]
+    pub online: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Show {
+    /// The effective settings as YAML, without secrets.
+    Print,
+    /// The JSON Schema of the configuration file.
+    Schema,
+}
+
+#[derive(Debug, Args)]
+pub struct Ask {
+    /// The process to ask [default: the port of http.listen on this machine].
+    #[arg(long)]
+    pub url: Option<String>,
+}
+
+/// Parses the arguments and does what they say.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    perform(args).into()
+}
+
+fn perform(args: impl IntoIterator<Item = OsString>) -> Exit {
+    match Cli::try_parse_from(args) {
+        Ok(cli) => dispatch(cli),
+        Err(error) => {
+            // A closed pipe must not turn --help into a panic.
+            drop(error.print());
+            if error.use_stderr() { Exit::Usage } else { Exit::Ok }
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Exit {
+    match cli.command {
+        Command::Run(run) => with_config(&cli.config, &run.destinations, |config| {
+            crate::log::start(&config.log);
+            match config.check_tokens() {
+                Ok(()) => unfinished("run"),
+                Err(problems) => refuse(&problems),
+            }
+        }),
+        Command::Demo(_) => unfinished("demo"),
+        Command::Simulate(_) => unfinished("simulate"),
+        Command::Generate(_) => unfinished("generate"),
+        Command::Check(check) => with_config(&cli.config, &[], |config| match config.check_tokens() {
+            Ok(()) if check.online => unfinished("check --online"),
+            Ok(()) => say(&format!("the configuration is valid ({} destinations)\n", config.enabled().count())),
+            Err(problems) => refuse(&problems),
+        }),
+        Command::Config(Show::Print) => with_config(&cli.config, &[], |config| say(&config.to_yaml())),
+        Command::Config(Show::Schema) => say(&format!("{:#}\n", config::json_schema())),
+        Command::Status(_) => unfinished("status"),
+        Command::Healthcheck(_) => unfinished("healthcheck"),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "sluicegate", &mut script);
+            say(&String::from_utf8_lossy(&script))
+        }
+        Command::Version { json } => say(&version(json)),
+    }
+}
+
+fn with_config(files: &[PathBuf], only: &[String], then: impl FnOnce(Config) -> Exit) -> Exit {
+    let lossy = |text: OsString| text.to_string_lossy().into_owned();
+    let environment = std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value)));
+    match Config::load(files, environment, only) {
+        Ok(config) => then(config),
+        Err(problems) => refuse(&problems),
+    }
+}
+
+/// The revision comes from the build's environment; a plain `cargo build` knows none.
+fn version(json: bool) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let revision = option_env!("SLUICEGATE_REVISION").unwrap_or("unknown");
+    if json {
+        format!("{}\n", serde_json::json!({ "version": version, "revision": revision }))
+    } else {
+        format!("sluicegate {version} ({revision})\n")
+    }
+}
+
+fn refuse(problems: &Problems) -> Exit {
+    complain(&format!("{problems}\n"));
+    Exit::Config
+}
+
+fn unfinished(command: &str) -> Exit {
+    complain(&format!("sluicegate {command} is not part of this build\n"));
+    Exit::Bug
+}
+
+/// Prints to stdout; a reader that has gone away is no error.
+fn say(text: &str) -> Exit {
+    drop(std::io::stdout().write_all(text.as_bytes()));
+    Exit::Ok
+}
+
+fn complain(text: &str) {
+    drop(std::io::stderr().write_all(text.as_bytes()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definitions_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn config_files_may_stand_before_and_after_the_command() {
+        let files = |line: &str| parse(line).expect("parses").config;
+        assert_eq!(files("sluicegate -c a.yaml -c b.yaml check"), [PathBuf::from("a.yaml"), PathBuf::from("b.yaml")]);
+        assert_eq!(files("sluicegate check --config a.yaml -c b.yaml"), files("sluicegate -c a.yaml -c b.yaml check"));
+    }
+
+    #[test]
+    fn destinations_are_separated_by_commas() {
+        let cli = parse("sluicegate run --destinations vitally,userpilot").expect("parses");
+        assert!(matches!(cli.command, Command::Run(Run { destinations }) if destinations == ["vitally", "userpilot"]));
+    }
+
+    #[test]
+    fn the_demo_takes_generated_events_or_the_users_own_but_not_both() {
+        assert!(parse("sluicegate demo --events 5000 --seed 7 --fault wrong-token --duration 30s").is_ok());
+        assert!(parse("sluicegate demo --input -").is_ok());
+        assert!(parse("sluicegate demo --input - --events 5").is_err());
+        assert!(parse("sluicegate demo --duration 30").is_err());
+    }
+
+    #[test]
+    fn wrong_arguments_end_with_64_and_a_wrong_configuration_with_78() {
+        let exit = |line: &str| perform(line.split_whitespace().map(OsString::from)) as u8;
+        assert_eq!(exit("sluicegate run --bogus"), 64);
+        assert_eq!(exit("sluicegate"), 64);
+        assert_eq!(exit("sluicegate --version"), 0);
+        assert_eq!(exit("sluicegate check -c /no/such/file.yaml"), 78);
+        assert_eq!(exit("sluicegate config schema"), 0);
+        let documented = concat!(env!("CARGO_MANIFEST_DIR"), "/config/sluicegate.yaml");
+        assert_eq!(exit(&format!("sluicegate config print -c {documented}")), 0);
+    }
+
+    #[test]
+    fn the_version_is_one_json_object_on_request() {
+        let json: serde_json::Value = serde_json::from_str(&version(true)).expect("JSON");
+        assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));
+    }
+}

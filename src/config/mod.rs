@@ -1,0 +1,357 @@
+//! Composes the components' settings into one configuration, and says everything that is wrong with it at once.
+
+mod load;
+mod problem;
+mod read;
+mod schema;
+mod validate;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use secrecy::{ExposeSecret, SecretString};
+use serde::de::Deserializer;
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::engine::settings::{Batch, Buffer, DeadLetter, Limit, Request, Retry};
+use crate::event::Rules;
+use crate::kafka::settings::{KafkaSettings, MASK};
+use crate::providers::{self, ProviderConfig};
+use crate::units::{ByteCount, HumanDuration};
+
+pub use problem::{Problem, Problems};
+pub use schema::json_schema;
+
+/// The whole configuration, valid by construction of [`Config::load`], with the providers' defaults filled in.
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+#[schemars(default, deny_unknown_fields)]
+pub struct Config {
+    pub kafka: KafkaSettings,
+    pub events: EventSettings,
+    /// By id; the id is the lane's name.
+    #[schemars(schema_with = "schema::destinations")]
+    pub destinations: BTreeMap<String, Destination>,
+    pub http: HttpSettings,
+    pub shutdown: ShutdownSettings,
+    pub log: LogSettings,
+}
+
+impl Config {
+    /// Reads the files in order, then the environment over them; later wins.
+    ///
+    /// `environment` is what the process was given; variables that do not start with `SLUICEGATE__` are ignored. With
+    /// ids in `only`, all other destinations are turned off, so that their tokens need not be here.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once; no text of it holds a secret.
+    pub fn load(
+        files: &[PathBuf],
+        environment: impl IntoIterator<Item = (String, String)>,
+        only: &[String],
+    ) -> Result<Config, Problems> {
+        let layers = load::read_files(files)?;
+        Config::from_layers(layers, environment, only)
+    }
+
+    /// Reads one YAML text as if it were the only file, without an environment.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn from_yaml(text: &str) -> Result<Config, Problems> {
+        Config::from_layers(vec![("configuration".to_owned(), text.to_owned())], [], &[])
+    }
+
+    fn from_layers(
+        layers: Vec<(String, String)>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        only: &[String],
+    ) -> Result<Config, Problems> {
+        let merged = load::merged(layers, environment)?;
+        let mut problems = Vec::new();
+        let mut config = read::config(merged, &mut problems);
+        config.keep_only(only, &mut problems);
+        let found = validate::problems(&config);
+        // A value that could not be read stands at its default, which must not be complained about as well.
+        let follow_ups = |problem: &Problem| !problems.iter().any(|first| first.path == problem.path);
+        let mut found: Vec<Problem> = found.into_iter().filter(follow_ups).collect();
+        problems.append(&mut found);
+        if !problems.is_empty() {
+            return Err(Problems(problems));
+        }
+        config.destinations.iter_mut().for_each(|(id, destination)| destination.fill(id));
+        Ok(config)
+    }
+
+    /// The destinations that are turned on.
+    pub fn enabled(&self) -> impl Iterator<Item = (&str, &Destination)> {
+        self.destinations
+            .iter()
+            .filter(|(_, destination)| destination.settings.enabled)
+            .map(|(id, destination)| (id.as_str(), destination))
+    }
+
+    /// Reads the token of each enabled destination, as `run` will.
+    ///
+    /// # Errors
+    /// Each token file that cannot be read or holds no token.
+    pub fn check_tokens(&self) -> Result<(), Problems> {
+        let unreadable: Vec<Problem> =
+            self.enabled().filter_map(|(id, destination)| destination.read_token(id).err()).collect();
+        if unreadable.is_empty() { Ok(()) } else { Err(Problems(unreadable)) }
+    }
+
+    /// The effective settings as YAML, secrets masked.
+    pub fn to_yaml(&self) -> String {
+        serde_norway::to_string(self).expect("settings hold only text keys and plain values")
+    }
+
+    /// Names the effective settings without their secrets: equal settings have equal hashes, also in other processes.
+    pub fn hash(&self) -> String {
+        let mut hash = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, self.to_yaml().as_bytes()).simple().to_string();
+        // 48 bits tell the configurations of one installation apart.
+        hash.truncate(12);
+        hash
+    }
+
+    fn keep_only(&mut self, only: &[String], problems: &mut Vec<Problem>) {
+        for id in only {
+            match self.destinations.get(id) {
+                Some(destination) if destination.settings.enabled => {}
+                Some(_) => problems.push(Problem::new(
+                    format!("destinations.{id}.enabled"),
+                    Some("false".to_owned()),
+                    "set it to true, or leave the destination out of --destinations",
+                )),
+                None => {
+                    let ids: Vec<&str> = self.destinations.keys().map(String::as_str).collect();
+                    problems.push(Problem::new(
+                        "--destinations",
+                        Some(id.clone()),
+                        format!("no such destination: configured are {}", ids.join(", ")),
+                    ));
+                }
+            }
+        }
+        if !only.is_empty() {
+            for (id, destination) in &mut self.destinations {
+                destination.settings.enabled &= only.contains(id);
+            }
+        }
+    }
+}
+
+/// How events are read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EventSettings {
+    /// Longest payload; a longer one is a dead letter.
+    pub max_bytes: ByteCount,
+    pub anonymous_id: AnonymousId,
+    /// The trait that names the account where neither `context.groupId` nor `traits.company.id` does.
+    pub account_trait: Option<String>,
+    /// How many `messageId`s are remembered per partition; 0 turns it off.
+    pub message_id_window: usize,
+}
+
+impl Default for EventSettings {
+    fn default() -> Self {
+        EventSettings {
+            max_bytes: ByteCount::mib(1),
+            anonymous_id: AnonymousId::Skip,
+            account_trait: None,
+            message_id_window: 100_000,
+        }
+    }
+}
+
+impl EventSettings {
+    pub fn rules(&self) -> Rules {
+        Rules {
+            max_bytes: self.max_bytes.0,
+            use_anonymous_id: self.anonymous_id == AnonymousId::Use,
+            account_trait: self.account_trait.clone(),
+        }
+    }
+}
+
+/// What becomes of an event that has only an `anonymousId`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AnonymousId {
+    Skip,
+    /// It stands for the user's id.
+    Use,
+}
+
+/// One target: a provider's own settings beside those that every destination has. In YAML they are one flat block.
+#[derive(Clone, Debug, Serialize)]
+pub struct Destination {
+    #[serde(flatten)]
+    pub provider: ProviderConfig,
+    #[serde(flatten)]
+    pub settings: DestinationSettings,
+}
+
+impl Destination {
+    /// Reads the token from where it is configured; again whenever the file may have changed.
+    ///
+    /// # Errors
+    /// Where to look, without the token.
+    pub fn read_token(&self, id: &str) -> Result<SecretString, Problem> {
+        if let Some(token) = &self.settings.token {
+            return Ok(token.clone());
+        }
+        let Some(file) = &self.settings.token_file else {
+            return Err(validate::missing_token(id));
+        };
+        let problem = |remedy: String| {
+            Problem::new(format!("destinations.{id}.token_file"), Some(file.display().to_string()), remedy)
+        };
+        let text = fs::read_to_string(file)
+            .map_err(|error| problem(format!("cannot be read: {error}; create it, or correct the path")))?;
+        // Editors and `echo` end a file with a newline, which is not part of the token.
+        let token = SecretString::from(text.trim());
+        match token_fault(token.expose_secret()) {
+            Some(remedy) => Err(problem(remedy.to_owned())),
+            None => Ok(token),
+        }
+    }
+
+    /// Puts the provider's defaults where nothing is set.
+    fn fill(&mut self, id: &str) {
+        let shape = providers::build(&self.provider, id).shape();
+        let settings = &mut self.settings;
+        let limit = settings.limit.rows_per_minute(&shape);
+        settings.limit.rows_per_minute = Some(limit);
+        settings.batch.max_rows = Some(settings.batch.max_rows(&shape, limit));
+        settings.batch.max_bytes = Some(settings.batch.max_bytes(&shape));
+        settings.request.max_in_flight = Some(settings.request.max_in_flight(&shape));
+    }
+}
+
+/// What every destination has, whatever its provider.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DestinationSettings {
+    pub enabled: bool,
+    /// The provider's API token; better given by the environment or as `token_file`.
+    #[serde(deserialize_with = "secret", serialize_with = "masked")]
+    #[schemars(with = "Option<String>")]
+    pub token: Option<SecretString>,
+    /// A file that holds the token; read again when it changes.
+    pub token_file: Option<PathBuf>,
+    pub limit: Limit,
+    pub batch: Batch,
+    pub request: Request,
+    pub retry: Retry,
+    pub buffer: Buffer,
+    pub dead_letter: DeadLetter,
+}
+
+impl Default for DestinationSettings {
+    fn default() -> Self {
+        DestinationSettings {
+            enabled: true,
+            token: None,
+            token_file: None,
+            limit: Limit::default(),
+            batch: Batch::default(),
+            request: Request::default(),
+            retry: Retry::default(),
+            buffer: Buffer::default(),
+            dead_letter: DeadLetter::default(),
+        }
+    }
+}
+
+/// Where operators look: metrics, health, status.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpSettings {
+    /// `address:port` of `/metrics`, `/livez`, `/readyz` and `/status`.
+    #[schemars(with = "String")]
+    pub listen: SocketAddr,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        // 9464 is what OpenTelemetry's Prometheus exporters listen on.
+        HttpSettings { listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9464)) }
+    }
+}
+
+/// How the process ends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ShutdownSettings {
+    /// How long SIGTERM waits for what is in flight.
+    pub drain: HumanDuration,
+}
+
+impl Default for ShutdownSettings {
+    fn default() -> Self {
+        // Kubernetes kills after 30 seconds unless told otherwise; 5 are left for the last commit.
+        ShutdownSettings { drain: HumanDuration::from_secs(25) }
+    }
+}
+
+/// What is logged and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSettings {
+    pub format: LogFormat,
+    /// A level, or a filter such as `info,sluicegate=debug`.
+    pub level: String,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        LogSettings { format: LogFormat::Auto, level: "info".to_owned() }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    Auto,
+    Text,
+    Json,
+}
+
+/// What is wrong with a token, without showing it; `None` where it can be sent in a header.
+fn token_fault(token: &str) -> Option<&'static str> {
+    if token.trim().is_empty() {
+        return Some("holds no token: put the provider's API token there");
+    }
+    if token == MASK {
+        return Some("is the mask that config print shows: put the provider's API token there");
+    }
+    if token.chars().any(|c| !c.is_ascii_graphic()) {
+        return Some(
+            "holds a character that an HTTP header does not take: give the bare token, in one line, without blanks and \
+             without a word such as Basic or Bearer before it",
+        );
+    }
+    None
+}
+
+fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretString>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.map(SecretString::from))
+}
+
+fn masked<S: Serializer>(token: &Option<SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
+    token.as_ref().map(|_| MASK).serialize(serializer)
+}
+
+/// The file that documents every setting, for the tests that keep it true.
+#[cfg(test)]
+fn documented_file() -> PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config/sluicegate.yaml")
+}
+
+#[cfg(test)]
+mod tests;

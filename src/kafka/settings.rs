@@ -1,0 +1,269 @@
+//! The `kafka` block: where the events are, and what of librdkafka's configuration is left to the operator.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::units::HumanDuration;
+
+/// librdkafka's default of `session.timeout.ms` (its CONFIGURATION.md).
+const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// librdkafka's default of `max.poll.interval.ms` (its CONFIGURATION.md).
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
+
+/// Where the events are and how they are read.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct KafkaSettings {
+    /// `host:port`, several separated by commas.
+    pub brokers: String,
+    /// Topics to read; in the environment a list separated by commas.
+    #[serde(deserialize_with = "list_or_text")]
+    #[schemars(length(min = 1))]
+    pub topics: Vec<String>,
+    /// Consumer groups are named `<group>.<destination>`.
+    pub group: String,
+    /// Where a group without a committed position starts to read.
+    pub start: Start,
+    /// Handed to librdkafka as they are.
+    #[serde(deserialize_with = "scalars", serialize_with = "masked")]
+    #[schemars(schema_with = "properties_schema")]
+    pub properties: BTreeMap<String, String>,
+    /// How often positions are committed at most, besides the fence.
+    pub commit_interval: HumanDuration,
+}
+
+impl Default for KafkaSettings {
+    fn default() -> Self {
+        KafkaSettings {
+            brokers: "localhost:9092".to_owned(),
+            topics: vec!["identify".to_owned()],
+            group: "sluicegate".to_owned(),
+            start: Start::Earliest,
+            properties: BTreeMap::new(),
+            commit_interval: HumanDuration::from_secs(1),
+        }
+    }
+}
+
+/// Where a group without a committed position starts to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    Earliest,
+    Latest,
+    /// Refuse to read until an operator sets the position.
+    Fail,
+}
+
+impl Start {
+    /// The value of librdkafka's `auto.offset.reset`.
+    pub fn auto_offset_reset(self) -> &'static str {
+        match self {
+            Start::Earliest => "earliest",
+            Start::Latest => "latest",
+            Start::Fail => "error",
+        }
+    }
+}
+
+impl KafkaSettings {
+    /// The consumer group of a destination's lane.
+    pub fn group_of(&self, destination: &str) -> String {
+        format!("{}.{destination}", self.group)
+    }
+
+    /// How long the group waits for a silent member before it gives its partitions to others.
+    pub fn session_timeout(&self) -> Duration {
+        self.millis("session.timeout.ms").unwrap_or(SESSION_TIMEOUT)
+    }
+
+    /// How long the group waits for a member that does not poll.
+    pub fn max_poll_interval(&self) -> Duration {
+        self.millis("max.poll.interval.ms").unwrap_or(MAX_POLL_INTERVAL)
+    }
+
+    fn millis(&self, key: &str) -> Option<Duration> {
+        self.properties.get(key).and_then(|text| text.trim().parse().ok()).map(Duration::from_millis)
+    }
+}
+
+impl fmt::Debug for KafkaSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaSettings")
+            .field("brokers", &self.brokers)
+            .field("topics", &self.topics)
+            .field("group", &self.group)
+            .field("start", &self.start)
+            .field("properties", &without_secrets(&self.properties))
+            .field("commit_interval", &self.commit_interval)
+            .finish()
+    }
+}
+
+/// What stands in for a secret wherever settings are shown.
+pub const MASK: &str = "***";
+
+/// Whether a property's value must never be shown: passwords, client secrets, private keys.
+pub fn is_secret(property: &str) -> bool {
+    let property = property.to_ascii_lowercase();
+    ["password", "secret", "key.pem", "passphrase", "oauthbearer.config", "assertion.jwt"]
+        .iter()
+        .any(|part| property.contains(part))
+}
+
+/// Why the operator may not set a property, and where its setting is; `None` for a property that he may set.
+pub fn owned_property(property: &str) -> Option<&'static str> {
+    let reason = match property {
+        "bootstrap.servers" | "metadata.broker.list" => "set kafka.brokers instead",
+        "group.id" => "set kafka.group instead: each destination has the group <kafka.group>.<destination>",
+        "auto.offset.reset" => "set kafka.start instead",
+        "enable.auto.commit" | "auto.commit.enable" | "auto.commit.interval.ms" | "enable.auto.offset.store" => {
+            "remove it: the worker commits positions itself, when what came before them has ended"
+        }
+        "enable.partition.eof" => "remove it: the worker needs to know when it has read a partition to its end",
+        "partition.assignment.strategy" => {
+            "remove it: the worker uses cooperative-sticky, so that a rebalance keeps the partitions that stay"
+        }
+        "statistics.interval.ms" => "remove it: the worker takes lag from the statistics",
+        "acks" | "request.required.acks" | "enable.idempotence" | "enable.gapless.guarantee" | "transactional.id" => {
+            "remove it: dead letters are always written with acks=all and idempotent"
+        }
+        "opaque" | "default_topic_conf" | "interceptors" => "remove it: it cannot be set from text",
+        _ if property.ends_with("_cb") => "remove it: a callback cannot be set from text",
+        _ => return None,
+    };
+    Some(reason)
+}
+
+/// What librdkafka has against a property, in its own words without the value; `None` where it takes it.
+///
+/// Only names and values are tried, one by one: nothing is connected, and what properties contradict each other shows
+/// when the client starts.
+pub fn refused_property(property: &str, value: &str) -> Option<String> {
+    match ClientConfig::new().set(property, value).create_native_config() {
+        Ok(_) => None,
+        Err(KafkaError::ClientConfig(_, reason, _, _)) if !is_secret(property) => {
+            Some(format!("librdkafka refuses it: {reason}"))
+        }
+        Err(_) => Some("librdkafka refuses it: see its CONFIGURATION.md for what it takes".to_owned()),
+    }
+}
+
+/// The properties as they may be shown.
+fn without_secrets(properties: &BTreeMap<String, String>) -> BTreeMap<&str, &str> {
+    properties.iter().map(|(key, value)| (key.as_str(), if is_secret(key) { MASK } else { value })).collect()
+}
+
+fn masked<S: Serializer>(properties: &BTreeMap<String, String>, serializer: S) -> Result<S::Ok, S::Error> {
+    without_secrets(properties).serialize(serializer)
+}
+
+fn properties_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "additionalProperties": { "type": ["string", "number", "boolean"] } })
+}
+
+/// Reads a map whose values YAML may give as numbers or booleans; librdkafka takes all as text.
+fn scalars<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    BTreeMap::<String, Scalar>::deserialize(deserializer)
+        .map(|map| map.into_iter().map(|(key, Scalar(text))| (key, text)).collect())
+}
+
+struct Scalar(String);
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AsText;
+        impl Visitor<'_> for AsText {
+            type Value = Scalar;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("text, a number, true or false")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Scalar, E> {
+                Ok(Scalar(text.to_owned()))
+            }
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Scalar, E> {
+                Ok(Scalar(value.to_string()))
+            }
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Scalar, E> {
+                Ok(Scalar(value.to_string()))
+            }
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Scalar, E> {
+                Ok(Scalar(value.to_string()))
+            }
+            fn visit_f64<E: de::Error>(self, value: f64) -> Result<Scalar, E> {
+                Ok(Scalar(value.to_string()))
+            }
+        }
+        deserializer.deserialize_any(AsText)
+    }
+}
+
+/// Reads a list, or the environment's text with commas.
+fn list_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct ListOrText;
+    impl<'de> Visitor<'de> for ListOrText {
+        type Value = Vec<String>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of names, such as [identify]")
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<String>, E> {
+            Ok(text.split(',').map(|name| name.trim().to_owned()).collect())
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<String>, A::Error> {
+            let mut names = Vec::new();
+            while let Some(name) = list.next_element()? {
+                names.push(name);
+            }
+            Ok(names)
+        }
+    }
+    deserializer.deserialize_any(ListOrText)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_property_is_shown_nowhere() {
+        let mut settings = KafkaSettings::default();
+        for key in ["sasl.password", "ssl.key.pem", "sasl.oauthbearer.client.secret", "ssl.keystore.password"] {
+            settings.properties.insert(key.to_owned(), "MARKED".to_owned());
+        }
+        settings.properties.insert("client.id".to_owned(), "seen".to_owned());
+        let debug = format!("{settings:?}");
+        let json = serde_json::to_string(&settings).expect("serializes");
+        assert!(!debug.contains("MARKED") && debug.contains("seen"), "{debug}");
+        assert!(!json.contains("MARKED") && json.contains("seen"), "{json}");
+    }
+
+    #[test]
+    fn librdkafka_is_asked_about_names_and_values() {
+        assert_eq!(refused_property("session.timeout.ms", "30000"), None);
+        assert_eq!(refused_property("compression.type", "zstd"), None);
+        let unknown = refused_property("sesion.timeout.ms", "30000").expect("refused");
+        assert!(unknown.contains("sesion.timeout.ms"), "{unknown}");
+        assert!(refused_property("session.timeout.ms", "soon").is_some());
+    }
+
+    #[test]
+    fn timeouts_come_from_the_properties_or_from_librdkafka() {
+        let mut settings = KafkaSettings::default();
+        assert_eq!(settings.session_timeout(), Duration::from_secs(45));
+        settings.properties.insert("session.timeout.ms".to_owned(), "6000".to_owned());
+        assert_eq!(settings.session_timeout(), Duration::from_secs(6));
+    }
+
+    #[test]
+    fn each_destination_has_its_own_group() {
+        assert_eq!(KafkaSettings::default().group_of("vitally"), "sluicegate.vitally");
+    }
+}
