@@ -104,7 +104,15 @@ struct Row {
 
 impl Outcome {
     fn of(kind: Kind, history: &[Event]) -> Outcome {
-        let rows: Vec<Vec<Row>> = (0..history.len()).map(|last| rows_ending_at(kind, history, last)).collect();
+        let mut said = LastSaid::default();
+        let rows: Vec<Vec<Row>> = history
+            .iter()
+            .enumerate()
+            .map(|(place, event)| {
+                said.hear(place, event);
+                said.rows(kind, history, place)
+            })
+            .collect();
         let all = || rows.iter().flatten();
         let causes = all().filter_map(|row| row.said.as_ref().err().copied()).collect();
         let names: BTreeSet<&String> = all().filter_map(|row| row.said.as_ref().ok()).flat_map(Fields::keys).collect();
@@ -120,50 +128,65 @@ impl Outcome {
     }
 }
 
-/// All distinct rows whose newest event is `last`. An older event changes the row only where it is the last to say
-/// something, so there are no more rows than traits.
-fn rows_ending_at(kind: Kind, history: &[Event], last: usize) -> Vec<Row> {
-    let mut traits: Map<String, Value> = Map::new();
-    let mut account: Option<String> = None;
-    let mut rows: Vec<Row> = Vec::new();
-    for first in (0..=last).rev() {
-        let event = &history[first];
-        let mut changed = first == last;
-        if account.is_none() && event.account.is_some() {
-            account.clone_from(&event.account);
-            changed = true;
+/// Where each trait, and the account, was last said; kept while walking through a history.
+#[derive(Default)]
+struct LastSaid {
+    traits: BTreeMap<String, usize>,
+    account: Option<usize>,
+}
+
+impl LastSaid {
+    fn hear(&mut self, place: usize, event: &Event) {
+        for name in event.traits.keys() {
+            self.traits.insert(name.clone(), place);
         }
-        for (name, value) in &event.traits {
-            if !traits.contains_key(name) {
-                traits.insert(name.clone(), value.clone());
-                changed = true;
-            }
-        }
-        if changed {
-            let row = Event { account: account.clone(), traits: traits.clone() };
-            rows.push(Row { earliest: first, said: render(kind, &row) });
-        } else if let Some(row) = rows.last_mut() {
-            row.earliest = first;
+        if event.account.is_some() {
+            self.account = Some(place);
         }
     }
-    rows
+
+    /// All distinct rows whose newest event is `last`, the newest heard. An older event changes a row only where it is
+    /// the last to say something, so there are no more rows than traits.
+    fn rows(&self, kind: Kind, history: &[Event], last: usize) -> Vec<Row> {
+        let mut places: BTreeSet<usize> = self.traits.values().copied().chain(self.account).collect();
+        places.insert(last);
+        let mut row = Event { account: None, traits: Map::new() };
+        let mut rows = Vec::new();
+        for &place in places.iter().rev() {
+            let event = &history[place];
+            if self.account == Some(place) {
+                row.account.clone_from(&event.account);
+            }
+            let said_here = |name: &&String| self.traits.get(*name) == Some(&place);
+            for name in event.traits.keys().filter(said_here) {
+                row.traits.insert(name.clone(), event.traits[name].clone());
+            }
+            let earliest = places.range(..place).next_back().map_or(0, |older| older + 1);
+            rows.push(Row { earliest, said: render(kind, &row) });
+        }
+        rows
+    }
 }
 
 /// The values that one field may end with. A row that says nothing of it leaves what any earlier row may have left.
 fn possible(name: &str, rows: &[Vec<Row>]) -> Vec<Option<Value>> {
     let mut values: Vec<Option<Value>> = vec![None];
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
     // `after[n]`: what the field may be when the first n events are delivered, as places in `values`.
     let mut after: Vec<BTreeSet<usize>> = vec![BTreeSet::from([0])];
     for (last, rows) in rows.iter().enumerate() {
         let mut now = BTreeSet::new();
         for row in rows {
             match row.said.as_ref().ok().and_then(|fields| fields.get(name)) {
-                Some(value) => {
-                    let known = values.iter().position(|known| known == value);
-                    now.insert(known.unwrap_or(values.len()));
-                    if known.is_none() {
-                        values.push(value.clone());
+                Some(None) => {
+                    now.insert(0);
+                }
+                Some(Some(value)) => {
+                    let place = *places.entry(value.to_string()).or_insert(values.len());
+                    if place == values.len() {
+                        values.push(Some(value.clone()));
                     }
+                    now.insert(place);
                 }
                 None => now.extend(after[row.earliest..=last].iter().flatten()),
             }

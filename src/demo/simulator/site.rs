@@ -265,7 +265,7 @@ impl Site {
             _ => {}
         }
         // Userpilot's limit is on rows that a job processes: counted when a submission is accepted.
-        let counted_now = !cargo.is_poll() && !(self.kind == Kind::Userpilot && cargo.route == Route::Bulk);
+        let counted_now = !(cargo.is_poll() || self.kind == Kind::Userpilot && cargo.route == Route::Bulk);
         let admitted = if counted_now { self.book.admit(self.kind, cargo.count(), now) } else { Ok(()) };
         if call.header("authorization") != self.authorization || self.faults.wrong_token {
             self.book.store.counters.unauthorized += 1;

@@ -209,7 +209,7 @@ fn fault(row: &Value, company: &str) -> Option<(u16, &'static str, String)> {
     {
         return Some((400, "company must have an id", company.into()));
     }
-    let Some(metadata) = row.get("metadata") else { return None };
+    let metadata = row.get("metadata")?;
     let Some(metadata) = metadata.as_object() else {
         return Some((422, "metadata must be an object", "metadata".into()));
     };

@@ -110,7 +110,7 @@ fn fault(row: &Value) -> Option<(&'static str, String)> {
     {
         return Some(("Invalid email", "email".into()));
     }
-    let Some(traits) = row.get("traits") else { return None };
+    let traits = row.get("traits")?;
     if !traits.is_object() {
         return Some(("Expected object", "traits".into()));
     }
