@@ -1,0 +1,245 @@
+//! A plain, slow model of the right outcome: replays a log and says what each provider may hold once all is delivered.
+//!
+//! Merging is part of the contract, but how far a row is merged before it leaves is not: it hangs on time. Mostly that
+//! makes no difference; where it does (a null that a provider is never told, one half of a derived name, an event
+//! without an account), the model names *every* outcome that some way of merging leads to, and no other.
+
+mod read;
+mod render;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value};
+
+pub use read::ReadRules;
+
+use super::simulator::Kind;
+use read::Event;
+use render::{Fields, render};
+
+/// One record of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    pub partition: i32,
+    pub offset: i64,
+    pub payload: Option<Vec<u8>>,
+}
+
+/// What must have come of a log at one destination.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Expected {
+    pub users: BTreeMap<String, ExpectedUser>,
+    /// Events that end as dead letters, by cause: `empty`, `not_utf8`, `not_json`, `too_deep`, `too_large`,
+    /// `wrong_type`, `no_user_id`, `bad_user_id`, `no_account`, `invalid`.
+    pub dead_letters: BTreeMap<String, Count>,
+    /// Events that are skipped, by reason: `type`, `anonymous`, `tombstone`, `duplicate`, `opted_out`.
+    pub skipped: BTreeMap<String, u64>,
+    /// All records of the log.
+    pub events: u64,
+}
+
+/// A number of events; `least` and `most` differ where it hangs on how rows are merged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    pub least: u64,
+    pub most: u64,
+}
+
+impl Count {
+    /// Whether `actual` is a possible count.
+    pub fn allows(self, actual: u64) -> bool {
+        (self.least..=self.most).contains(&actual)
+    }
+}
+
+/// What a provider may hold of one user.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExpectedUser {
+    pub presence: Presence,
+    /// Per field (`accountId`, `traits.plan`) the values it may have; `None` stands for its absence.
+    pub fields: BTreeMap<String, Vec<Option<Value>>>,
+}
+
+/// Whether a provider must hold a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    Must,
+    May,
+    MustNot,
+}
+
+/// Replays the log for one provider.
+pub fn expect(kind: Kind, rules: &ReadRules, log: &[LogEntry]) -> Expected {
+    let reading = read::read(kind, rules, log);
+    let mut expected = Expected { skipped: reading.skipped, events: log.len() as u64, ..Expected::default() };
+    for (cause, count) in reading.dead {
+        expected.dead_letters.insert(cause, Count { least: count, most: count });
+    }
+    for (user, history) in reading.histories {
+        let outcome = Outcome::of(kind, &history);
+        let events = history.len() as u64;
+        for cause in &outcome.causes {
+            let count = expected.dead_letters.entry((*cause).to_owned()).or_default();
+            let certain = outcome.presence == Presence::MustNot && outcome.causes.len() == 1;
+            count.least += if certain { events } else { 0 };
+            count.most += events;
+        }
+        expected.users.insert(user, ExpectedUser { presence: outcome.presence, fields: outcome.fields });
+    }
+    expected
+}
+
+/// What comes of one user's events, over all ways of merging them.
+struct Outcome {
+    presence: Presence,
+    fields: BTreeMap<String, Vec<Option<Value>>>,
+    causes: BTreeSet<&'static str>,
+}
+
+/// A row that merges the events from any of `earliest..=latest` up to a given last one: they all say the same.
+struct Row {
+    earliest: usize,
+    said: Result<Fields, &'static str>,
+}
+
+impl Outcome {
+    fn of(kind: Kind, history: &[Event]) -> Outcome {
+        let mut said = LastSaid::default();
+        let rows: Vec<Vec<Row>> = history
+            .iter()
+            .enumerate()
+            .map(|(place, event)| {
+                said.hear(place, event);
+                said.rows(kind, history, place)
+            })
+            .collect();
+        let all = || rows.iter().flatten();
+        let causes = all().filter_map(|row| row.said.as_ref().err().copied()).collect();
+        let names: BTreeSet<&String> = all().filter_map(|row| row.said.as_ref().ok()).flat_map(Fields::keys).collect();
+        let presence = if all().all(|row| row.said.is_err()) {
+            Presence::MustNot
+        } else if rows.iter().flatten().all(|row| row.said.is_ok()) {
+            Presence::Must
+        } else {
+            Presence::May
+        };
+        let fields = names.into_iter().map(|name| (name.clone(), possible(name, &rows))).collect();
+        Outcome { presence, fields, causes }
+    }
+}
+
+/// Where each trait, and the account, was last said; kept while walking through a history.
+#[derive(Default)]
+struct LastSaid {
+    traits: BTreeMap<String, usize>,
+    account: Option<usize>,
+}
+
+impl LastSaid {
+    fn hear(&mut self, place: usize, event: &Event) {
+        for name in event.traits.keys() {
+            self.traits.insert(name.clone(), place);
+        }
+        if event.account.is_some() {
+            self.account = Some(place);
+        }
+    }
+
+    /// All distinct rows whose newest event is `last`, the newest heard. An older event changes a row only where it is
+    /// the last to say something, so there are no more rows than traits.
+    fn rows(&self, kind: Kind, history: &[Event], last: usize) -> Vec<Row> {
+        let mut places: BTreeSet<usize> = self.traits.values().copied().chain(self.account).collect();
+        places.insert(last);
+        let mut row = Event { account: None, traits: Map::new() };
+        let mut rows = Vec::new();
+        for &place in places.iter().rev() {
+            let event = &history[place];
+            if self.account == Some(place) {
+                row.account.clone_from(&event.account);
+            }
+            let said_here = |name: &&String| self.traits.get(*name) == Some(&place);
+            for name in event.traits.keys().filter(said_here) {
+                row.traits.insert(name.clone(), event.traits[name].clone());
+            }
+            let earliest = places.range(..place).next_back().map_or(0, |older| older + 1);
+            rows.push(Row { earliest, said: render(kind, &row) });
+        }
+        rows
+    }
+}
+
+/// The values that one field may end with. A row that says nothing of it leaves what any earlier row may have left.
+fn possible(name: &str, rows: &[Vec<Row>]) -> Vec<Option<Value>> {
+    let mut values: Vec<Option<Value>> = vec![None];
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    // `after[n]`: what the field may be when the first n events are delivered, as places in `values`.
+    let mut after: Vec<BTreeSet<usize>> = vec![BTreeSet::from([0])];
+    for (last, rows) in rows.iter().enumerate() {
+        let mut now = BTreeSet::new();
+        for row in rows {
+            match row.said.as_ref().ok().and_then(|fields| fields.get(name)) {
+                Some(None) => {
+                    now.insert(0);
+                }
+                Some(Some(value)) => {
+                    let place = *places.entry(value.to_string()).or_insert(values.len());
+                    if place == values.len() {
+                        values.push(Some(value.clone()));
+                    }
+                    now.insert(place);
+                }
+                None => now.extend(after[row.earliest..=last].iter().flatten()),
+            }
+        }
+        after.push(now);
+    }
+    let end = after.pop().unwrap_or_default();
+    end.into_iter().map(|place| values[place].clone()).collect()
+}
+
+/// The differences between what a provider may hold and what it holds (`Snapshot::users`); empty if there are none.
+/// Each names a user and a field, never a value.
+pub fn diff(expected: &Expected, actual: &BTreeMap<String, Value>) -> Vec<String> {
+    let mut differences = Vec::new();
+    for (user, expected) in &expected.users {
+        match (actual.get(user), expected.presence) {
+            (None, Presence::Must) => differences.push(format!("user {user}: missing")),
+            (Some(_), Presence::MustNot) => differences.push(format!("user {user}: present, but every row is refused")),
+            (Some(state), _) => compare(user, expected, &fields_of(state), &mut differences),
+            (None, _) => {}
+        }
+    }
+    let unknown = actual.keys().filter(|user| !expected.users.contains_key(*user));
+    differences.extend(unknown.map(|user| format!("user {user}: present, but no event names it")));
+    differences
+}
+
+fn compare(user: &str, expected: &ExpectedUser, actual: &BTreeMap<String, Value>, differences: &mut Vec<String>) {
+    for (name, allowed) in &expected.fields {
+        let held = actual.get(name);
+        if !allowed.iter().any(|value| value.as_ref() == held) {
+            let what = if held.is_none() { "missing" } else { "another value than expected" };
+            differences.push(format!("user {user}: {name}: {what}"));
+        }
+    }
+    let extra = actual.keys().filter(|name| !expected.fields.contains_key(*name));
+    differences.extend(extra.map(|name| format!("user {user}: {name}: present, but never sent")));
+}
+
+fn fields_of(state: &Value) -> BTreeMap<String, Value> {
+    let mut fields = BTreeMap::new();
+    for (name, value) in state.as_object().into_iter().flatten() {
+        match (name.as_str(), value) {
+            ("traits" | "metadata", Value::Object(bag)) => {
+                fields.extend(bag.iter().map(|(inner, value)| (format!("{name}.{inner}"), value.clone())));
+            }
+            _ => {
+                fields.insert(name.clone(), value.clone());
+            }
+        }
+    }
+    fields
+}
+
+#[cfg(test)]
+mod tests;

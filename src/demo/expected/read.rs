@@ -1,0 +1,243 @@
+//! Reads the log slowly and plainly: who each event is about, and what it says to one destination (design, section 4).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use super::LogEntry;
+use crate::demo::simulator::Kind;
+
+/// The `events` settings that the outcome depends on.
+#[derive(Clone, Debug)]
+pub struct ReadRules {
+    pub max_bytes: usize,
+    pub use_anonymous_id: bool,
+    pub account_trait: Option<String>,
+}
+
+impl Default for ReadRules {
+    /// The defaults of design, section 10.
+    fn default() -> Self {
+        ReadRules { max_bytes: 1024 * 1024, use_anonymous_id: false, account_trait: None }
+    }
+}
+
+/// One event as the destination takes it.
+#[derive(Clone, Debug)]
+pub(super) struct Event {
+    pub account: Option<String>,
+    pub traits: Map<String, Value>,
+}
+
+/// What becomes of an event before any provider sees it.
+enum Fate {
+    Taken { user: String, event: Event },
+    Skipped(&'static str),
+    Dead(&'static str),
+}
+
+/// The log sorted into users' histories and counts by cause.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    pub histories: BTreeMap<String, Vec<Event>>,
+    pub skipped: BTreeMap<String, u64>,
+    pub dead: BTreeMap<String, u64>,
+}
+
+pub(super) fn read(kind: Kind, rules: &ReadRules, log: &[LogEntry]) -> Reading {
+    let mut order: Vec<&LogEntry> = log.iter().collect();
+    order.sort_by_key(|entry| (entry.partition, entry.offset));
+    let mut seen = BTreeSet::new();
+    let mut reading = Reading::default();
+    for entry in order {
+        match fate(kind, rules, entry, &mut seen) {
+            Fate::Taken { user, event } => reading.histories.entry(user).or_default().push(event),
+            Fate::Skipped(reason) => *reading.skipped.entry(reason.to_owned()).or_default() += 1,
+            Fate::Dead(cause) => *reading.dead.entry(cause.to_owned()).or_default() += 1,
+        }
+    }
+    reading
+}
+
+fn fate(kind: Kind, rules: &ReadRules, entry: &LogEntry, seen: &mut BTreeSet<(i32, String)>) -> Fate {
+    let Some(payload) = &entry.payload else { return Fate::Skipped("tombstone") };
+    if payload.is_empty() {
+        return Fate::Dead("empty");
+    }
+    if payload.len() > rules.max_bytes {
+        return Fate::Dead("too_large");
+    }
+    let Ok(text) = std::str::from_utf8(payload) else { return Fate::Dead("not_utf8") };
+    let whole: Value = match serde_json::from_str(text) {
+        Ok(whole) => whole,
+        // serde_json stops at 128 levels with this text.
+        Err(error) if error.to_string().contains("recursion limit") => return Fate::Dead("too_deep"),
+        Err(_) => return Fate::Dead("not_json"),
+    };
+    let Some(event) = whole.as_object() else { return Fate::Dead("wrong_type") };
+    match event.get("type") {
+        None => {}
+        Some(Value::String(name)) if name == "identify" => {}
+        Some(Value::String(_)) => return Fate::Skipped("type"),
+        Some(_) => return Fate::Dead("wrong_type"),
+    }
+    let user = match user_id(text, event, rules.use_anonymous_id) {
+        Ok(user) => user,
+        Err(fate) => return fate,
+    };
+    let context = &whole["context"];
+    let Some(traits) = merged_traits(context, &whole["traits"]) else { return Fate::Dead("wrong_type") };
+    if let Some(id) = whole["messageId"].as_str()
+        && !seen.insert((entry.partition, id.to_owned()))
+    {
+        return Fate::Skipped("duplicate");
+    }
+    if !is_meant_for(kind, event.get("integrations")) {
+        return Fate::Skipped("opted_out");
+    }
+    let configured = rules.account_trait.as_ref().and_then(|name| traits.get(name));
+    let named = [context.get("groupId"), traits.get("company").and_then(|company| company.get("id")), configured];
+    let account = named.into_iter().flatten().find_map(account_id);
+    Fate::Taken { user, event: Event { account, traits } }
+}
+
+/// A string as it stands, or an integer's exact digits, which a double would lose; hence the second, raw reading.
+fn user_id(text: &str, event: &Map<String, Value>, use_anonymous_id: bool) -> Result<String, Fate> {
+    let usable = |text: &str| !text.trim().is_empty();
+    match event.get("userId") {
+        Some(Value::String(id)) if usable(id) => Ok(id.clone()),
+        Some(Value::Number(_)) => {
+            let raw: BTreeMap<String, Box<RawValue>> = serde_json::from_str(text).unwrap_or_default();
+            let digits = raw.get("userId").map(|raw| raw.get().to_owned()).unwrap_or_default();
+            let whole = digits.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit());
+            if whole { Ok(digits) } else { Err(Fate::Dead("bad_user_id")) }
+        }
+        None | Some(Value::Null) => match event.get("anonymousId") {
+            Some(Value::String(id)) if usable(id) && use_anonymous_id => Ok(id.clone()),
+            Some(Value::String(id)) if usable(id) => Err(Fate::Skipped("anonymous")),
+            _ => Err(Fate::Dead("no_user_id")),
+        },
+        Some(_) => Err(Fate::Dead("bad_user_id")),
+    }
+}
+
+/// `context.traits` overlaid by `traits`; `None` if one of the places holds something else than an object.
+fn merged_traits(context: &Value, top: &Value) -> Option<Map<String, Value>> {
+    if !context.is_null() && !context.is_object() {
+        return None;
+    }
+    let mut merged = Map::new();
+    for place in [&context["traits"], top] {
+        match place {
+            Value::Null => {}
+            Value::Object(traits) => merged.extend(traits.clone()),
+            _ => return None,
+        }
+    }
+    Some(merged)
+}
+
+fn account_id(value: &Value) -> Option<String> {
+    match value {
+        Value::String(id) if !id.trim().is_empty() => Some(id.clone()),
+        Value::Number(id) if id.is_i64() || id.is_u64() => Some(id.to_string()),
+        _ => None,
+    }
+}
+
+fn is_meant_for(kind: Kind, integrations: Option<&Value>) -> bool {
+    let names: &[&str] = match kind {
+        Kind::Vitally => &["vitally"],
+        Kind::Vibefollow => &["vibefollow"],
+        Kind::Userpilot => &["userpilot", "userpilot cloud (actions)", "userpilot web (actions)", "userpilot mobile"],
+    };
+    let integrations = match integrations {
+        None | Some(Value::Null) => return true,
+        Some(Value::Object(integrations)) => integrations,
+        Some(_) => return false,
+    };
+    let named = |name: &str| names.contains(&name.to_lowercase().as_str());
+    let own = integrations.iter().find(|(name, value)| named(name) && (value.is_boolean() || value.is_object()));
+    if let Some((_, value)) = own {
+        return *value != Value::Bool(false);
+    }
+    let all = integrations.iter().find(|(name, _)| name.eq_ignore_ascii_case("all"));
+    all.is_none_or(|(_, value)| *value == Value::Bool(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn one(kind: Kind, payload: &str) -> Reading {
+        read(kind, &ReadRules::default(), &[LogEntry { partition: 0, offset: 0, payload: Some(payload.into()) }])
+    }
+
+    #[test]
+    fn an_integer_id_keeps_digits_that_a_double_would_lose() {
+        let reading = one(Kind::Vitally, r#"{"userId": 123456789012345678901234567890}"#);
+        assert!(reading.histories.contains_key("123456789012345678901234567890"));
+        for id in ["1.0", "1e5", "true", "[1]", "\" \""] {
+            let reading = one(Kind::Vitally, &format!(r#"{{"userId": {id}}}"#));
+            assert_eq!(reading.dead.get("bad_user_id"), Some(&1), "{id}");
+        }
+    }
+
+    #[test]
+    fn each_unreadable_payload_has_its_cause() {
+        let deep = format!(r#"{{"userId":"a","traits":{{"x":{}{}}}}}"#, "[".repeat(200), "]".repeat(200));
+        for (payload, cause) in [
+            ("", "empty"),
+            ("{", "not_json"),
+            ("[]", "wrong_type"),
+            (r#"{"type":1,"userId":"a"}"#, "wrong_type"),
+            (r#"{"userId":"a","traits":3}"#, "wrong_type"),
+            (r#"{"traits":{}}"#, "no_user_id"),
+            (&deep, "too_deep"),
+        ] {
+            assert_eq!(one(Kind::Vitally, payload).dead.get(cause), Some(&1), "{payload}");
+        }
+    }
+
+    #[test]
+    fn integrations_decide_per_destination_in_any_letter_case() {
+        for (integrations, vitally, userpilot) in [
+            (json!({"Vitally": false}), false, true),
+            (json!({"VITALLY": false}), false, true),
+            (json!({"All": false, "vitally": true}), true, false),
+            (json!({"all": false, "Userpilot Cloud (Actions)": {}}), false, true),
+            (json!({"All": false, "Vitally": "yes"}), false, false),
+            (json!({"All": "yes"}), false, false),
+            (json!([]), false, false),
+            (json!({"Salesforce": false}), true, true),
+        ] {
+            assert_eq!(is_meant_for(Kind::Vitally, Some(&integrations)), vitally, "{integrations}");
+            assert_eq!(is_meant_for(Kind::Userpilot, Some(&integrations)), userpilot, "{integrations}");
+        }
+    }
+
+    #[test]
+    fn the_account_comes_from_the_group_before_the_company_and_top_traits_win() {
+        let payload = r#"{"userId":"a","context":{"groupId":7,"traits":{"plan":"old","x":1}},
+            "traits":{"plan":"new","company":{"id":"c"}}}"#;
+        let reading = one(Kind::Vitally, payload);
+        let event = &reading.histories["a"][0];
+        assert_eq!(event.account.as_deref(), Some("7"));
+        assert_eq!(Value::Object(event.traits.clone()), json!({"plan": "new", "x": 1, "company": {"id": "c"}}));
+    }
+
+    #[test]
+    fn a_repeated_message_id_is_skipped_within_its_partition_only() {
+        let entry = |partition, offset| LogEntry {
+            partition,
+            offset,
+            payload: Some(br#"{"userId":"a","messageId":"m"}"#.to_vec()),
+        };
+        let reading = read(Kind::Vitally, &ReadRules::default(), &[entry(0, 0), entry(0, 1), entry(1, 0)]);
+        assert_eq!(reading.skipped.get("duplicate"), Some(&1));
+        assert_eq!(reading.histories["a"].len(), 2);
+    }
+}

@@ -1,0 +1,70 @@
+//! A small seeded source of random numbers (SplitMix64), so that a run can be repeated from its seed.
+
+/// SplitMix64 (Steele, Lea, Flood 2014): one word of state, passes `BigCrush`, never to be used for secrets.
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Random(seed)
+    }
+
+    /// The next 64 random bits. The three constants are the published ones.
+    pub fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    }
+
+    /// A number below `bound`; 0 if the bound is 0. The bias of the remainder is below 2^-32 for bounds below 2^32.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        if bound == 0 { 0 } else { self.next_u64() % bound }
+    }
+
+    /// A number from `low` to `high`, both included; `low` if they are the wrong way round.
+    pub fn between(&mut self, low: u64, high: u64) -> u64 {
+        low + self.below(high.saturating_sub(low).saturating_add(1))
+    }
+
+    /// True in this share of the calls; 0 is never, 1 is always.
+    pub fn chance(&mut self, share: f64) -> bool {
+        // 53 bits fill a double's mantissa.
+        ((self.next_u64() >> 11) as f64) < share * (1u64 << 53) as f64
+    }
+
+    /// One of `choices`, which must not be empty.
+    pub fn pick<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
+        &choices[self.below(choices.len() as u64) as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sequence_is_the_published_one() {
+        // Reference values of SplitMix64 for seed 1234567.
+        let mut random = Random::new(1_234_567);
+        assert_eq!(random.next_u64(), 6_457_827_717_110_365_317);
+        assert_eq!(random.next_u64(), 3_203_168_211_198_807_973);
+    }
+
+    #[test]
+    fn a_chance_of_a_quarter_comes_true_about_every_fourth_time() {
+        let mut random = Random::new(7);
+        let hits = (0..10_000).filter(|_| random.chance(0.25)).count();
+        assert!((2_300..2_700).contains(&hits), "{hits}");
+        assert!(!(0..1_000).any(|_| random.chance(0.0)));
+        assert!((0..1_000).all(|_| random.chance(1.0)));
+    }
+
+    #[test]
+    fn both_ends_of_a_range_occur_and_nothing_beyond() {
+        let mut random = Random::new(3);
+        let drawn: std::collections::BTreeSet<u64> = (0..500).map(|_| random.between(4, 7)).collect();
+        assert_eq!(drawn.into_iter().collect::<Vec<_>>(), [4, 5, 6, 7]);
+    }
+}

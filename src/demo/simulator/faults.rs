@@ -1,0 +1,151 @@
+//! What goes wrong at a simulated provider, as data: set in process, over `POST /faults`, or by `demo --fault`.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::demo::random::Random;
+
+/// The faults of one provider; the default is none. They add up: a latency delays the answers of an outage too.
+///
+/// Two more faults lie in the data, so that they need no setting: a row with the trait `"poison": true` is refused as
+/// the vendor refuses a bad row, and a request that holds a row with `"toxic": true` is answered with 500.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Faults {
+    pub latency: Option<Latency>,
+    /// One step per request that sends rows, then normal again.
+    pub script: VecDeque<Step>,
+    /// One step per question about a job, then normal again.
+    pub poll_script: VecDeque<Step>,
+    /// Every request of every kind, until it is cleared; comes after the scripts.
+    pub outage: Option<Step>,
+    /// Every token is wrong: 401.
+    pub wrong_token: bool,
+    /// Vitally only: the account blocks the message type `user`, so every user message is a 400.
+    pub blocked: bool,
+    /// Userpilot only: this many of the next jobs end as `failed`, with nothing applied.
+    pub fail_jobs: u32,
+    /// Userpilot only: this many of the next questions about a job are answered with 404.
+    pub lose_polls: u32,
+}
+
+/// How long an answer takes: drawn evenly from the range. A random part of it passes before the rows are counted and
+/// applied, the rest before the answer leaves, as on a real way there and back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Latency {
+    pub min_ms: u64,
+    pub max_ms: u64,
+}
+
+/// What comes of one request. In JSON: `503`, `"reset"`, or `{"status": 429, "retry_after": "2"}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Step {
+    /// This status in the vendor's envelope, nothing applied; 2xx is a normal answer.
+    Status(u16),
+    Named(Mishap),
+    Answer {
+        status: u16,
+        /// Sent as it is: seconds, a date, or junk.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after: Option<String>,
+        /// Whether the rows take effect all the same.
+        #[serde(default)]
+        applied: bool,
+    },
+}
+
+/// Ways to go wrong that are no status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mishap {
+    /// None: a normal answer.
+    Ok,
+    /// The connection is reset, nothing applied.
+    Reset,
+    /// No answer ever, nothing applied.
+    Hang,
+    /// 200 with a login page, nothing applied.
+    Html,
+    /// 302 to `/login`, nothing applied.
+    Redirect,
+    /// 200 with 16 MiB of blanks, nothing applied.
+    Huge,
+    /// The rows take effect, then the connection is reset.
+    ApplyThenReset,
+    /// The rows take effect, then no answer ever.
+    ApplyThenHang,
+}
+
+/// What one request will meet.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Plan {
+    pub step: Step,
+    pub before: Duration,
+    pub after: Duration,
+}
+
+impl Faults {
+    /// Takes the next step of a script, if there is one.
+    pub(super) fn plan(&mut self, poll: bool, random: &mut Random) -> Plan {
+        let script = if poll { &mut self.poll_script } else { &mut self.script };
+        let step = script.pop_front().or_else(|| self.outage.clone()).unwrap_or(Step::Named(Mishap::Ok));
+        let (mut before, mut after) = (0, 0);
+        if let Some(latency) = self.latency {
+            let total = random.between(latency.min_ms, latency.max_ms);
+            before = random.between(0, total);
+            after = total - before;
+        }
+        Plan { step, before: Duration::from_millis(before), after: Duration::from_millis(after) }
+    }
+}
+
+impl Step {
+    /// Whether the rows take effect.
+    pub(super) fn applies(&self) -> bool {
+        match self {
+            Step::Status(status) => (200..300).contains(status),
+            Step::Answer { status, applied, .. } => *applied || (200..300).contains(status),
+            Step::Named(mishap) => matches!(mishap, Mishap::Ok | Mishap::ApplyThenReset | Mishap::ApplyThenHang),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_reads_as_statuses_names_and_answers() {
+        let faults: Faults =
+            serde_json::from_str(r#"{"script": [503, "reset", 200, {"status": 429, "retry_after": "2"}]}"#)
+                .expect("a valid script");
+        let answer = Step::Answer { status: 429, retry_after: Some("2".into()), applied: false };
+        assert_eq!(faults.script, [Step::Status(503), Step::Named(Mishap::Reset), Step::Status(200), answer]);
+        assert!(serde_json::from_str::<Faults>(r#"{"outrage": 503}"#).is_err());
+    }
+
+    #[test]
+    fn a_script_comes_before_the_outage_and_polls_have_their_own() {
+        let mut faults =
+            Faults { script: [Step::Status(200)].into(), outage: Some(Step::Named(Mishap::Hang)), ..Faults::default() };
+        let mut random = Random::new(1);
+        assert_eq!(faults.plan(true, &mut random).step, Step::Named(Mishap::Hang));
+        assert_eq!(faults.plan(false, &mut random).step, Step::Status(200));
+        assert_eq!(faults.plan(false, &mut random).step, Step::Named(Mishap::Hang));
+    }
+
+    #[test]
+    fn a_latency_is_split_between_the_way_there_and_the_way_back() {
+        let mut faults = Faults { latency: Some(Latency { min_ms: 100, max_ms: 200 }), ..Faults::default() };
+        let mut random = Random::new(1);
+        for _ in 0..100 {
+            let plan = faults.plan(false, &mut random);
+            let total = plan.before + plan.after;
+            assert!(total >= Duration::from_millis(100) && total <= Duration::from_millis(200), "{total:?}");
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! Userpilot's API as the simulator judges it (providers.md, section 3): single users at once, bulk as jobs.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+
+use super::faults::Faults;
+use super::site::{Book, Call, Cargo, Reply, Route, refusal};
+use super::store::Nulls;
+use super::{Kind, SimulatorSettings};
+use crate::demo::random::Random;
+
+/// "JSON/NDJSON list up to 10,000 users" and "File size up to 50 MB" (vendor page, "Limitations").
+const MAX_USERS: usize = 10_000;
+const MAX_BYTES: usize = 50 * 1024 * 1024;
+
+/// Required on bulk (vendor page, "Bulk Identify", Headers).
+const ACCEPT: &str = "application/json, text/plain, */*";
+
+/// Required on single (vendor page, "Individual Identify", Headers).
+const API_VERSION: &str = "2020-09-22";
+
+/// How many ended jobs stay known; the vendor's retention is unknown (providers.md 7, row 20).
+const KEPT_JOBS: usize = 1_000;
+
+#[derive(Debug)]
+pub(super) struct Userpilot {
+    /// The last one may run; all before have ended.
+    jobs: VecDeque<Job>,
+    rows_per_minute: u32,
+    queue_delay: Duration,
+    names: Random,
+}
+
+#[derive(Debug)]
+struct Job {
+    id: String,
+    submitted: Instant,
+    submitted_at: String,
+    total: usize,
+    /// Emptied when the job ends.
+    rows: Vec<Value>,
+    users: Vec<String>,
+    fails: bool,
+    ended: bool,
+}
+
+impl Userpilot {
+    pub fn new(settings: &SimulatorSettings) -> Self {
+        Userpilot {
+            jobs: VecDeque::new(),
+            rows_per_minute: settings.job_rows_per_minute.max(1),
+            queue_delay: settings.job_queue_delay,
+            names: Random::new(settings.seed),
+        }
+    }
+
+    pub fn answer(&mut self, call: &Call, cargo: &Cargo, book: &mut Book, faults: &mut Faults, now: Instant) -> Reply {
+        match &cargo.route {
+            Route::Single => self.single(call, cargo, book),
+            Route::Bulk => self.bulk(call, cargo, book, faults, now),
+            Route::Job(id) => {
+                if faults.lose_polls > 0 {
+                    faults.lose_polls -= 1;
+                } else if let Some(job) = self.jobs.iter().find(|job| job.id == *id) {
+                    return Reply::new(200, self.show(job, now));
+                }
+                refusal(Kind::Userpilot, 404, "not_found", "no such job", None)
+            }
+            _ => Reply::new(200, self.jobs.iter().map(|job| self.show(job, now)).collect()),
+        }
+    }
+
+    fn single(&mut self, call: &Call, cargo: &Cargo, book: &mut Book) -> Reply {
+        let mistake = if call.media_type() != "application/json" {
+            Some("content type must be application/json")
+        } else if call.header("x-api-version") != API_VERSION {
+            Some("X-API-Version is missing or unknown")
+        } else {
+            cargo.problem.as_deref()
+        };
+        if let Some(mistake) = mistake {
+            book.store.counters.malformed += 1;
+            return refusal(Kind::Userpilot, 400, "bad_request", mistake, None);
+        }
+        for row in &cargo.rows {
+            if let Some((status, message, field)) = fault(row, "company") {
+                book.store.counters.rows_rejected += 1;
+                return refusal(Kind::Userpilot, status, "invalid", message, Some(&field));
+            }
+            self.note_overlaps(&cargo.users, book);
+            apply(row, &row["company"]["id"], book);
+        }
+        Reply::new(202, json!({}))
+    }
+
+    /// A user in a request beside a running job is under way twice: the job may put the older state on top.
+    fn note_overlaps(&self, users: &[String], book: &mut Book) {
+        if let Some(job) = self.running() {
+            users.iter().filter(|user| job.users.contains(user)).for_each(|user| book.store.overlap(user));
+        }
+    }
+
+    fn running(&self) -> Option<&Job> {
+        self.jobs.back().filter(|job| !job.ended)
+    }
+
+    fn bulk(&mut self, call: &Call, cargo: &Cargo, book: &mut Book, faults: &mut Faults, now: Instant) -> Reply {
+        let mistake = if !["application/json", "multipart/form-data"].contains(&call.media_type()) {
+            Some("content type must be application/json or multipart/form-data")
+        } else if call.header("accept") != ACCEPT {
+            Some("Accept must be application/json, text/plain, */*")
+        } else {
+            cargo.problem.as_deref()
+        };
+        if let Some(mistake) = mistake {
+            book.store.counters.malformed += 1;
+            return refusal(Kind::Userpilot, 400, "bad_request", mistake, None);
+        }
+        if cargo.rows.len() > MAX_USERS || call.body.len() > MAX_BYTES {
+            book.store.counters.malformed += 1;
+            return refusal(Kind::Userpilot, 413, "too_large", "at most 10,000 users and 50 MB", None);
+        }
+        if self.running().is_some() {
+            book.store.counters.jobs_refused += 1;
+            return refusal(Kind::Userpilot, 409, "job_in_progress", "another bulk job is running", None);
+        }
+        // Whether one bad row fails the request is not documented (providers.md 7, row 19): it does, without an index.
+        if let Some((status, message, field)) = cargo.rows.iter().find_map(|row| fault(row, "company_id")) {
+            book.store.counters.rows_rejected += u64::from(cargo.rows.len() == 1);
+            return refusal(Kind::Userpilot, status, "invalid", message, Some(&field));
+        }
+        if let Err(refusal) = book.admit(Kind::Userpilot, cargo.count(), now) {
+            return refusal;
+        }
+        let fails = faults.fail_jobs > 0;
+        faults.fail_jobs = faults.fail_jobs.saturating_sub(1);
+        book.store.counters.jobs_submitted += 1;
+        let job = Job {
+            // One of the two forms seen (providers.md 3, "Job monitoring"): whoever takes it for a UUID fails.
+            id: format!(
+                "bulk:jobs:NX-demo:{}",
+                uuid::Uuid::from_u64_pair(self.names.next_u64(), self.names.next_u64())
+            ),
+            submitted: now,
+            submitted_at: format!("{:.0}", jiff::Timestamp::now()),
+            total: cargo.rows.len(),
+            rows: cargo.rows.clone(),
+            users: cargo.users.clone(),
+            fails,
+            ended: false,
+        };
+        let reply = Reply::new(202, self.show(&job, now));
+        if self.jobs.len() == KEPT_JOBS {
+            self.jobs.pop_front();
+        }
+        self.jobs.push_back(job);
+        reply
+    }
+
+    fn completed(&self, job: &Job, now: Instant) -> usize {
+        let working = now.duration_since(job.submitted).saturating_sub(self.queue_delay);
+        let rows = working.as_millis() * u128::from(self.rows_per_minute) / 60_000;
+        usize::try_from(rows).unwrap_or(usize::MAX).min(job.total)
+    }
+
+    /// Ends the job that is due; its rows take effect now.
+    pub fn settle(&mut self, book: &mut Book, now: Instant) {
+        let due = self.running().is_some_and(|job| self.completed(job, now) == job.total);
+        let Some(job) = self.jobs.back_mut().filter(|_| due) else { return };
+        job.ended = true;
+        let rows = std::mem::take(&mut job.rows);
+        if job.fails {
+            book.store.counters.jobs_failed += 1;
+            return;
+        }
+        book.store.counters.jobs_completed += 1;
+        for row in &rows {
+            apply(row, &row["company_id"], book);
+        }
+    }
+
+    fn show(&self, job: &Job, now: Instant) -> Value {
+        let completed = if job.fails { 0 } else { self.completed(job, now) };
+        let elapsed = now.duration_since(job.submitted);
+        let status = match (job.ended, job.fails) {
+            (true, true) => "failed",
+            (true, false) => "completed",
+            (false, _) if elapsed < self.queue_delay => "queued",
+            (false, _) => "processing",
+        };
+        json!({
+            "job_id": job.id, "status": status, "type": "users", "submitted_at": job.submitted_at,
+            "start_time": job.submitted_at, "total_rows": job.total, "completed_rows": completed,
+            "elapsed_time": elapsed.as_secs(),
+        })
+    }
+}
+
+/// Status, message and field of the first fault; single carries `company`, bulk `company_id`.
+fn fault(row: &Value, company: &str) -> Option<(u16, &'static str, String)> {
+    let text = |value: &Value| value.as_str().is_some_and(|text| !text.trim().is_empty());
+    if !text(&row["user_id"]) {
+        return Some((400, "user_id is required", "user_id".into()));
+    }
+    if let Some(value) = row.get(company)
+        && !text(if company == "company" { &value["id"] } else { value })
+    {
+        return Some((400, "company must have an id", company.into()));
+    }
+    let metadata = row.get("metadata")?;
+    let Some(metadata) = metadata.as_object() else {
+        return Some((422, "metadata must be an object", "metadata".into()));
+    };
+    if metadata.get("poison") == Some(&json!(true)) {
+        return Some((422, "invalid value", "metadata.poison".into()));
+    }
+    let nested = metadata.iter().find(|(_, value)| value.is_object() || value.is_array());
+    nested.map(|(name, _)| (422, "only primitive types are supported in metadata", format!("metadata.{name}")))
+}
+
+/// "null removes a property"; "sending another company id moves the user" (providers.md 3, "Data rules").
+fn apply(row: &Value, company: &Value, book: &mut Book) {
+    let mut fields = Map::new();
+    if company.is_string() {
+        fields.insert("company_id".into(), company.clone());
+    }
+    let empty = Map::new();
+    let metadata = row["metadata"].as_object().unwrap_or(&empty);
+    if let Some(user) = row["user_id"].as_str() {
+        book.store.apply(user, fields, "metadata", metadata, Nulls::Remove);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use super::{ACCEPT, API_VERSION};
+    use crate::demo::simulator::Kind;
+    use crate::demo::simulator::bench::Bench;
+
+    const BULK: &str = "/v1/users/bulk_identify";
+
+    fn bench() -> Bench {
+        let mut bench = Bench::new(Kind::Userpilot);
+        bench.header("accept", ACCEPT);
+        bench.header("x-api-version", API_VERSION);
+        bench
+    }
+
+    fn users(count: usize) -> Value {
+        let user = |n| json!({"user_id": format!("u{n}"), "company_id": "acme", "metadata": {"seats": n}});
+        json!({ "users": (0..count).map(user).collect::<Vec<_>>() })
+    }
+
+    fn job_path(reply: &Value) -> String {
+        format!("/v1/background_jobs/{}", reply["job_id"].as_str().expect("a job id").replace(':', "%3A"))
+    }
+
+    #[test]
+    fn a_job_is_queued_works_row_by_row_and_takes_effect_when_it_completes() {
+        let mut bench = bench();
+        let job = bench.post(BULK, &users(40));
+        assert_eq!((job.status, &job.body["status"]), (202, &json!("queued")));
+        let path = job_path(&job.body);
+        bench.pass(Duration::from_secs(1) + bench.settings.job_queue_delay);
+        let half = bench.get(&path).body;
+        assert_eq!((&half["status"], &half["completed_rows"]), (&json!("processing"), &json!(20)));
+        assert!(bench.users().is_empty());
+        bench.pass(Duration::from_secs(1));
+        let whole = bench.get(&path).body;
+        assert_eq!((&whole["status"], &whole["completed_rows"]), (&json!("completed"), &json!(40)));
+        assert_eq!(bench.users()["u7"], json!({"company_id": "acme", "metadata": {"seats": 7}}));
+    }
+
+    #[test]
+    fn a_second_job_is_refused_while_one_runs_and_costs_nothing() {
+        let mut bench = bench();
+        bench.post(BULK, &users(40));
+        assert_eq!(bench.post(BULK, &users(1)).status, 409);
+        assert_eq!(bench.site.book.window.max_rows(), 40);
+        bench.pass(Duration::from_secs(10));
+        assert_eq!(bench.post(BULK, &users(1)).status, 202);
+    }
+
+    #[test]
+    fn nested_metadata_is_a_422_and_the_required_headers_a_400() {
+        let nested = json!({"users": [{"user_id": "a", "metadata": {"company": {"id": 1}}}]});
+        assert_eq!(bench().post(BULK, &nested).status, 422);
+        let mut bare = Bench::new(Kind::Userpilot);
+        assert_eq!(bare.post(BULK, &users(1)).status, 400);
+        assert_eq!(bare.post("/v1/identify", &json!({"user_id": "a"})).status, 400);
+    }
+
+    #[test]
+    fn a_single_user_is_applied_at_once_null_removes_and_a_company_moves() {
+        let mut bench = bench();
+        let row = |company: &str, phone: Value| json!({"user_id": "a", "company": {"id": company}, "metadata": {"phone": phone}});
+        assert_eq!(bench.post("/v1/identify", &row("one", json!("1"))).status, 202);
+        assert_eq!(bench.post("/v1/identify", &row("two", Value::Null)).status, 202);
+        assert_eq!(bench.users()["a"], json!({"company_id": "two", "metadata": {}}));
+        assert_eq!(bench.post("/v1/identify", &json!({"user_id": "a", "company": {}})).status, 400);
+    }
+
+    #[test]
+    fn a_failed_job_applies_nothing_and_a_lost_one_answers_404() {
+        let mut bench = bench();
+        bench.site.faults.fail_jobs = 1;
+        bench.site.faults.lose_polls = 1;
+        let path = job_path(&bench.post(BULK, &users(1)).body);
+        bench.pass(Duration::from_secs(10));
+        assert_eq!(bench.get(&path).status, 404);
+        assert_eq!(bench.get(&path).body["status"], "failed");
+        assert!(bench.users().is_empty());
+    }
+
+    #[test]
+    fn a_single_request_for_a_user_in_a_running_job_is_an_overlap() {
+        let mut bench = bench();
+        bench.post(BULK, &users(2));
+        bench.post("/v1/identify", &json!({"user_id": "u1"}));
+        bench.post("/v1/identify", &json!({"user_id": "elsewhere"}));
+        assert_eq!(bench.site.book.store.overlaps, ["u1"]);
+    }
+
+    #[test]
+    fn over_the_limit_a_bulk_is_a_429_with_the_seconds_to_wait() {
+        let mut bench = bench();
+        bench.post(BULK, &users(1_000));
+        bench.pass(Duration::from_secs(59));
+        let reply = bench.post(BULK, &users(201));
+        assert_eq!((reply.status, reply.retry_after.as_deref()), (429, Some("1")));
+        assert_eq!(bench.site.book.window.violations(), 1);
+    }
+}

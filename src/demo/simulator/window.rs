@@ -1,0 +1,179 @@
+//! Counts rows in a sliding window at their arrival and remembers the fullest window there ever was.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// How many arrivals are kept for tests that measure use over time: 16 MB, two days at 5 requests a second (a guess).
+const KEPT_ARRIVALS: usize = 1_000_000;
+
+/// A provider's limit: at most `limit` rows in any half-open window of `length`.
+///
+/// Rows refused over the limit do not use it up (or a client that keeps knocking would never get in again), but they
+/// do count in [`Window::max_rows`]: the limit is on what is sent.
+#[derive(Debug)]
+pub struct Window {
+    length: Duration,
+    limit: Option<u32>,
+    admitted: Sliding,
+    sent: Sliding,
+    max_rows: u64,
+    violations: u64,
+    arrivals: VecDeque<(Instant, u32)>,
+}
+
+#[derive(Debug, Default)]
+struct Sliding {
+    entries: VecDeque<(Instant, u32)>,
+    rows: u64,
+}
+
+impl Sliding {
+    fn forget(&mut self, now: Instant, length: Duration) {
+        while let Some(&(at, rows)) = self.entries.front() {
+            if now.duration_since(at) < length {
+                break;
+            }
+            self.rows -= u64::from(rows);
+            self.entries.pop_front();
+        }
+    }
+
+    fn push(&mut self, now: Instant, rows: u32) {
+        self.entries.push_back((now, rows));
+        self.rows += u64::from(rows);
+    }
+}
+
+impl Window {
+    /// A window without a limit still measures.
+    pub fn new(length: Duration, limit: Option<u32>) -> Self {
+        Window {
+            length,
+            limit,
+            admitted: Sliding::default(),
+            sent: Sliding::default(),
+            max_rows: 0,
+            violations: 0,
+            arrivals: VecDeque::new(),
+        }
+    }
+
+    /// Counts the rows of one request at its arrival; `now` never goes back.
+    ///
+    /// # Errors
+    /// Over the limit: how long to wait until a request of this size fits (the whole window if it never can).
+    pub fn arrive(&mut self, now: Instant, rows: u32) -> Result<(), Duration> {
+        self.sent.forget(now, self.length);
+        self.admitted.forget(now, self.length);
+        self.sent.push(now, rows);
+        self.max_rows = self.max_rows.max(self.sent.rows);
+        if self.arrivals.len() == KEPT_ARRIVALS {
+            self.arrivals.pop_front();
+        }
+        self.arrivals.push_back((now, rows));
+        if let Some(limit) = self.limit
+            && self.admitted.rows + u64::from(rows) > u64::from(limit)
+        {
+            self.violations += 1;
+            return Err(self.wait(now, rows, limit));
+        }
+        self.admitted.push(now, rows);
+        Ok(())
+    }
+
+    fn wait(&self, now: Instant, rows: u32, limit: u32) -> Duration {
+        let mut left = self.admitted.rows;
+        for &(at, freed) in &self.admitted.entries {
+            left -= u64::from(freed);
+            if left + u64::from(rows) <= u64::from(limit) {
+                return self.length.saturating_sub(now.duration_since(at));
+            }
+        }
+        self.length
+    }
+
+    /// The most rows that any window of the whole run held, refused ones included. Above the limit if and only if
+    /// there are violations.
+    pub fn max_rows(&self) -> u64 {
+        self.max_rows
+    }
+
+    /// Requests that came when the window had no room for them.
+    pub fn violations(&self) -> u64 {
+        self.violations
+    }
+
+    /// When how many rows arrived, oldest first; the newest million.
+    pub fn arrivals(&self) -> impl Iterator<Item = (Instant, u32)> {
+        self.arrivals.iter().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_row_leaves_the_window_exactly_when_the_minute_is_over() {
+        let start = Instant::now();
+        let mut window = Window::new(MINUTE, Some(100));
+        assert_eq!(window.arrive(start, 100), Ok(()));
+        let just_before = start + MINUTE - Duration::from_millis(1);
+        assert_eq!(window.arrive(just_before, 1), Err(Duration::from_millis(1)));
+        assert_eq!(window.arrive(start + MINUTE, 100), Ok(()));
+        assert_eq!(window.max_rows(), 101);
+        assert_eq!(window.violations(), 1);
+    }
+
+    #[test]
+    fn a_fixed_minute_would_miss_a_burst_over_its_edge_and_the_sliding_one_does_not() {
+        let start = Instant::now();
+        let mut window = Window::new(MINUTE, Some(1_200));
+        assert_eq!(window.arrive(start + Duration::from_secs(59), 1_200), Ok(()));
+        assert_eq!(window.arrive(start + Duration::from_secs(61), 1_200), Err(Duration::from_secs(58)));
+        assert_eq!(window.max_rows(), 2_400);
+    }
+
+    #[test]
+    fn refused_rows_do_not_use_up_the_limit() {
+        let start = Instant::now();
+        let mut window = Window::new(MINUTE, Some(10));
+        assert!(window.arrive(start, 11).is_err());
+        assert_eq!(window.arrive(start, 10), Ok(()));
+        assert_eq!(window.violations(), 1);
+    }
+
+    #[test]
+    fn a_wait_lasts_until_enough_rows_have_left() {
+        let start = Instant::now();
+        let mut window = Window::new(MINUTE, Some(10));
+        for second in 0..10 {
+            assert_eq!(window.arrive(start + Duration::from_secs(second), 1), Ok(()));
+        }
+        assert_eq!(window.arrive(start + Duration::from_secs(10), 3), Err(Duration::from_secs(52)));
+        assert_eq!(window.arrive(start + Duration::from_secs(62), 3), Ok(()));
+    }
+
+    #[test]
+    fn the_fullest_window_equals_a_count_of_every_window_by_hand() {
+        let start = Instant::now();
+        let mut random = crate::demo::random::Random::new(11);
+        let mut window = Window::new(MINUTE, None);
+        let mut at = start;
+        for _ in 0..500 {
+            at += Duration::from_millis(random.below(4_000));
+            assert_eq!(window.arrive(at, random.between(1, 9) as u32), Ok(()));
+        }
+        let all: Vec<_> = window.arrivals().collect();
+        let by_hand = all
+            .iter()
+            .map(|(from, _)| {
+                let rows = all.iter().filter(|(at, _)| at >= from && at.duration_since(*from) < MINUTE);
+                rows.map(|(_, rows)| u64::from(*rows)).sum::<u64>()
+            })
+            .max();
+        assert_eq!(Some(window.max_rows()), by_hand);
+    }
+}
