@@ -1,5 +1,6 @@
 //! Delivers identify events from Kafka to providers at the rate each takes.
 
+pub mod demo;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod engine;
 pub mod event;

@@ -1,0 +1,3 @@
+//! What `sluicegate demo` and the tests run against instead of the real thing.
+
+pub mod broker;
