@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _, DefaultConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::RDKafkaErrorCode;
 
-use super::client::{is_unknown_topic, refused};
+use super::assignment::partition_count;
+use super::client::refused;
 use super::consumer::{ConsumerSettings, Start, consumer_config};
 use super::{BROKER_TIMEOUT, DeadLetterProducer};
 
@@ -71,26 +72,14 @@ pub fn inspect(
 
 fn look_at(consumer: &BaseConsumer, topic: &str, place: &str) -> Finding {
     let subject = format!("topic {topic}");
-    let partitions = consumer.fetch_metadata(Some(topic), BROKER_TIMEOUT).and_then(|metadata| {
-        let found = metadata.topics().iter().find(|found| found.name() == topic);
-        match found.map(|found| (found.error(), found.partitions().len())) {
-            Some((None, count)) => Ok(count),
-            Some((Some(code), _)) => Err(KafkaError::MetadataFetch(code.into())),
-            None => Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition)),
+    match partition_count(consumer, topic, BROKER_TIMEOUT) {
+        Ok(Some(0)) => bad(&subject, "has no partitions".to_string(), "look at the broker's log"),
+        Ok(Some(count)) => good(&subject, format!("{count} partitions")),
+        Ok(None) => bad(&subject, "does not exist".to_string(), &format!("create it, or correct {place}")),
+        Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+            bad(&subject, "access denied".to_string(), "grant the client access to the topic")
         }
-    });
-    match partitions {
-        Ok(count) if count > 0 => good(&subject, format!("{count} partitions")),
-        Ok(_) => bad(&subject, "has no partitions".to_string(), "look at the broker's log"),
-        Err(error) => match error.rdkafka_error_code() {
-            Some(code) if is_unknown_topic(code) => {
-                bad(&subject, "does not exist".to_string(), &format!("create it, or correct {place}"))
-            }
-            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
-                bad(&subject, "access denied".to_string(), "grant the client access to the topic")
-            }
-            _ => bad(&subject, error.to_string(), "look at the broker's log"),
-        },
+        Err(error) => bad(&subject, error.to_string(), "look at the broker's log"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Where reading of a gained partition starts: the committed position where it can be read, else what `kafka.start` says.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -134,15 +135,17 @@ impl Resolution<'_> {
     }
 
     /// All partitions of all configured topics.
-    pub fn total_partitions<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>) -> Result<usize, Obstacle> {
+    pub fn total_partitions<C: ConsumerContext>(&mut self, consumer: &BaseConsumer<C>) -> Result<usize, Obstacle> {
         let mut total = 0;
         for topic in self.topics {
             let question = format!("partitions of topic {topic}");
-            let metadata = consumer
-                .fetch_metadata(Some(topic), BROKER_TIMEOUT)
+            let partitions = partition_count(consumer, topic, BROKER_TIMEOUT)
                 .map_err(|error| self.obstacle(&question, &error))?;
             // A topic that does not exist yet has no partitions, and must not hold up the others.
-            total += metadata.topics().iter().map(|topic| topic.partitions().len()).sum::<usize>();
+            if partitions.is_none() {
+                self.remarks.push(missing(topic));
+            }
+            total += partitions.unwrap_or(0);
         }
         Ok(total)
     }
@@ -161,6 +164,26 @@ impl Resolution<'_> {
             _ => Obstacle::Later(format!("{question}: {error}")),
         }
     }
+}
+
+/// Partitions of a topic; `None` when the brokers do not know it.
+pub(super) fn partition_count<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Option<usize>, KafkaError> {
+    let metadata = consumer.fetch_metadata(Some(topic), timeout)?;
+    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
+    match found.error().map(RDKafkaErrorCode::from) {
+        None => Ok(Some(found.partitions().len())),
+        Some(code) if is_unknown_topic(code) => Ok(None),
+        Some(code) => Err(KafkaError::MetadataFetch(code)),
+    }
+}
+
+/// What to tell an operator about a topic that does not exist.
+pub(super) fn missing(topic: &str) -> String {
+    format!("topic {topic} does not exist: create the topic, or correct kafka.topics")
 }
 
 /// The id of a partition of a configured topic.

@@ -11,7 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
-use super::assignment::partition_id;
+use super::assignment::{missing, partition_count, partition_id};
 use super::client::{client_config, is_unauthorized, is_unknown_topic, refused};
 use super::context::{Context, State, WAIT};
 use super::{Command, Error, SourceEvent};
@@ -29,8 +29,11 @@ const BATCH_BYTES: usize = 1 << 20;
 const STALL: Duration = Duration::from_secs(30);
 /// How often the end of one paused partition is asked for. A guess: with 30 paused partitions each is 15 s old at most.
 const PAUSED_END_INTERVAL: Duration = Duration::from_millis(500);
-/// How long that question may take; nothing else happens meanwhile.
-const PAUSED_END_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a question besides reading may take; nothing else happens meanwhile. A guess: brokers answer in milliseconds.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often a consumer that owns nothing looks whether its topics exist; with `group.protocol=consumer` librdkafka does
+/// not say so. A guess: first after the joins of a usual rebalance are over.
+const MISSING_TOPIC_INTERVAL: Duration = Duration::from_secs(5);
 /// How long leaving the group may take before the thread ends without it: dropping a consumer has no deadline of its
 /// own and is known to hang (rust-rdkafka#453, #509, librdkafka#4884).
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -159,6 +162,7 @@ struct Reader {
     stalled: Vec<PartitionId>,
     paused_end_asked: Instant,
     paused_end_last: Option<PartitionId>,
+    topics_asked: Instant,
 }
 
 impl Reader {
@@ -171,6 +175,7 @@ impl Reader {
             stalled: Vec::new(),
             paused_end_asked: Instant::now(),
             paused_end_last: None,
+            topics_asked: Instant::now(),
         }
     }
 
@@ -189,6 +194,7 @@ impl Reader {
                 self.go_on();
                 self.read();
                 self.paused_end();
+                self.missing_topics();
             }
         }
         self.close();
@@ -348,10 +354,26 @@ impl Reader {
             && let Ok((_, high)) = self.consumer.fetch_watermarks(
                 &self.context.topics[usize::from(id.topic)],
                 id.partition,
-                PAUSED_END_TIMEOUT,
+                QUESTION_TIMEOUT,
             )
         {
             self.context.log_ends(vec![(id, Position(high))]);
+        }
+    }
+
+    /// Tells about topics that do not exist, which is why nothing may be owned.
+    fn missing_topics(&mut self) {
+        if self.topics_asked.elapsed() < MISSING_TOPIC_INTERVAL {
+            return;
+        }
+        self.topics_asked = Instant::now();
+        if !self.context.state().owned.is_empty() {
+            return;
+        }
+        for topic in &self.context.topics {
+            if let Ok(None) = partition_count(&self.consumer, topic, QUESTION_TIMEOUT) {
+                self.context.state().weather(missing(topic));
+            }
         }
     }
 
