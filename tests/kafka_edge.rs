@@ -446,8 +446,8 @@ async fn a_topic_that_does_not_exist_is_named_in_the_weather() {
 async fn a_dead_letter_is_acknowledged_and_read_back_with_its_headers() {
     use rdkafka::consumer::{BaseConsumer, Consumer as _};
     let cluster = Cluster::start(1);
-    let producer = DeadLetterProducer::new(&cluster.brokers, &properties(&[("group.protocol", "consumer")]))
-        .expect("a producer");
+    let producer =
+        DeadLetterProducer::new(&cluster.brokers, &properties(&[("group.protocol", "consumer")])).expect("a producer");
     let letter = DeadLetterRecord {
         topic: cluster.topic.clone(),
         key: Some(b"user-1".to_vec()),
@@ -510,7 +510,8 @@ async fn an_inspection_names_what_is_missing_and_creates_nothing() {
     let cluster = Cluster::start(3);
     let missing = format!("{}.dlq.vitally", cluster.topic);
     let findings = tokio::task::spawn_blocking(move || {
-        let look = || inspect(&cluster.brokers, &BTreeMap::new(), std::slice::from_ref(&cluster.topic), &[missing.clone()]);
+        let look =
+            || inspect(&cluster.brokers, &BTreeMap::new(), std::slice::from_ref(&cluster.topic), &[missing.clone()]);
         look();
         look()
     })

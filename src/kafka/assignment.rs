@@ -139,8 +139,8 @@ impl Resolution<'_> {
         let mut total = 0;
         for topic in self.topics {
             let question = format!("partitions of topic {topic}");
-            let partitions = partition_count(consumer, topic, BROKER_TIMEOUT)
-                .map_err(|error| self.obstacle(&question, &error))?;
+            let partitions =
+                partition_count(consumer, topic, BROKER_TIMEOUT).map_err(|error| self.obstacle(&question, &error))?;
             // A topic that does not exist yet has no partitions, and must not hold up the others.
             if partitions.is_none() {
                 self.remarks.push(missing(topic));

@@ -34,6 +34,11 @@ pub(super) fn log_line(level: RDKafkaLogLevel, facility: &str, line: &str) {
     }
 }
 
+/// Other names of properties that the worker owns (librdkafka, CONFIGURATION.md, "Alias for"): they would win or lose by
+/// chance, so they are left out.
+const ALIASES: [&str; 4] =
+    ["metadata.broker.list", "auto.commit.enable", "request.required.acks", "delivery.timeout.ms"];
+
 /// `defaults`, overlaid by the operator's `properties`, overlaid by what the worker must own.
 pub(super) fn client_config(
     defaults: &[(&str, &str)],
@@ -45,7 +50,9 @@ pub(super) fn client_config(
         config.set(*key, *value);
     }
     for (key, value) in properties {
-        config.set(key, value);
+        if !ALIASES.contains(&key.as_str()) {
+            config.set(key, value);
+        }
     }
     for (key, value) in owned {
         config.set(*key, *value);
@@ -117,6 +124,16 @@ mod tests {
             Ok(_) => panic!("librdkafka took {properties:?}"),
             Err(error) => refused(&error, &config).to_string(),
         }
+    }
+
+    #[test]
+    fn what_the_worker_owns_wins_over_an_operator_under_any_name() {
+        let asked = [("acks", "1"), ("request.required.acks", "1"), ("linger.ms", "7")];
+        let properties = asked.map(|(key, value)| (key.to_string(), value.to_string())).into();
+        let config = client_config(&[("linger.ms", "5")], &properties, &[("acks", "all")]);
+        assert_eq!(config.get("acks"), Some("all"));
+        assert_eq!(config.get("request.required.acks"), None);
+        assert_eq!(config.get("linger.ms"), Some("7"));
     }
 
     #[test]

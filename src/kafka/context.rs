@@ -6,26 +6,22 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::Offset as RdOffset;
-use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, TopicPartitionList};
 use serde::Deserialize;
 use tokio::sync::mpsc::{Sender, error::TrySendError};
-use tokio::sync::oneshot;
 
-use super::assignment::{Obstacle, Resolution, partition_id};
+use super::assignment::partition_id;
 use super::client::{is_unauthorized, log_line};
 use super::consumer::Start;
-use super::{Assignment, Command, CommitEntry, CommitError, RecordBatch, SourceEvent};
+use super::{Command, CommitEntry, CommitError, RecordBatch, SourceEvent};
 use crate::record::{PartitionId, Position};
 
 /// How long to wait for a command before trying again to hand over events or to see a revoke done. A guess: short
 /// against a commit on a real broker (2 to 7 ms), long against a busy loop.
 pub(super) const WAIT: Duration = Duration::from_millis(5);
-/// Pause between tries to learn where a gained partition starts. A guess: as often as a person would look.
-const RESOLVE_PAUSE: Duration = Duration::from_millis(500);
 /// The same text is told at most this often. A guess: an outage then fills a screen in minutes, not in seconds.
 const WEATHER_INTERVAL: Duration = Duration::from_secs(10);
 /// Distinct texts remembered for that. A guess: far more than one outage has, small in memory.
@@ -55,7 +51,7 @@ pub(super) struct State {
     pub closing: bool,
     /// librdkafka's words for the error that `poll` returns next.
     pub reason: String,
-    total_partitions: usize,
+    pub total_partitions: usize,
     told: BTreeMap<String, Instant>,
 }
 
@@ -64,7 +60,7 @@ pub(super) struct Owned {
     /// The position after the last record read.
     pub next: Position,
     /// No commit may go below this.
-    floor: Position,
+    pub floor: Position,
     /// Whether the loop wants nothing from it; resuming a running partition can deliver twice (librdkafka#2593).
     pub paused: bool,
 }
@@ -227,156 +223,6 @@ impl Context {
             }
         }
     }
-
-    fn assign(&self, consumer: &BaseConsumer<Context>, state: &mut State, gained: &[PartitionId]) {
-        let Some(assignments) = self.resolve(consumer, state, gained) else {
-            // librdkafka waits for an answer; an empty one lets it go on to the revoke or the close.
-            self.accept(consumer, state, &TopicPartitionList::new());
-            return;
-        };
-        let mut list = TopicPartitionList::with_capacity(assignments.len());
-        for Assignment { partition, start, .. } in &assignments {
-            let mut element = list.add_partition(&self.topics[usize::from(partition.topic)], partition.partition);
-            if let Err(error) = element.set_offset(RdOffset::Offset(start.0)) {
-                state.fatal(format!("partition {partition} cannot start at {start}: {error}"));
-            }
-        }
-        self.accept(consumer, state, &list);
-        if let Err(error) = consumer.pause(&list) {
-            state.weather(format!("cannot pause gained partitions: {error}"));
-        }
-        for Assignment { partition, start, .. } in &assignments {
-            state.owned.insert(*partition, Owned { next: *start, floor: *start, paused: true });
-        }
-        let total_partitions = state.total_partitions;
-        state.outbox.push_back(SourceEvent::Assigned { gained: assignments, total_partitions });
-        self.serve(consumer, state);
-    }
-
-    fn accept(&self, consumer: &BaseConsumer<Context>, state: &mut State, list: &TopicPartitionList) {
-        let result = match consumer.rebalance_protocol() {
-            RebalanceProtocol::Cooperative => consumer.incremental_assign(list),
-            _ => consumer.assign(list),
-        };
-        if let Err(error) = result {
-            // Owned but unread for ever would be worse than a restart.
-            state.fatal(format!("group {}: librdkafka does not take its assignment: {error}", self.group));
-        }
-    }
-
-    /// Learns where each gained partition starts. Tries until it knows, since a partition that is owned must be read;
-    /// librdkafka keeps the membership alive meanwhile. `None` when there is nothing left to know it for.
-    fn resolve(
-        &self,
-        consumer: &BaseConsumer<Context>,
-        state: &mut State,
-        gained: &[PartitionId],
-    ) -> Option<Vec<Assignment>> {
-        let mut resolution = Resolution {
-            topics: &self.topics,
-            group: &self.group,
-            start: self.start,
-            found: BTreeMap::new(),
-            remarks: Vec::new(),
-        };
-        loop {
-            let result = self.try_resolve(consumer, state, gained, &mut resolution);
-            for remark in resolution.remarks.drain(..) {
-                state.weather(remark);
-            }
-            match result {
-                Ok(()) => return Some(resolution.found.into_values().collect()),
-                Err(Obstacle::Fatal(text)) => {
-                    state.fatal(text);
-                    return None;
-                }
-                Err(Obstacle::Later(text)) => state.weather(text),
-            }
-            let again = Instant::now() + RESOLVE_PAUSE;
-            while Instant::now() < again {
-                self.wait(consumer, state, WAIT);
-                if state.closing || consumer.assignment_lost() {
-                    return None;
-                }
-            }
-        }
-    }
-
-    fn try_resolve(
-        &self,
-        consumer: &BaseConsumer<Context>,
-        state: &mut State,
-        gained: &[PartitionId],
-        resolution: &mut Resolution<'_>,
-    ) -> Result<(), Obstacle> {
-        state.total_partitions = resolution.total_partitions(consumer)?;
-        if gained.is_empty() {
-            return Ok(());
-        }
-        let committed = resolution.committed(consumer, gained)?;
-        // The other partitions go on meanwhile, and their commits must not wait.
-        while resolution.step(consumer, &committed)? {
-            self.serve(consumer, state);
-        }
-        Ok(())
-    }
-
-    fn revoke(&self, consumer: &BaseConsumer<Context>, state: &mut State, list: &TopicPartitionList) {
-        let partitions: Vec<PartitionId> =
-            self.ids(list).into_iter().filter(|partition| state.owned.contains_key(partition)).collect();
-        if !state.closing && !partitions.is_empty() {
-            if consumer.assignment_lost() {
-                state.outbox.push_back(SourceEvent::Lost { partitions: partitions.clone() });
-            } else {
-                self.hand_back(consumer, state, &partitions);
-            }
-        }
-        for partition in &partitions {
-            state.owned.remove(partition);
-        }
-        let result = match consumer.rebalance_protocol() {
-            RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
-            _ => consumer.unassign(),
-        };
-        // Refused where the assignment had not been taken: librdkafka still waits for an answer.
-        if result.is_err()
-            && let Err(error) = consumer.unassign()
-        {
-            state.weather(format!("cannot give up partitions: {error}"));
-        }
-        self.serve(consumer, state);
-    }
-
-    /// Lets the loop finish what is in flight and commit, for at most half the session timeout.
-    fn hand_back(&self, consumer: &BaseConsumer<Context>, state: &mut State, partitions: &[PartitionId]) {
-        let deadline = Instant::now() + self.session_timeout / 2;
-        let (done, mut finished) = oneshot::channel();
-        state.outbox.push_back(SourceEvent::Revoking { partitions: partitions.to_vec(), done });
-        self.serve(consumer, state);
-        loop {
-            // Asked before the commands are served, so that a commit sent before `done` is executed.
-            let finished = !matches!(finished.try_recv(), Err(oneshot::error::TryRecvError::Empty));
-            self.serve(consumer, state);
-            if finished || state.closing {
-                return;
-            }
-            if consumer.assignment_lost() {
-                state.outbox.push_back(SourceEvent::Lost { partitions: partitions.to_vec() });
-                return;
-            }
-            if Instant::now() >= deadline {
-                let count = partitions.len();
-                state.weather(format!("{count} partitions were given up before the lane had finished with them"));
-                return;
-            }
-            self.wait(consumer, state, WAIT);
-        }
-    }
-
-    fn ids(&self, list: &TopicPartitionList) -> Vec<PartitionId> {
-        let id = |topic: &str, partition| partition_id(&self.topics, topic, partition);
-        list.elements().iter().filter_map(|element| id(element.topic(), element.partition())).collect()
-    }
 }
 
 impl State {
@@ -398,15 +244,21 @@ impl State {
 
     /// Tells the loop, unless it was told the same a moment ago.
     pub fn weather(&mut self, text: String) {
+        self.tell(text);
+    }
+
+    /// Like `weather`; whether it was told now.
+    pub fn tell(&mut self, text: String) -> bool {
         let now = Instant::now();
         if self.told.get(&text).is_some_and(|told| now.duration_since(*told) < WEATHER_INTERVAL) {
-            return;
+            return false;
         }
         if self.told.len() >= WEATHER_TEXTS {
             self.told.clear();
         }
         self.told.insert(text.clone(), now);
         self.outbox.push_back(SourceEvent::Weather(text));
+        true
     }
 
     pub fn fatal(&mut self, text: String) {
@@ -484,20 +336,6 @@ impl Context {
     pub fn log_ends(&self, ends: Vec<(PartitionId, Position)>) {
         if !ends.is_empty() {
             let _ = self.events.try_send(SourceEvent::LogEnds(ends));
-        }
-    }
-}
-
-impl ConsumerContext for Context {
-    /// Overridden as a whole: hooks besides the default would call assign twice.
-    fn rebalance(&self, consumer: &BaseConsumer<Context>, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        let mut state = self.state();
-        state.seal();
-        match code {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
-                self.assign(consumer, &mut state, &self.ids(list));
-            }
-            _ => self.revoke(consumer, &mut state, list),
         }
     }
 }

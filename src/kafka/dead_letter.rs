@@ -16,7 +16,7 @@ use super::client::{LogOnly, client_config, is_unknown_topic, refused};
 const MESSAGE_TIMEOUT_MS: &str = "30000";
 /// How long a topic may be unknown before a letter for it fails; librdkafka's default of 30 s would be hidden by the
 /// time-out above. A guess: brokers spread a new topic's metadata within a second or two.
-const TOPIC_TIMEOUT_MS: &str = "10000";
+const TOPIC_TIMEOUT_MS: &str = "5000";
 /// The largest letter handed to a broker, which may take less: ten times Kafka's default, so that whatever a topic with
 /// raised limits held can be written to a dead-letter topic with the same limits, headers included.
 const MAX_BYTES: &str = "12582912";

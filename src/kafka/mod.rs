@@ -3,6 +3,8 @@
 mod assignment;
 mod client;
 mod context;
+mod reader;
+mod rebalance;
 
 pub mod admin;
 pub mod consumer;
