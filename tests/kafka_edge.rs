@@ -254,14 +254,25 @@ async fn what_was_committed_comes_back_to_the_next_owner_with_its_metadata() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revoke_waits_for_the_loop_and_executes_its_commit() {
+    hand_over(&[("group.protocol", "consumer")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoke_of_the_classic_protocol_does_the_same() {
+    hand_over(&[("session.timeout.ms", "6000"), ("heartbeat.interval.ms", "500")]).await;
+}
+
+/// A second member joins; the first one commits what it gives up before the second one gets it.
+async fn hand_over(group: &[(&str, &str)]) {
     let cluster = Cluster::start(2);
+    let settings = ConsumerSettings { properties: properties(group), ..cluster.settings() };
     for partition in 0..2 {
         cluster.write(partition, &[(None, Some("1")), (None, Some("2"))]).await;
     }
-    let mut first = Lane::start(cluster.settings());
+    let mut first = Lane::start(settings.clone());
     let gained = first.gain(2).await;
     assert!(gained.iter().all(|assignment| assignment.metadata.is_none()));
-    let mut second = Lane::start(cluster.settings());
+    let mut second = Lane::start(settings.clone());
     let (partitions, done): (Vec<PartitionId>, oneshot::Sender<()>) = first
         .wait(|event| match event {
             SourceEvent::Revoking { partitions, done } => Some((partitions, done)),
@@ -510,8 +521,14 @@ async fn an_inspection_names_what_is_missing_and_creates_nothing() {
     let cluster = Cluster::start(3);
     let missing = format!("{}.dlq.vitally", cluster.topic);
     let findings = tokio::task::spawn_blocking(move || {
-        let look =
-            || inspect(&cluster.brokers, &BTreeMap::new(), std::slice::from_ref(&cluster.topic), &[missing.clone()]);
+        let look = || {
+            inspect(
+                &cluster.brokers,
+                &BTreeMap::new(),
+                std::slice::from_ref(&cluster.topic),
+                std::slice::from_ref(&missing),
+            )
+        };
         look();
         look()
     })
