@@ -118,17 +118,27 @@ impl Lane {
         Lane { consumer: Consumer::start(settings, sender).expect("a consumer"), events }
     }
 
-    async fn event(&mut self) -> SourceEvent {
-        timeout(DEADLINE, self.events.recv()).await.expect("an event in time").expect("an open channel")
-    }
-
     /// The next event that `pick` takes; others are left out.
     async fn wait<T>(&mut self, pick: impl Fn(SourceEvent) -> Option<T>) -> T {
-        loop {
-            if let Some(found) = pick(self.event().await) {
-                return found;
+        let found = async {
+            loop {
+                let event = self.events.recv().await.expect("an open channel");
+                if let Some(found) = pick(event) {
+                    return found;
+                }
             }
-        }
+        };
+        timeout(DEADLINE, found).await.expect("the event in time")
+    }
+
+    /// The end of this partition's log, asked for by the thread while it is paused; no record may come before.
+    async fn paused_end(&mut self, partition: i32) -> Position {
+        self.wait(|event| match event {
+            SourceEvent::LogEnds(ends) => ends.into_iter().find(|(found, _)| *found == id(partition)).map(|end| end.1),
+            SourceEvent::Records(batch) => panic!("a paused partition delivered {} records", batch.len()),
+            _ => None,
+        })
+        .await
     }
 
     /// Waits until so many partitions are gained.
@@ -303,6 +313,10 @@ async fn a_paused_partition_delivers_nothing_and_resumes_where_it_stood() {
     }
     let mut lane = Lane::start(cluster.settings());
     lane.gain(2).await;
+    // Gained partitions stand paused.
+    for partition in 0..2 {
+        assert_eq!(lane.paused_end(partition).await, Position(1));
+    }
     lane.consumer.send(Command::Resume(vec![id(0), id(1)]));
     lane.read(2).await;
     lane.consumer.send(Command::Pause(vec![id(0)]));
@@ -312,14 +326,7 @@ async fn a_paused_partition_delivers_nothing_and_resumes_where_it_stood() {
     let seen: BTreeSet<i32> = lane.read(2).await.iter().map(|record| record.partition).collect();
     assert_eq!(seen, BTreeSet::from([1]), "only the running partition delivers");
     // Polling goes on: the thread still answers, and tells the end of the paused log.
-    let end = lane
-        .wait(|event| match event {
-            SourceEvent::LogEnds(ends) => ends.into_iter().find(|(partition, _)| *partition == id(0)),
-            SourceEvent::Records(batch) => panic!("a paused partition delivered {} records", batch.len()),
-            _ => None,
-        })
-        .await;
-    assert_eq!(end.1, Position(3));
+    assert_eq!(lane.paused_end(0).await, Position(3));
     lane.consumer.send(Command::Resume(vec![id(0)]));
     let offsets: Vec<i64> = lane.read(2).await.iter().map(|record| record.offset).collect();
     assert_eq!(offsets, [1, 2]);
