@@ -2,6 +2,7 @@
 //!
 //! Nothing here uses `engine`, `providers` or `event`: the judge must not share a mistake with the judged.
 
+pub mod broker;
 pub mod expected;
 pub mod generator;
 pub mod random;

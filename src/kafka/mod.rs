@@ -1,10 +1,22 @@
 //! The Kafka side of a lane: what the consumer thread tells the loop, and what the loop asks of it.
 
+mod assignment;
+mod client;
+mod context;
+mod reader;
+mod rebalance;
+
+pub mod admin;
+pub mod consumer;
+pub mod dead_letter;
 pub mod settings;
 
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+
+pub use consumer::{Consumer, ConsumerSettings, Start};
+pub use dead_letter::{DeadLetterProducer, DeadLetterRecord};
 
 use crate::record::{Offset, PartitionId, Position, Record};
 
@@ -144,6 +156,33 @@ impl RecordBatch {
     }
 }
 
-/// How long a broker may take to answer metadata and committed-offset queries; half of librdkafka's
-/// `socket.timeout.ms` default, so that a rebalance is answered within the session timeout.
+/// How long a broker may take to answer metadata, watermark and committed-offset queries. A guess: loaded brokers
+/// answer within a second, and two such waits still fit into half the default session timeout of 45 s.
 pub const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a Kafka client could not be made or a record not be written; no text repeats a property's value.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// librdkafka refused the properties, alone or together.
+    #[error("librdkafka refused the settings: {0}; see `kafka.properties` and librdkafka's CONFIGURATION.md")]
+    Settings(String),
+    #[error("cannot start the thread {name}: {source}")]
+    Thread { name: String, source: std::io::Error },
+    /// The broker knows no such topic and does not create it.
+    #[error("topic {topic} does not exist: create it, or allow the broker to (auto.create.topics.enable)")]
+    UnknownTopic { topic: String },
+    /// No retry can help: the record is larger than the client, the broker or the topic takes.
+    #[error(
+        "a record of {bytes} bytes is too large for topic {topic}: raise max.message.bytes of the topic (message.max.bytes of the broker)"
+    )]
+    TooLarge { topic: String, bytes: usize },
+    /// The local queue is full; try again later.
+    #[error("the producer's queue is full: too many records for topic {topic} wait for the broker")]
+    QueueFull { topic: String },
+    /// The broker did not acknowledge the record; it may have been written all the same. Try again later.
+    #[error("topic {topic} did not take the record: {text}")]
+    NotAcknowledged { topic: String, text: String },
+    /// The embedded broker could not do what it was asked.
+    #[error("embedded broker: {0}")]
+    Broker(String),
+}

@@ -1,0 +1,165 @@
+//! The consumer thread of a lane: always polling, whatever the loop does.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+
+use super::client::{client_config, refused};
+use super::context::Context;
+use super::reader::Reader;
+use super::{Command, Error, SourceEvent};
+
+/// librdkafka's default for `session.timeout.ms` and Kafka's for groups of the new protocol.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// Where a group without a committed position starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    Earliest,
+    Latest,
+    /// Do not choose: end with an error that says so.
+    Fail,
+}
+
+/// What a consumer is made from.
+#[derive(Clone, Debug)]
+pub struct ConsumerSettings {
+    /// Comma-separated `host:port` list.
+    pub brokers: String,
+    /// `PartitionId::topic` is the index in here.
+    pub topics: Vec<String>,
+    pub group: String,
+    pub start: Start,
+    /// Handed to librdkafka over the worker's defaults; what the worker owns wins.
+    pub properties: BTreeMap<String, String>,
+    pub client_id: String,
+}
+
+/// The handle of a running consumer thread. Dropping it closes the consumer.
+pub struct Consumer {
+    commands: Sender<Command>,
+    /// Disconnects when the thread ends.
+    ended: Receiver<()>,
+}
+
+impl Consumer {
+    /// Makes the consumer, joins the group and starts the thread. Events come in order; the last one is `Closed`.
+    pub fn start(
+        settings: ConsumerSettings,
+        events: tokio::sync::mpsc::Sender<SourceEvent>,
+    ) -> Result<Consumer, Error> {
+        let config = consumer_config(&settings);
+        let (commands, received) = channel();
+        let context = Context::new(&settings, session_timeout(&config), received, events);
+        let consumer: BaseConsumer<Context> =
+            config.create_with_context(context).map_err(|error| refused(&error, &config))?;
+        let topics: Vec<&str> = settings.topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics).map_err(|error| refused(&error, &config))?;
+        let (alive, ended) = channel::<()>();
+        let name = format!("consumer-{}", settings.client_id);
+        std::thread::Builder::new()
+            .name(name.clone())
+            .spawn(move || {
+                Reader::new(consumer).run();
+                drop(alive);
+            })
+            .map_err(|source| Error::Thread { name, source })?;
+        Ok(Consumer { commands, ended })
+    }
+
+    /// Asks the thread for something; nothing happens if it has ended.
+    pub fn send(&self, command: Command) {
+        let _ = self.commands.send(command);
+    }
+
+    /// Closes the consumer and waits for the thread's end; `false` if it has not ended by then. Blocks the caller.
+    pub fn join(self, deadline: Duration) -> bool {
+        self.send(Command::Close);
+        self.ended.recv_timeout(deadline) == Err(RecvTimeoutError::Disconnected)
+    }
+}
+
+/// The properties of a lane's consumer.
+pub(super) fn consumer_config(settings: &ConsumerSettings) -> ClientConfig {
+    let mut defaults = vec![
+        ("client.id", settings.client_id.as_str()),
+        // Local queue in KiB; the whole consumer's. Default 65,536: with 845 bytes a queued message of 500, 16 MiB of
+        // payload cost 25 MiB per lane (measured), which is seconds of reading and hours of sending.
+        ("queued.max.messages.kbytes", "16384"),
+        // Per partition; the default of 100,000 is what let other workers run out of memory (vector#20939).
+        ("queued.min.messages", "20000"),
+        // Default 1,000: with a short queue that means one fetch a second (librdkafka#2879).
+        ("fetch.queue.backoff.ms", "10"),
+        // The queue overshoots its limit by one response: 4 MiB instead of the default 50.
+        ("fetch.max.bytes", "4194304"),
+        // librdkafka's default, per partition; a larger record still comes through alone.
+        ("fetch.message.max.bytes", "1048576"),
+        // Lag; every 5 s is finer than any scrape interval in use and cheap (one JSON per lane).
+        ("statistics.interval.ms", "5000"),
+        // Finds connections that a NAT dropped silently.
+        ("socket.keepalive.enable", "true"),
+    ];
+    // `session.timeout.ms`, `heartbeat.interval.ms` and `partition.assignment.strategy` are refused together with the
+    // new protocol. Eager strategies take all partitions away at each rebalance (measured: redelivers).
+    if settings.properties.get("group.protocol").is_none_or(|protocol| !protocol.eq_ignore_ascii_case("consumer")) {
+        defaults.push(("partition.assignment.strategy", "cooperative-sticky"));
+    }
+    let owned = [
+        ("bootstrap.servers", settings.brokers.as_str()),
+        ("group.id", settings.group.as_str()),
+        ("enable.auto.commit", "false"),
+        ("enable.auto.offset.store", "false"),
+        ("enable.partition.eof", "true"),
+        // Starts are given as numbers, so this is only for a log that is cut under a running reader; there even
+        // `latest` means the oldest record left, since what lies between has not been read.
+        ("auto.offset.reset", if settings.start == Start::Fail { "error" } else { "earliest" }),
+    ];
+    client_config(&defaults, &settings.properties, &owned)
+}
+
+fn session_timeout(config: &ClientConfig) -> Duration {
+    config.get("session.timeout.ms").and_then(|text| text.parse().ok()).map_or(SESSION_TIMEOUT, Duration::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(pairs: &[(&str, &str)]) -> ConsumerSettings {
+        ConsumerSettings {
+            brokers: "localhost:9092".to_string(),
+            topics: vec!["identify".to_string()],
+            group: "sluicegate.vitally".to_string(),
+            start: Start::Latest,
+            properties: pairs.iter().map(|(key, value)| ((*key).to_string(), (*value).to_string())).collect(),
+            client_id: "sluicegate-vitally".to_string(),
+        }
+    }
+
+    #[test]
+    fn an_operator_can_tune_the_consumer_but_not_let_it_commit_by_itself() {
+        let config = consumer_config(&settings(&[("enable.auto.commit", "true"), ("queued.min.messages", "10")]));
+        assert_eq!(config.get("enable.auto.commit"), Some("false"));
+        assert_eq!(config.get("queued.min.messages"), Some("10"));
+        assert_eq!(config.get("partition.assignment.strategy"), Some("cooperative-sticky"));
+    }
+
+    #[test]
+    fn the_new_group_protocol_goes_without_the_properties_it_refuses() {
+        let config = consumer_config(&settings(&[("group.protocol", "consumer")]));
+        for key in ["partition.assignment.strategy", "session.timeout.ms", "heartbeat.interval.ms"] {
+            assert_eq!(config.get(key), None, "{key}");
+        }
+        assert!(config.create::<BaseConsumer>().is_ok());
+    }
+
+    #[test]
+    fn the_session_timeout_is_the_operators_or_the_default() {
+        assert_eq!(session_timeout(&consumer_config(&settings(&[]))), Duration::from_secs(45));
+        let config = consumer_config(&settings(&[("session.timeout.ms", "6000")]));
+        assert_eq!(session_timeout(&config), Duration::from_secs(6));
+    }
+}

@@ -1,0 +1,357 @@
+//! What the consumer thread does besides reading: commands, rebalances, commits, and the events it owes the loop.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::Offset as RdOffset;
+use rdkafka::{ClientContext, TopicPartitionList};
+use serde::Deserialize;
+use tokio::sync::mpsc::{Sender, error::TrySendError};
+
+use super::assignment::partition_id;
+use super::client::{is_unauthorized, log_line};
+use super::consumer::Start;
+use super::{Command, CommitEntry, CommitError, RecordBatch, SourceEvent};
+use crate::record::{PartitionId, Position};
+
+/// How long to wait for a command before trying again to hand over events or to see a revoke done. A guess: short
+/// against a commit on a real broker (2 to 7 ms), long against a busy loop.
+pub(super) const WAIT: Duration = Duration::from_millis(5);
+/// The same text is told at most this often. A guess: an outage then fills a screen in minutes, not in seconds.
+const WEATHER_INTERVAL: Duration = Duration::from_secs(10);
+/// Distinct texts remembered for that. A guess: far more than one outage has, small in memory.
+const WEATHER_TEXTS: usize = 64;
+
+/// The thread's context: librdkafka calls back into it from `poll`, on the polling thread.
+pub(super) struct Context {
+    pub topics: Vec<String>,
+    pub group: String,
+    pub start: Start,
+    pub session_timeout: Duration,
+    events: Sender<SourceEvent>,
+    /// Only the polling thread locks it, and never across `poll`, from which the callbacks lock it again.
+    state: Mutex<State>,
+}
+
+pub(super) struct State {
+    commands: Receiver<Command>,
+    /// Events that the loop has not taken yet, in order.
+    pub outbox: VecDeque<SourceEvent>,
+    /// Records read since the last hand-over.
+    pub batch: RecordBatch,
+    /// Partitions whose end was reached while `batch` was read.
+    pub ends: Vec<(PartitionId, Position)>,
+    pub owned: BTreeMap<PartitionId, Owned>,
+    /// Set by `Close`, or when the loop is gone.
+    pub closing: bool,
+    /// librdkafka's words for the error that `poll` returns next.
+    pub reason: String,
+    pub total_partitions: usize,
+    told: BTreeMap<String, Instant>,
+}
+
+/// What the thread knows about a partition that it owns.
+pub(super) struct Owned {
+    /// The position after the last record read.
+    pub next: Position,
+    /// No commit may go below this.
+    pub floor: Position,
+    /// Whether the loop wants nothing from it; resuming a running partition can deliver twice (librdkafka#2593).
+    pub paused: bool,
+}
+
+impl Context {
+    pub fn new(
+        settings: &super::ConsumerSettings,
+        session_timeout: Duration,
+        commands: Receiver<Command>,
+        events: Sender<SourceEvent>,
+    ) -> Context {
+        Context {
+            topics: settings.topics.clone(),
+            group: settings.group.clone(),
+            start: settings.start,
+            session_timeout,
+            events,
+            state: Mutex::new(State {
+                commands,
+                outbox: VecDeque::new(),
+                batch: RecordBatch::default(),
+                ends: Vec::new(),
+                owned: BTreeMap::new(),
+                closing: false,
+                reason: String::new(),
+                total_partitions: 0,
+                told: BTreeMap::new(),
+            }),
+        }
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Executes the commands that wait and hands over the events that the loop has room for.
+    pub fn serve(&self, consumer: &BaseConsumer<Context>, state: &mut State) {
+        loop {
+            match state.commands.try_recv() {
+                Ok(command) => self.execute(consumer, state, command),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => {
+                    state.closing = true;
+                    break;
+                }
+            }
+        }
+        self.flush(state);
+    }
+
+    /// Like `serve`, but waits up to `limit` for a command to come.
+    pub fn wait(&self, consumer: &BaseConsumer<Context>, state: &mut State, limit: Duration) {
+        match state.commands.recv_timeout(limit) {
+            Ok(command) => self.execute(consumer, state, command),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => state.closing = true,
+        }
+        self.serve(consumer, state);
+    }
+
+    /// Hands over events, oldest first, until the channel is full.
+    pub fn flush(&self, state: &mut State) {
+        while let Some(event) = state.outbox.pop_front() {
+            match self.events.try_send(event) {
+                Ok(()) => {}
+                Err(TrySendError::Full(event)) => {
+                    state.outbox.push_front(event);
+                    return;
+                }
+                Err(TrySendError::Closed(_)) => {
+                    state.closing = true;
+                    state.outbox.clear();
+                }
+            }
+        }
+    }
+
+    fn execute(&self, consumer: &BaseConsumer<Context>, state: &mut State, command: Command) {
+        match command {
+            Command::Commit { id, entries } => {
+                let result = self.commit(consumer, state, &entries);
+                state.outbox.push_back(SourceEvent::Committed { id, result });
+            }
+            Command::Pause(partitions) => self.set_paused(consumer, state, &partitions, true),
+            Command::Resume(partitions) => self.set_paused(consumer, state, &partitions, false),
+            Command::Close => state.closing = true,
+        }
+    }
+
+    fn set_paused(&self, consumer: &BaseConsumer<Context>, state: &mut State, asked: &[PartitionId], pause: bool) {
+        let mut list = TopicPartitionList::with_capacity(asked.len());
+        for partition in asked {
+            if let Some(owned) = state.owned.get_mut(partition)
+                && owned.paused != pause
+            {
+                owned.paused = pause;
+                list.add_partition(&self.topics[usize::from(partition.topic)], partition.partition);
+            }
+        }
+        if list.count() == 0 {
+            return;
+        }
+        let result = if pause { consumer.pause(&list) } else { consumer.resume(&list) };
+        if let Err(error) = result {
+            state.weather(format!("cannot {} partitions: {error}", if pause { "pause" } else { "resume" }));
+        }
+    }
+
+    /// One synchronous request. Partitions that are not owned, or a position that would go back, refuse the whole of it
+    /// before the broker sees it: the broker would take both.
+    fn commit(
+        &self,
+        consumer: &BaseConsumer<Context>,
+        state: &mut State,
+        entries: &[CommitEntry],
+    ) -> Result<(), CommitError> {
+        let mut list = TopicPartitionList::with_capacity(entries.len());
+        for CommitEntry { partition, position, metadata } in entries {
+            let Some(owned) = state.owned.get(partition) else {
+                return Err(CommitError::Retriable(format!("partition {partition} was given up meanwhile")));
+            };
+            if *position < owned.floor {
+                let floor = owned.floor;
+                return Err(CommitError::Retriable(format!(
+                    "partition {partition} would go back from {floor} to {position}"
+                )));
+            }
+            let mut element = list.add_partition(&self.topics[usize::from(partition.topic)], partition.partition);
+            if !metadata.is_empty() {
+                element.set_metadata(metadata);
+            }
+            element
+                .set_offset(RdOffset::Offset(position.0))
+                .map_err(|error| CommitError::Retriable(format!("partition {partition} at {position}: {error}")))?;
+        }
+        if list.count() == 0 {
+            return Ok(());
+        }
+        // An error of one partition is the error of the whole (`rd_kafka_handle_OffsetCommit`), so Ok means all.
+        match consumer.commit(&list, CommitMode::Sync) {
+            Ok(()) => {
+                for CommitEntry { partition, position, .. } in entries {
+                    if let Some(owned) = state.owned.get_mut(partition) {
+                        owned.floor = *position;
+                    }
+                }
+                Ok(())
+            }
+            Err(error) => {
+                let code = error.rdkafka_error_code();
+                if code == Some(RDKafkaErrorCode::FencedInstanceId) {
+                    state.fatal(format!(
+                        "group {}: {error}: another consumer uses this group.instance.id; give each replica its own",
+                        self.group
+                    ));
+                } else if code.is_some_and(is_unauthorized) {
+                    state.fatal(format!("group {}: {error}: grant the client read access to the group", self.group));
+                }
+                Err(commit_error(&error, consumer.assignment_lost()))
+            }
+        }
+    }
+}
+
+impl State {
+    /// Moves what was read to the outbox, so that whatever is pushed next comes after it.
+    pub fn seal(&mut self) {
+        if !self.batch.is_empty() {
+            self.outbox.push_back(SourceEvent::Records(std::mem::take(&mut self.batch)));
+        }
+        for (partition, position) in std::mem::take(&mut self.ends) {
+            // Records that were read after the end was reported have moved it.
+            if let Some(owned) = self.owned.get_mut(&partition)
+                && owned.next <= position
+            {
+                owned.next = position;
+                self.outbox.push_back(SourceEvent::End { partition, position });
+            }
+        }
+    }
+
+    /// Tells the loop, unless it was told the same a moment ago.
+    pub fn weather(&mut self, text: String) {
+        self.tell(text);
+    }
+
+    /// Like `weather`; whether it was told now.
+    pub fn tell(&mut self, text: String) -> bool {
+        let now = Instant::now();
+        if self.told.get(&text).is_some_and(|told| now.duration_since(*told) < WEATHER_INTERVAL) {
+            return false;
+        }
+        if self.told.len() >= WEATHER_TEXTS {
+            self.told.clear();
+        }
+        self.told.insert(text.clone(), now);
+        self.outbox.push_back(SourceEvent::Weather(text));
+        true
+    }
+
+    pub fn fatal(&mut self, text: String) {
+        self.outbox.push_back(SourceEvent::Fatal(text));
+    }
+}
+
+/// `Fenced` only when the assignment is lost, so that `SourceEvent::Lost` is sure to follow. The same codes without the
+/// loss mean a rebalance under way (`rd_kafka_cgrp_op_handle_OffsetCommit`): the partitions may well be kept.
+fn commit_error(error: &KafkaError, lost: bool) -> CommitError {
+    let fenced = match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::FencedInstanceId) => true,
+        Some(
+            RDKafkaErrorCode::IllegalGeneration
+            | RDKafkaErrorCode::UnknownMemberId
+            | RDKafkaErrorCode::StaleMemberEpoch
+            | RDKafkaErrorCode::FencedMemberEpoch,
+        ) => lost,
+        _ => false,
+    };
+    if fenced { CommitError::Fenced(error.to_string()) } else { CommitError::Retriable(error.to_string()) }
+}
+
+/// The part of librdkafka's statistics (STATISTICS.md) that lag is computed from.
+#[derive(Deserialize)]
+struct Statistics {
+    topics: BTreeMap<String, TopicStatistics>,
+}
+
+#[derive(Deserialize)]
+struct TopicStatistics {
+    partitions: BTreeMap<i32, PartitionStatistics>,
+}
+
+#[derive(Deserialize)]
+struct PartitionStatistics {
+    /// The end that a reader of committed transactions sees; negative while unknown.
+    ls_offset: i64,
+    hi_offset: i64,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        log_line(level, facility, line);
+    }
+
+    /// Called right before `poll` returns the error; only here librdkafka tells the topic, the broker, the offset.
+    fn error(&self, _error: KafkaError, reason: &str) {
+        self.state().reason = reason.to_string();
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
+        let mut ends = Vec::new();
+        let state = self.state();
+        for (topic, statistics) in &statistics.topics {
+            for (partition, statistics) in &statistics.partitions {
+                let end = if statistics.ls_offset >= 0 { statistics.ls_offset } else { statistics.hi_offset };
+                // A paused partition is not fetched, so its end here is old; `Reader::paused_end` asks for it.
+                if let Some(id) = partition_id(&self.topics, topic, *partition)
+                    && end >= 0
+                    && state.owned.get(&id).is_some_and(|owned| !owned.paused)
+                {
+                    ends.push((id, Position(end)));
+                }
+            }
+        }
+        drop(state);
+        self.log_ends(ends);
+    }
+}
+
+impl Context {
+    /// Ends of logs are old news soon: dropped when the loop has no room.
+    pub fn log_ends(&self, ends: Vec<(PartitionId, Position)>) {
+        if !ends.is_empty() {
+            let _ = self.events.try_send(SourceEvent::LogEnds(ends));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_is_fenced_only_when_the_assignment_is_lost() {
+        let error = KafkaError::ConsumerCommit(RDKafkaErrorCode::IllegalGeneration);
+        assert!(matches!(commit_error(&error, true), CommitError::Fenced(_)));
+        assert!(matches!(commit_error(&error, false), CommitError::Retriable(_)));
+        let error = KafkaError::ConsumerCommit(RDKafkaErrorCode::RebalanceInProgress);
+        assert!(matches!(commit_error(&error, true), CommitError::Retriable(_)));
+        let error = KafkaError::ConsumerCommit(RDKafkaErrorCode::FencedInstanceId);
+        assert!(matches!(commit_error(&error, false), CommitError::Fenced(_)));
+    }
+}

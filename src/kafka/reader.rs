@@ -1,0 +1,340 @@
+//! The reading loop of a consumer thread: polls, batches, and leaves the group in the end.
+
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::topic_partition_list::TopicPartitionList;
+
+use super::SourceEvent;
+use super::assignment::{missing, partition_count, partition_id};
+use super::client::{is_unauthorized, is_unknown_topic};
+use super::context::{Context, State, WAIT};
+use crate::record::{Offset, PartitionId, Position, Record};
+
+/// How long one poll waits for a first record: the longest a command waits for an idle consumer, and 100 wake-ups a
+/// second, which cost about a thousandth of a core.
+const POLL: Duration = Duration::from_millis(10);
+/// Records in one batch, at most. At 1 us a record for reading and copying, a batch is ready within a millisecond.
+const BATCH_RECORDS: usize = 1_000;
+/// Bytes in one batch, at most (plus one record): what the bounded channel holds per slot.
+const BATCH_BYTES: usize = 1 << 20;
+/// How long the loop may leave a batch lying before reading stops altogether and only polling goes on. A tenth of
+/// librdkafka's `max.poll.interval.ms` (300 s), within which a consumer has to poll to stay in the group.
+const STALL: Duration = Duration::from_secs(30);
+/// How often the end of one paused partition is asked for. A guess: with 30 paused partitions each is 15 s old at most.
+const PAUSED_END_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a question besides reading may take; nothing else happens meanwhile. A guess: brokers answer in milliseconds.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pause after a question that was not answered, so that an outage costs a tenth of the thread's time.
+const QUESTION_PAUSE: Duration = Duration::from_secs(10);
+/// How often a consumer that owns nothing looks whether its topics exist; with `group.protocol=consumer` librdkafka does
+/// not say so. A guess: first after the joins of a usual rebalance are over.
+const MISSING_TOPIC_INTERVAL: Duration = Duration::from_secs(5);
+/// How long leaving the group may take before the thread ends without it: dropping a consumer has no deadline of its
+/// own and is known to hang (rust-rdkafka#453, #509, librdkafka#4884).
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The thread's own state; the rest is in the context, where the callbacks find it.
+pub(super) struct Reader {
+    consumer: BaseConsumer<Context>,
+    context: Arc<Context>,
+    /// Since when the loop has not taken what it was offered.
+    blocked_since: Option<Instant>,
+    /// Partitions that were paused because of that.
+    stalled: Vec<PartitionId>,
+    paused_end_asked: Instant,
+    paused_end_last: Option<PartitionId>,
+    topics_asked: Instant,
+}
+
+impl Reader {
+    pub fn new(consumer: BaseConsumer<Context>) -> Reader {
+        let context = Arc::clone(consumer.context());
+        Reader {
+            consumer,
+            context,
+            blocked_since: None,
+            stalled: Vec::new(),
+            paused_end_asked: Instant::now(),
+            paused_end_last: None,
+            topics_asked: Instant::now(),
+        }
+    }
+
+    pub fn run(mut self) {
+        loop {
+            let mut state = self.context.state();
+            self.context.serve(&self.consumer, &mut state);
+            if state.closing {
+                break;
+            }
+            let blocked = !state.outbox.is_empty();
+            drop(state);
+            if blocked {
+                self.sit_out();
+            } else {
+                self.go_on();
+                self.read();
+                self.paused_end();
+                self.missing_topics();
+            }
+        }
+        self.close();
+    }
+
+    /// The loop has no room. Polling would bring more records, so first it just waits; when that takes long, it pauses
+    /// everything and polls all the same, or the group would expel it.
+    fn sit_out(&mut self) {
+        let since = *self.blocked_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= STALL {
+            let state = self.context.state();
+            let running: Vec<PartitionId> = state
+                .owned
+                .iter()
+                .filter(|(id, owned)| !owned.paused && !self.stalled.contains(id))
+                .map(|(id, _)| *id)
+                .collect();
+            drop(state);
+            if !running.is_empty() {
+                // An error means that the partition is going anyway.
+                let _ = self.consumer.pause(&self.list(&running));
+                self.stalled.extend(running);
+            }
+            self.read();
+        }
+        let mut state = self.context.state();
+        self.context.wait(&self.consumer, &mut state, WAIT);
+    }
+
+    /// The loop takes events again: undoes what `sit_out` did.
+    fn go_on(&mut self) {
+        self.blocked_since = None;
+        if self.stalled.is_empty() {
+            return;
+        }
+        let stalled = std::mem::take(&mut self.stalled);
+        let state = self.context.state();
+        let wanted: Vec<PartitionId> =
+            stalled.into_iter().filter(|id| state.owned.get(id).is_some_and(|owned| !owned.paused)).collect();
+        drop(state);
+        if let Err(error) = self.consumer.resume(&self.list(&wanted)) {
+            self.context.state().weather(format!("cannot resume partitions: {error}"));
+        }
+    }
+
+    fn list(&self, partitions: &[PartitionId]) -> TopicPartitionList {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for id in partitions {
+            list.add_partition(&self.context.topics[usize::from(id.topic)], id.partition);
+        }
+        list
+    }
+
+    /// Reads one batch and puts it into the outbox.
+    fn read(&self) {
+        let mut timeout = POLL;
+        while let Some(result) = self.consumer.poll(timeout) {
+            timeout = Duration::ZERO;
+            let mut state = self.context.state();
+            match result {
+                Ok(message) => self.take(&mut state, &message),
+                Err(KafkaError::PartitionEOF(partition)) => self.end(&mut state, partition),
+                Err(error) => self.trouble(&mut state, &error),
+            }
+            if state.batch.len() >= BATCH_RECORDS || state.batch.byte_len() >= BATCH_BYTES || state.closing {
+                break;
+            }
+        }
+        self.context.state().seal();
+    }
+
+    fn take(&self, state: &mut State, message: &BorrowedMessage<'_>) {
+        let Some(id) = partition_id(&self.context.topics, message.topic(), message.partition()) else { return };
+        let offset = Offset(message.offset());
+        // Left over from an assignment that is gone.
+        let Some(owned) = state.owned.get_mut(&id) else { return };
+        if offset.position() < owned.next {
+            let next = owned.next;
+            self.came_again(state, message.topic(), id, next);
+            return;
+        }
+        owned.next = offset.next();
+        state.batch.push(Record {
+            partition: id,
+            offset,
+            timestamp_ms: message.timestamp().to_millis().unwrap_or_else(now_ms),
+            key: message.key(),
+            payload: message.payload(),
+        });
+    }
+
+    /// A record below the read position is left out: librdkafka can deliver twice after a resume (librdkafka#2593). If the
+    /// log was cut or made anew under the reader, though, these are new records, and reading has to start afresh.
+    fn came_again(&self, state: &mut State, topic: &str, id: PartitionId, next: Position) {
+        let partition = id.partition;
+        if !state.tell(format!("topic {topic}, partition {partition}: records came again and were left out")) {
+            return;
+        }
+        if let Ok((low, high)) = self.consumer.fetch_watermarks(topic, partition, QUESTION_TIMEOUT)
+            && high < next.0
+        {
+            state.fatal(format!(
+                "topic {topic}, partition {partition}: the log now reaches from {low} to {high}, but position {next} was \
+                 read already: it was cut or the topic created anew; start again to read it from its committed position"
+            ));
+        }
+    }
+
+    fn end(&self, state: &mut State, partition: i32) {
+        let Some(position) = end_position(&state.reason) else { return };
+        let standing = state.owned.iter().map(|(id, owned)| (*id, owned.next));
+        let ended = ended(standing.filter(|(id, _)| id.partition == partition), position);
+        state.ends.extend(ended.into_iter().map(|id| (id, position)));
+    }
+
+    fn trouble(&self, state: &mut State, error: &KafkaError) {
+        let reason = std::mem::take(&mut state.reason);
+        let group = &self.context.group;
+        let text = if reason.is_empty() { error.to_string() } else { reason };
+        match error {
+            KafkaError::MessageConsumptionFatal(code) => state.fatal(format!("group {group}: {code}: {text}")),
+            _ => match error.rdkafka_error_code() {
+                Some(code) if is_unauthorized(code) => state
+                    .fatal(format!("group {group}: {text}: grant the client read access to the topics and the group")),
+                Some(RDKafkaErrorCode::AutoOffsetReset) => state.fatal(format!(
+                    "group {group}: {text}: the log was cut under the reader and kafka.start is `fail`; set it to \
+                     earliest or latest, or commit a position with Kafka's own tools"
+                )),
+                Some(code) if is_unknown_topic(code) => state.weather(format!(
+                    "{text}: create the topic, or allow the broker to create it (auto.create.topics.enable)"
+                )),
+                // The words differ each time (ports, milliseconds); the code is what repeats.
+                Some(code) => {
+                    tracing::debug!(target: "librdkafka", "{text}");
+                    state.weather(format!("kafka: {code}"));
+                }
+                None => state.weather(format!("kafka: {text}")),
+            },
+        }
+    }
+
+    /// Asks for the end of one paused partition, in turn: the statistics know it only from fetching.
+    fn paused_end(&mut self) {
+        // `elapsed` is zero for the future, where a pause puts it.
+        if self.paused_end_asked.elapsed() < PAUSED_END_INTERVAL {
+            return;
+        }
+        self.paused_end_asked = Instant::now();
+        let state = self.context.state();
+        let mut paused = state.owned.iter().filter(|(_, owned)| owned.paused).map(|(id, _)| *id);
+        let first = paused.next();
+        let after = first.into_iter().chain(paused).find(|id| self.paused_end_last.is_none_or(|last| *id > last));
+        drop(state);
+        self.paused_end_last = after.or(first);
+        let Some(id) = self.paused_end_last else { return };
+        let topic = &self.context.topics[usize::from(id.topic)];
+        match self.consumer.fetch_watermarks(topic, id.partition, QUESTION_TIMEOUT) {
+            Ok((_, high)) => self.context.log_ends(vec![(id, Position(high))]),
+            Err(_) => self.paused_end_asked += QUESTION_PAUSE,
+        }
+    }
+
+    /// Tells about topics that do not exist, which is why nothing may be owned.
+    fn missing_topics(&mut self) {
+        if self.topics_asked.elapsed() < MISSING_TOPIC_INTERVAL {
+            return;
+        }
+        self.topics_asked = Instant::now();
+        if !self.context.state().owned.is_empty() {
+            return;
+        }
+        for topic in &self.context.topics {
+            if let Ok(None) = partition_count(&self.consumer, topic, QUESTION_TIMEOUT) {
+                self.context.state().weather(missing(topic));
+            }
+        }
+    }
+
+    /// Leaves the group, polling until the partitions are gone, and drops the consumer where it can do no harm.
+    fn close(self) {
+        let Reader { consumer, context, .. } = self;
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        consumer.unsubscribe();
+        while Instant::now() < deadline && consumer.assignment().is_ok_and(|list| list.count() > 0) {
+            let _ = consumer.poll(POLL);
+        }
+        let (dropped, ended) = channel::<()>();
+        let watchdog = std::thread::Builder::new().name("consumer-drop".to_string()).spawn(move || {
+            drop(consumer);
+            drop(dropped);
+        });
+        let left = deadline.saturating_duration_since(Instant::now()).max(POLL);
+        let timed_out = ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout);
+        let mut state = context.state();
+        if watchdog.is_err() || timed_out {
+            state.weather(format!("the consumer did not leave its group within {} s", CLOSE_TIMEOUT.as_secs()));
+        }
+        state.outbox.push_back(SourceEvent::Closed);
+        drop(state);
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        loop {
+            let mut state = context.state();
+            context.flush(&mut state);
+            if state.outbox.is_empty() || Instant::now() >= deadline {
+                return;
+            }
+            drop(state);
+            std::thread::sleep(WAIT);
+        }
+    }
+}
+
+/// Which of the partitions with the same number, each with its read position, has ended at `position`: librdkafka tells
+/// the number alone. One that stands there has; one that stands below (compaction, transaction markers) is taken only
+/// where no other has that number. Never the wrong one, since that would open a fence early.
+fn ended(standing: impl Iterator<Item = (PartitionId, Position)>, position: Position) -> Vec<PartitionId> {
+    let standing: Vec<(PartitionId, Position)> = standing.collect();
+    match standing.as_slice() {
+        [(only, next)] if *next <= position => vec![*only],
+        several => several.iter().filter(|(_, next)| *next == position).map(|(id, _)| *id).collect(),
+    }
+}
+
+/// Reads "... reached end of partition at offset 42 (HighwaterMark 42)" (`rdkafka_fetcher.c`).
+fn end_position(reason: &str) -> Option<Position> {
+    let (_, rest) = reason.split_once("end of partition at offset ")?;
+    rest.split(' ').next()?.parse().ok().map(Position)
+}
+
+/// For records of message formats without a timestamp (before Kafka 0.10): the time they were read.
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_partition_is_never_taken_for_another_topics() {
+        let id = |topic| PartitionId { topic, partition: 3 };
+        let end = |standing: &[(u16, i64)]| {
+            ended(standing.iter().map(|(topic, next)| (id(*topic), Position(*next))), Position(42))
+        };
+        assert_eq!(end(&[(0, 42)]), [id(0)]);
+        assert_eq!(end(&[(0, 40)]), [id(0)], "alone, below the end: the rest are control records");
+        assert_eq!(end(&[(0, 43)]), [], "records were read since");
+        assert_eq!(end(&[(0, 40), (1, 42)]), [id(1)]);
+        assert_eq!(end(&[(0, 40), (1, 41)]), []);
+    }
+
+    #[test]
+    fn the_position_of_an_end_is_read_from_librdkafkas_words() {
+        let words = "Fetch from broker 1 reached end of partition at offset 42 (HighwaterMark 42)";
+        assert_eq!(end_position(words), Some(Position(42)));
+        assert_eq!(end_position("Subscribed topic not available"), None);
+    }
+}

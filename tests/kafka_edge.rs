@@ -1,0 +1,552 @@
+//! The consumer, the dead-letter producer and the admin look-up against a broker: the embedded one, or the brokers named
+//! in `SLUICEGATE_TEST_BROKERS` (topics and groups are fresh; those brokers must create topics by themselves).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rdkafka::ClientConfig;
+use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use sluicegate::demo::broker::EmbeddedBroker;
+use sluicegate::kafka::admin::inspect;
+use sluicegate::kafka::{
+    Assignment, Command, CommitEntry, CommitError, Consumer, ConsumerSettings, DeadLetterProducer, DeadLetterRecord,
+    Error, SourceEvent, Start,
+};
+use sluicegate::record::{PartitionId, Position};
+use tokio::sync::mpsc::{Receiver, channel};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+/// Longest wait for anything; a pass takes a tenth of it.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A broker with one fresh topic and a fresh group.
+struct Cluster {
+    /// `None` when a real broker is used.
+    embedded: Option<EmbeddedBroker>,
+    brokers: String,
+    topic: String,
+    group: String,
+}
+
+impl Cluster {
+    fn start(partitions: i32) -> Cluster {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
+        let topic = format!("edge-{}", since.as_nanos());
+        let group = format!("{topic}-group");
+        match std::env::var("SLUICEGATE_TEST_BROKERS") {
+            Ok(brokers) => {
+                create_topic(&brokers, &topic, partitions);
+                Cluster { embedded: None, brokers, topic, group }
+            }
+            Err(_) => {
+                let broker = EmbeddedBroker::start(&[(&topic, partitions)]).expect("an embedded broker");
+                Cluster { brokers: broker.bootstrap_servers().to_string(), embedded: Some(broker), topic, group }
+            }
+        }
+    }
+
+    fn settings(&self) -> ConsumerSettings {
+        ConsumerSettings {
+            brokers: self.brokers.clone(),
+            topics: vec![self.topic.clone()],
+            group: self.group.clone(),
+            start: Start::Earliest,
+            // Joins in 0.15 s on the embedded broker instead of 3 s.
+            properties: properties(&[("group.protocol", "consumer")]),
+            client_id: "edge".to_string(),
+        }
+    }
+
+    async fn write(&self, partition: i32, records: &[(Option<&str>, Option<&str>)]) {
+        let producer: FutureProducer =
+            ClientConfig::new().set("bootstrap.servers", &self.brokers).create().expect("a producer");
+        for (key, payload) in records {
+            let mut record = FutureRecord::<str, str>::to(&self.topic).partition(partition);
+            record.key = *key;
+            record.payload = *payload;
+            producer.send(record, DEADLINE).await.expect("a written record");
+        }
+    }
+}
+
+/// A real broker gets its topic through the admin API, which the embedded one has not.
+fn create_topic(brokers: &str, topic: &str, partitions: i32) {
+    use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+    let admin: AdminClient<_> =
+        ClientConfig::new().set("bootstrap.servers", brokers).create().expect("an admin client");
+    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+    let runtime = std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                runtime.block_on(admin.create_topics([&new], &AdminOptions::new())).expect("a created topic")
+            })
+            .join()
+            .expect("no panic")
+    });
+    assert!(runtime.iter().all(Result::is_ok), "{runtime:?}");
+}
+
+fn properties(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(key, value)| ((*key).to_string(), (*value).to_string())).collect()
+}
+
+fn id(partition: i32) -> PartitionId {
+    PartitionId { topic: 0, partition }
+}
+
+/// A consumer and what it says.
+struct Lane {
+    consumer: Consumer,
+    events: Receiver<SourceEvent>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Read {
+    partition: i32,
+    offset: i64,
+    key: Option<String>,
+    payload: Option<String>,
+}
+
+impl Lane {
+    fn start(settings: ConsumerSettings) -> Lane {
+        let (sender, events) = channel(16);
+        Lane { consumer: Consumer::start(settings, sender).expect("a consumer"), events }
+    }
+
+    /// The next event that `pick` takes; others are left out.
+    async fn wait<T>(&mut self, pick: impl Fn(SourceEvent) -> Option<T>) -> T {
+        let found = async {
+            loop {
+                let event = self.events.recv().await.expect("an open channel");
+                if let Some(found) = pick(event) {
+                    return found;
+                }
+            }
+        };
+        timeout(DEADLINE, found).await.expect("the event in time")
+    }
+
+    /// The end of this partition's log, asked for by the thread while it is paused; no record may come before.
+    async fn paused_end(&mut self, partition: i32) -> Position {
+        self.wait(|event| match event {
+            SourceEvent::LogEnds(ends) => ends.into_iter().find(|(found, _)| *found == id(partition)).map(|end| end.1),
+            SourceEvent::Records(batch) => panic!("a paused partition delivered {} records", batch.len()),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Waits until so many partitions are gained.
+    async fn gain(&mut self, count: usize) -> Vec<Assignment> {
+        let mut all = Vec::new();
+        while all.len() < count {
+            all.extend(
+                self.wait(|event| match event {
+                    SourceEvent::Assigned { gained, .. } => Some(gained),
+                    _ => None,
+                })
+                .await,
+            );
+        }
+        all
+    }
+
+    async fn read(&mut self, count: usize) -> Vec<Read> {
+        let mut all = Vec::new();
+        while all.len() < count {
+            all.extend(self.wait(records).await);
+        }
+        all
+    }
+
+    async fn commit(&mut self, id: u64, entries: Vec<CommitEntry>) -> Result<(), CommitError> {
+        self.consumer.send(Command::Commit { id, entries });
+        self.wait(|event| match event {
+            SourceEvent::Committed { id: answered, result } if answered == id => Some(result),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn close(mut self) {
+        self.consumer.send(Command::Close);
+        self.wait(|event| matches!(event, SourceEvent::Closed).then_some(())).await;
+        let ended = tokio::task::spawn_blocking(move || self.consumer.join(DEADLINE)).await.expect("no panic");
+        assert!(ended, "the thread ended");
+    }
+}
+
+fn records(event: SourceEvent) -> Option<Vec<Read>> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let SourceEvent::Records(batch) = event else { return None };
+    Some(
+        batch
+            .iter()
+            .map(|record| Read {
+                partition: record.partition.partition,
+                offset: record.offset.0,
+                key: record.key.map(text),
+                payload: record.payload.map(text),
+            })
+            .collect(),
+    )
+}
+
+fn entry(partition: i32, position: i64, metadata: &str) -> CommitEntry {
+    CommitEntry { partition: id(partition), position: Position(position), metadata: metadata.to_string() }
+}
+
+fn read(partition: i32, offset: i64, key: Option<&str>, payload: Option<&str>) -> Read {
+    Read { partition, offset, key: key.map(str::to_string), payload: payload.map(str::to_string) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_come_in_order_with_keys_and_tombstones_and_then_the_end() {
+    let cluster = Cluster::start(1);
+    cluster.write(0, &[(Some("a"), Some("1")), (None, Some("2")), (Some("a"), None), (Some("b"), Some(""))]).await;
+    let mut lane = Lane::start(cluster.settings());
+    let gained = lane.gain(1).await;
+    assert_eq!((gained[0].partition, gained[0].start), (id(0), Position(0)));
+    assert_eq!(gained[0].metadata, None);
+    lane.consumer.send(Command::Resume(vec![id(0)]));
+    let seen = lane.read(4).await;
+    assert_eq!(
+        seen,
+        [
+            read(0, 0, Some("a"), Some("1")),
+            read(0, 1, None, Some("2")),
+            read(0, 2, Some("a"), None),
+            read(0, 3, Some("b"), Some(""))
+        ]
+    );
+    let end = lane
+        .wait(|event| match event {
+            SourceEvent::End { partition, position } => Some((partition, position)),
+            _ => None,
+        })
+        .await;
+    assert_eq!(end, (id(0), Position(4)));
+    lane.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_committed_comes_back_to_the_next_owner_with_its_metadata() {
+    let cluster = Cluster::start(2);
+    for partition in 0..2 {
+        cluster.write(partition, &[(None, Some("1")), (None, Some("2")), (None, Some("3"))]).await;
+    }
+    let mut lane = Lane::start(cluster.settings());
+    lane.gain(2).await;
+    let result = lane.commit(7, vec![entry(0, 2, r#"{"v":1}"#), entry(1, 1, "")]).await;
+    assert_eq!(result, Ok(()));
+    // Neither back nor for a partition of somebody else.
+    assert!(matches!(lane.commit(8, vec![entry(0, 1, "")]).await, Err(CommitError::Retriable(_))));
+    assert!(matches!(lane.commit(9, vec![entry(5, 1, "")]).await, Err(CommitError::Retriable(_))));
+    lane.close().await;
+
+    let mut lane = Lane::start(cluster.settings());
+    let mut gained = lane.gain(2).await;
+    gained.sort_by_key(|assignment| assignment.partition);
+    assert_eq!((gained[0].start, gained[0].metadata.as_deref()), (Position(2), Some(r#"{"v":1}"#)));
+    assert_eq!((gained[1].start, gained[1].metadata.as_deref()), (Position(1), None));
+    lane.consumer.send(Command::Resume(vec![id(0), id(1)]));
+    let mut seen = lane.read(3).await;
+    seen.sort_by_key(|record| (record.partition, record.offset));
+    let seen: Vec<(i32, i64)> = seen.iter().map(|record| (record.partition, record.offset)).collect();
+    assert_eq!(seen, [(0, 2), (1, 1), (1, 2)]);
+    lane.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoke_waits_for_the_loop_and_executes_its_commit() {
+    hand_over(&[("group.protocol", "consumer")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoke_of_the_classic_protocol_does_the_same() {
+    hand_over(&[("session.timeout.ms", "6000"), ("heartbeat.interval.ms", "500")]).await;
+}
+
+/// A second member joins; the first one commits what it gives up before the second one gets it.
+async fn hand_over(group: &[(&str, &str)]) {
+    let cluster = Cluster::start(2);
+    let settings = ConsumerSettings { properties: properties(group), ..cluster.settings() };
+    for partition in 0..2 {
+        cluster.write(partition, &[(None, Some("1")), (None, Some("2"))]).await;
+    }
+    let mut first = Lane::start(settings.clone());
+    let gained = first.gain(2).await;
+    assert!(gained.iter().all(|assignment| assignment.metadata.is_none()));
+    let mut second = Lane::start(settings.clone());
+    let (partitions, done): (Vec<PartitionId>, oneshot::Sender<()>) = first
+        .wait(|event| match event {
+            SourceEvent::Revoking { partitions, done } => Some((partitions, done)),
+            _ => None,
+        })
+        .await;
+    assert_eq!(partitions.len(), 1);
+    let given_up = partitions[0].partition;
+    // The other member must not have it before the loop is done.
+    let early = timeout(Duration::from_millis(300), second.gain(1)).await;
+    assert!(early.is_err(), "handed over before the loop was done: {early:?}");
+    assert_eq!(first.commit(1, vec![entry(given_up, 1, "fence")]).await, Ok(()));
+    done.send(()).expect("the thread waits");
+    let gained = second.gain(1).await;
+    assert_eq!((gained[0].partition, gained[0].start), (id(given_up), Position(1)));
+    assert_eq!(gained[0].metadata.as_deref(), Some("fence"));
+    // What was given up can no longer be committed.
+    assert!(matches!(first.commit(2, vec![entry(given_up, 2, "")]).await, Err(CommitError::Retriable(_))));
+    second.close().await;
+    first.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_partition_delivers_nothing_and_resumes_where_it_stood() {
+    let cluster = Cluster::start(2);
+    for partition in 0..2 {
+        cluster.write(partition, &[(None, Some("1"))]).await;
+    }
+    let mut lane = Lane::start(cluster.settings());
+    lane.gain(2).await;
+    // Gained partitions stand paused.
+    for partition in 0..2 {
+        assert_eq!(lane.paused_end(partition).await, Position(1));
+    }
+    lane.consumer.send(Command::Resume(vec![id(0), id(1)]));
+    lane.read(2).await;
+    lane.consumer.send(Command::Pause(vec![id(0)]));
+    for partition in 0..2 {
+        cluster.write(partition, &[(None, Some("2")), (None, Some("3"))]).await;
+    }
+    let seen: BTreeSet<i32> = lane.read(2).await.iter().map(|record| record.partition).collect();
+    assert_eq!(seen, BTreeSet::from([1]), "only the running partition delivers");
+    // Polling goes on: the thread still answers, and tells the end of the paused log.
+    assert_eq!(lane.paused_end(0).await, Position(3));
+    lane.consumer.send(Command::Resume(vec![id(0)]));
+    let offsets: Vec<i64> = lane.read(2).await.iter().map(|record| record.offset).collect();
+    assert_eq!(offsets, [1, 2]);
+    lane.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loop_that_does_not_read_gets_every_record_once_it_does() {
+    let cluster = Cluster::start(1);
+    let payload = "x".repeat(1000);
+    let (sender, events) = channel(1);
+    let mut lane = Lane { consumer: Consumer::start(cluster.settings(), sender).expect("a consumer"), events };
+    lane.gain(1).await;
+    lane.consumer.send(Command::Resume(vec![id(0)]));
+    // More than one slot holds; the events of the reads below come only when the channel has room.
+    for _ in 0..5 {
+        let written: Vec<(Option<&str>, Option<&str>)> = vec![(None, Some(payload.as_str())); 20];
+        cluster.write(0, &written).await;
+    }
+    let offsets: Vec<i64> = lane.read(100).await.iter().map(|record| record.offset).collect();
+    assert_eq!(offsets, (0..100).collect::<Vec<i64>>());
+    lane.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn start_latest_reads_only_what_comes_later_and_start_fail_says_which_setting() {
+    let cluster = Cluster::start(1);
+    cluster.write(0, &[(None, Some("old"))]).await;
+    let mut lane = Lane::start(ConsumerSettings { start: Start::Latest, ..cluster.settings() });
+    assert_eq!(lane.gain(1).await[0].start, Position(1));
+    lane.consumer.send(Command::Resume(vec![id(0)]));
+    cluster.write(0, &[(None, Some("new"))]).await;
+    assert_eq!(lane.read(1).await, [read(0, 1, None, Some("new"))]);
+    lane.close().await;
+
+    let settings = ConsumerSettings { start: Start::Fail, group: format!("{}-2", cluster.group), ..cluster.settings() };
+    let mut lane = Lane::start(settings.clone());
+    let text = lane
+        .wait(|event| match event {
+            SourceEvent::Fatal(text) => Some(text),
+            SourceEvent::Assigned { .. } => panic!("assigned without a position"),
+            _ => None,
+        })
+        .await;
+    assert!(text.contains(&settings.group) && text.contains(&cluster.topic) && text.contains("kafka.start"), "{text}");
+    lane.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_beyond_the_log_is_told_and_follows_the_setting() {
+    let cluster = Cluster::start(1);
+    cluster.write(0, &[(None, Some("1"))]).await;
+    let mut lane = Lane::start(cluster.settings());
+    lane.gain(1).await;
+    assert_eq!(lane.commit(1, vec![entry(0, 1000, "fence of another log")]).await, Ok(()));
+    lane.close().await;
+    let mut lane = Lane::start(cluster.settings());
+    let text = lane
+        .wait(|event| match event {
+            SourceEvent::Weather(text) if text.contains("beyond the end") => Some(text),
+            _ => None,
+        })
+        .await;
+    assert!(text.contains("1000"), "{text}");
+    let gained = lane.gain(1).await;
+    assert_eq!((gained[0].start, gained[0].metadata.as_deref()), (Position(0), None));
+    lane.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_while_joining_is_weather_and_the_partition_comes_when_it_is_over() {
+    let cluster = Cluster::start(1);
+    let Some(broker) = &cluster.embedded else { return };
+    let unavailable = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED];
+    cluster.write(0, &[(None, Some("1"))]).await;
+    broker.broker_down().expect("an answer");
+    let mut lane = Lane::start(cluster.settings());
+    lane.wait(|event| matches!(event, SourceEvent::Weather(_)).then_some(())).await;
+    broker.broker_up().expect("an answer");
+    lane.gain(1).await;
+    lane.consumer.send(Command::Resume(vec![id(0)]));
+    lane.read(1).await;
+    // Coordinator troubles are retried inside; a refused group ends the process with a text.
+    broker.request_errors(RDKafkaApiKey::OffsetCommit, &unavailable).expect("an answer");
+    lane.consumer.send(Command::Commit { id: 3, entries: vec![entry(0, 1, "")] });
+    let text = lane
+        .wait(|event| match event {
+            SourceEvent::Fatal(text) => Some(text),
+            _ => None,
+        })
+        .await;
+    assert!(text.contains("grant"), "{text}");
+    lane.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_illegal_generation_fences_the_commit_and_loses_the_partitions() {
+    let cluster = Cluster::start(1);
+    let Some(broker) = &cluster.embedded else { return };
+    cluster.write(0, &[(None, Some("1"))]).await;
+    // Generations belong to the classic protocol.
+    let mut lane = Lane::start(ConsumerSettings { properties: BTreeMap::new(), ..cluster.settings() });
+    lane.gain(1).await;
+    broker
+        .request_errors(RDKafkaApiKey::OffsetCommit, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION])
+        .expect("an answer");
+    let result = lane.commit(1, vec![entry(0, 1, "")]).await;
+    assert!(matches!(result, Err(CommitError::Fenced(_))), "{result:?}");
+    let lost = lane
+        .wait(|event| match event {
+            SourceEvent::Lost { partitions } => Some(partitions),
+            _ => None,
+        })
+        .await;
+    assert_eq!(lost, [id(0)]);
+    lane.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_does_not_exist_is_named_in_the_weather() {
+    let cluster = Cluster::start(1);
+    let missing = format!("{}-missing", cluster.topic);
+    let mut lane = Lane::start(ConsumerSettings { topics: vec![missing.clone()], ..cluster.settings() });
+    let text = lane
+        .wait(|event| match event {
+            SourceEvent::Weather(text) if text.contains(&missing) => Some(text),
+            _ => None,
+        })
+        .await;
+    assert!(text.contains("create the topic"), "{text}");
+    lane.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_is_acknowledged_and_read_back_with_its_headers() {
+    use rdkafka::consumer::{BaseConsumer, Consumer as _};
+    let cluster = Cluster::start(1);
+    let producer =
+        DeadLetterProducer::new(&cluster.brokers, &properties(&[("group.protocol", "consumer")])).expect("a producer");
+    let letter = DeadLetterRecord {
+        topic: cluster.topic.clone(),
+        key: Some(b"user-1".to_vec()),
+        value: b"{broken".to_vec(),
+        headers: vec![
+            ("__connect.errors.topic".to_string(), "identify".to_string()),
+            ("sluicegate.reason".to_string(), "unreadable".to_string()),
+        ],
+    };
+    producer.produce(letter).await.expect("an acknowledgement");
+
+    let consumer: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", &cluster.brokers).set("group.id", "reader").create().expect("one");
+    let mut list = rdkafka::TopicPartitionList::new();
+    list.add_partition_offset(&cluster.topic, 0, rdkafka::Offset::Beginning).expect("an offset");
+    consumer.assign(&list).expect("an assignment");
+    let found = tokio::task::spawn_blocking(move || {
+        let message = consumer.poll(DEADLINE).expect("a record in time").expect("no error").detach();
+        (message, consumer)
+    });
+    let (message, _consumer) = found.await.expect("no panic");
+    assert_eq!(message.key(), Some(b"user-1".as_slice()));
+    assert_eq!(message.payload(), Some(b"{broken".as_slice()));
+    let headers: Vec<(String, String)> = message
+        .headers()
+        .expect("headers")
+        .iter()
+        .map(|header| (header.key.to_string(), String::from_utf8_lossy(header.value.expect("text")).into_owned()))
+        .collect();
+    assert_eq!(headers[0], ("__connect.errors.topic".to_string(), "identify".to_string()));
+    assert_eq!(headers[1], ("sluicegate.reason".to_string(), "unreadable".to_string()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_that_cannot_be_written_says_why() {
+    let cluster = Cluster::start(1);
+    let Some(broker) = &cluster.embedded else { return };
+    let producer = DeadLetterProducer::new(&cluster.brokers, &BTreeMap::new()).expect("a producer");
+    let letter = |topic: &str, bytes| DeadLetterRecord {
+        topic: topic.to_string(),
+        key: None,
+        value: vec![b'x'; bytes],
+        headers: Vec::new(),
+    };
+    let error = producer.produce(letter(&cluster.topic, 13 << 20)).await.expect_err("more than a client sends");
+    assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+    broker
+        .request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE])
+        .expect("an answer");
+    let error = producer.produce(letter(&cluster.topic, 10)).await.expect_err("more than the broker takes");
+    assert!(matches!(error, Error::TooLarge { bytes: 10, .. }), "{error}");
+    broker.topic_error("gone", RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART).expect("an answer");
+    let error = producer.produce(letter("gone", 10)).await.expect_err("no such topic");
+    assert!(matches!(&error, Error::UnknownTopic { topic } if topic == "gone"), "{error}");
+    producer.produce(letter(&cluster.topic, 10)).await.expect("the producer still works");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_inspection_names_what_is_missing_and_creates_nothing() {
+    let cluster = Cluster::start(3);
+    let missing = format!("{}.dlq.vitally", cluster.topic);
+    let findings = tokio::task::spawn_blocking(move || {
+        let look = || {
+            inspect(
+                &cluster.brokers,
+                &BTreeMap::new(),
+                std::slice::from_ref(&cluster.topic),
+                std::slice::from_ref(&missing),
+            )
+        };
+        look();
+        look()
+    })
+    .await
+    .expect("no panic");
+    let verdicts: Vec<bool> = findings.iter().map(|finding| finding.ok).collect();
+    assert_eq!(verdicts, [true, true, true, false], "{findings:?}");
+    assert_eq!(findings[2].text, "3 partitions");
+    assert!(findings[3].remedy.as_ref().is_some_and(|remedy| remedy.contains("dead_letter.topic")), "{findings:?}");
+
+    let wrong = properties(&[("sasl.pasword", "hunter2-secret")]);
+    let findings = inspect("localhost:1", &wrong, &[], &[]);
+    assert!(!findings[0].ok && !findings[0].text.contains("hunter2"), "{findings:?}");
+}
