@@ -13,6 +13,9 @@ use super::{Batch, BatchId, DeadLetterCause, Engine, Job};
 /// rows that happens by chance once in 3 million.
 const SUSPECTS: usize = 5;
 
+/// A row that failed in company must also have failed this often alone before it is given up: once may be chance.
+const ALONE: u32 = 3;
+
 /// A job is given three times the provider's pace of 1,200 rows a minute plus five minutes before it counts as lost
 /// (`reference`: Userpilot's bulk limits; factor and allowance are guesses).
 fn job_deadline(rows: usize, now: Instant) -> Instant {
@@ -214,11 +217,15 @@ impl Engine {
         trouble.failures += 1;
         let failures = trouble.failures;
         let others_succeed = last_success.is_some_and(|at| at > trouble.first_failure);
-        if failures >= max_attempts && others_succeed {
-            return match rows {
-                1 => self.bury_row(index, DeadLetterCause::Exhausted(outage.label())),
-                _ => self.halve(index, rows, now),
-            };
+        if failures >= max_attempts && rows > 1 {
+            // Also while nothing succeeds: rows that always travel together would hide which of them it is.
+            return self.halve(index, rows, now);
+        }
+        if rows == 1 {
+            trouble.failures_alone += 1;
+        }
+        if failures >= max_attempts && trouble.failures_alone >= max_attempts.min(ALONE) && others_succeed {
+            return self.bury_row(index, DeadLetterCause::Exhausted(outage.label()));
         }
         // The first failure keeps its place. After the second other rows go first, so that one poisonous row cannot keep the
         // probe from finding out that the provider is well.
@@ -256,8 +263,14 @@ impl Engine {
     fn suspect(&mut self, index: RowIndex, rejection: Rejection, now: Instant) {
         self.counters.retried("suspect");
         let Some(row) = self.rows.get_mut(index) else { return };
+        let arrived = row.arrived;
         let trouble = row.trouble(now);
         trouble.failures += 1;
+        // With the buffer full behind it no other row may ever come to decide. Then what the provider took since this row
+        // came shows that the account is in order.
+        if trouble.failures >= self.policy.retry.max_attempts && self.last_success.is_some_and(|at| at > arrived) {
+            return self.bury_row(index, DeadLetterCause::Rejected(rejection));
+        }
         trouble.suspect = Some(rejection);
         let (failures, is_acquitted) = (trouble.failures, trouble.is_acquitted);
         if !is_acquitted {
@@ -312,8 +325,14 @@ impl Engine {
             }
             return;
         }
-        // A wrong token is not forgotten because the network fails too.
-        if matches!(self.hold, Some(Hold { cause: Cause::Fault(_), .. })) && !matches!(cause, Cause::Fault(_)) {
+        // A wrong token is not forgotten because the probe failed in another way.
+        let (cause, known) = match self.hold {
+            Some(hold) if matches!(hold.cause, Cause::Fault(_)) && !matches!(cause, Cause::Fault(_)) => {
+                (hold.cause, Some(hold).filter(|hold| sent_at >= hold.since && hold.since != now))
+            }
+            _ => (cause, known),
+        };
+        if known.is_none() && self.hold.is_some_and(|hold| hold.cause == cause) {
             return;
         }
         let count = known.map_or(1, |hold| hold.count.saturating_add(1));

@@ -118,7 +118,8 @@ impl Engine {
             let fence = partition.read.max(partition.fence);
             let replay = partition.pending_bytes + partition.tracker.settled_beyond_committable();
             let bytes = replay.max(partition.footprint);
-            let clean = is_clean && (is_final || !releasing.is_empty());
+            // Before the wait is over, requests of the owner before us may still be out.
+            let clean = is_clean && (is_final || !releasing.is_empty()) && partition.usable_at <= now.at;
             let metadata = Fence::new(fence, now.wall_ms, clean, bytes).to_metadata();
             entries.push(Entry { partition: partition_id, epoch: partition.epoch, position, fence });
             commits.push(Commit { partition: partition_id, position, metadata });
@@ -131,7 +132,7 @@ impl Engine {
     /// When the next commit should start; `None` while there is no reason for one.
     fn commit_due(&mut self, now: Instant, at_once: bool) -> Option<Instant> {
         let Some(started_at) = self.commits.started_at else {
-            let needed = at_once || self.wants_fence() || self.has_rows() || self.has_progress();
+            let needed = at_once || self.wants_fence(now) || self.has_rows() || self.has_progress();
             return needed.then_some(now);
         };
         let retry = match self.commits.failures {
@@ -143,7 +144,7 @@ impl Engine {
         }
         let mut due = started_at + REFRESH;
         let probe = self.has_rows() && !self.is_member(now);
-        if self.wants_fence() || probe {
+        if self.wants_fence(now) || probe {
             due = due.min(started_at + FENCE_SPACING);
         }
         if self.has_progress() {

@@ -47,7 +47,7 @@ impl Engine {
                 age: Duration::from_millis(now.wall_ms.saturating_sub(fence.wall_ms()).max(0).unsigned_abs()),
                 clean: fence.is_clean(),
             });
-            self.limit.gain(gained.partition, last, now.at);
+            let usable_at = self.limit.gain(gained.partition, last, now.at);
             let partition = Partition {
                 epoch: self.next_id(),
                 read: gained.start,
@@ -56,6 +56,8 @@ impl Engine {
                 tracker: OffsetTracker::new(),
                 committed: gained.start,
                 committed_at: None,
+                usable_at,
+                is_open: false,
                 footprint: gained.fence.map_or(0, |fence| fence.bytes()),
                 pending_bytes: 0,
                 ids: MessageIds::new(self.policy.message_id_window),
@@ -110,17 +112,17 @@ impl Engine {
                 self.bury_record(record, error);
             }
         }
-        self.end_replay(record.partition);
+        self.open(record.partition, now);
     }
 
     /// The reader has reached the log's end: what was announced beyond it does not exist any more.
-    pub fn on_end(&mut self, id: PartitionId, position: Position) {
+    pub fn on_end(&mut self, id: PartitionId, position: Position, now: Instant) {
         if let Some(partition) = self.partitions.get_mut(&id)
             && position >= partition.read
         {
             partition.read = position;
             partition.replay_until = partition.replay_until.map(|_| position);
-            self.end_replay(id);
+            self.open(id, now);
         }
     }
 
@@ -159,7 +161,7 @@ impl Engine {
         }
         let stage = match tail {
             Some(_) => Stage::Behind,
-            None if partition.is_replaying() => Stage::Held,
+            None if !partition.is_open => Stage::Held,
             None => Stage::Ready,
         };
         self.next_id += 1;
@@ -184,14 +186,30 @@ impl Engine {
         self.letters.add_record(id, record, entry, bytes, error);
     }
 
-    /// Lets the held rows of a partition go once it has been read up to its fence.
-    fn end_replay(&mut self, id: PartitionId) {
-        let Some(partition) = self.partitions.get_mut(&id) else { return };
-        if partition.replay_until.is_none_or(|until| partition.read < until) {
+    /// Opens the partitions whose wait is over.
+    pub(super) fn open_partitions(&mut self, now: Instant) {
+        let closed: Vec<PartitionId> = self.partitions.iter().filter(|(_, p)| !p.is_open).map(|(id, _)| *id).collect();
+        for id in closed {
+            self.open(id, now);
+            if let Some(at) =
+                self.partitions.get(&id).filter(|p| !p.is_open).map(|p| p.usable_at).filter(|at| *at > now)
+            {
+                self.wake_at(at);
+            }
+        }
+    }
+
+    /// Lets the held rows of a partition go once it has been read up to its fence and the last owner's requests have ended.
+    fn open(&mut self, id: PartitionId, now: Instant) {
+        let Some(partition) = self.partitions.get_mut(&id).filter(|partition| !partition.is_open) else { return };
+        if partition.replay_until.is_some_and(|until| partition.read >= until) {
+            partition.replay_until = None;
+            partition.footprint = 0;
+        }
+        if partition.is_replaying() || partition.usable_at > now || partition.revoking {
             return;
         }
-        partition.replay_until = None;
-        partition.footprint = 0;
+        partition.is_open = true;
         let held: Vec<RowIndex> = partition
             .tracker
             .owners()
@@ -249,7 +267,7 @@ impl Engine {
     fn promote(&mut self, index: RowIndex) {
         let Some(row) = self.rows.get(index) else { return };
         let waits =
-            self.partitions.get(&row.partition).is_some_and(|partition| partition.is_replaying() || partition.revoking);
+            self.partitions.get(&row.partition).is_some_and(|partition| !partition.is_open || partition.revoking);
         self.rows.set_stage(index, if waits { Stage::Held } else { Stage::Ready });
     }
 

@@ -74,6 +74,11 @@ impl Letters {
     pub fn forget(&mut self, id: u64) -> u32 {
         let Some(letter) = self.letters.remove(&id) else { return 0 };
         self.out -= usize::from(letter.out);
+        if self.letters.is_empty() {
+            // What could not be written is somebody else's: nothing is left to block the lane, or to show that it is over.
+            self.failures = 0;
+            self.retry_at = None;
+        }
         letter.content.events
     }
 
@@ -135,6 +140,9 @@ impl Engine {
     pub fn on_dead_letter(&mut self, id: LetterId, is_written: bool, now: Instant) {
         if !is_written {
             self.counters.dead_letter_failures += 1;
+            if !self.letters.letters.contains_key(&id.0) {
+                return;
+            }
             // Letters that were out together fail together: they count as one failure.
             if self.letters.retry_at.is_none_or(|retry_at| retry_at <= now) {
                 self.letters.failures += 1;

@@ -169,6 +169,11 @@ struct Partition {
     /// The position that the broker has.
     committed: Position,
     committed_at: Option<Instant>,
+    /// When the last owner's requests have ended and its share may be used: an older state of a user could still arrive
+    /// before that.
+    usable_at: Instant,
+    /// Whether its rows may leave: the replay is complete and `usable_at` has passed.
+    is_open: bool,
     /// Replayed bytes that the last owner announced.
     footprint: u64,
     /// Bytes of unsettled rows and dead letters.
@@ -260,7 +265,8 @@ impl Engine {
     /// The next thing to do; ask until there is none.
     pub fn poll(&mut self, now: Now, encode: &mut Encode<'_>) -> Option<Action> {
         self.wake = None;
-        self.rows.wake_deferred(now.at);
+        self.open_partitions(now.at);
+        self.wake_deferred(now.at);
         let action = self
             .poll_intake()
             .or_else(|| self.poll_letter(now.at))

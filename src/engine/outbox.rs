@@ -35,7 +35,7 @@ impl Engine {
             return None;
         }
         self.seal(rows, now, encode);
-        let (rows, is_cut_by_fence) = self.sendable(rows);
+        let (rows, is_cut_by_fence) = self.sendable(rows, now);
         if rows == 0 || is_cut_by_fence {
             // `poll_commit` moves the fence; its outcome wakes the loop.
             return None;
@@ -63,10 +63,22 @@ impl Engine {
         }
     }
 
+    /// Puts deferred rows whose time has come back into the queue. While the lane only probes, only as many as a
+    /// probe takes, those that waited longest first, and only when no other rows are there: so every row has its turn
+    /// at showing that the provider is well, however many make it fail.
+    pub(super) fn wake_deferred(&mut self, now: Instant) {
+        let most = match self.hold.and_then(|hold| hold.probe_rows()) {
+            Some(_) if self.has_rows() => 0,
+            Some(rows) => rows.min(self.policy.batch.max_rows),
+            None => usize::MAX,
+        };
+        self.rows.wake_deferred(most, now);
+    }
+
     /// How many rows the next request should hold; `None` when none may go or none are there.
     fn wanted_rows(&mut self, now: Instant) -> Option<usize> {
         let available = self.outbox.len() + self.rows.ready();
-        if let Some(due) = self.rows.next_due() {
+        if let Some(due) = self.rows.next_due().filter(|due| *due > now) {
             self.wake_at(due);
         }
         if available == 0 || self.draining || self.letters.is_blocked() || !self.is_member(now) {
@@ -151,7 +163,8 @@ impl Engine {
     }
 
     /// How many rows at the outbox's front make the next request, and whether the fence alone keeps it from holding more.
-    fn sendable(&mut self, most: usize) -> (usize, bool) {
+    fn sendable(&mut self, most: usize, now: Instant) -> (usize, bool) {
+        let is_unproven = self.is_unproven(now);
         while let Some((index, seq)) = self.outbox.front().copied()
             && self.rows.current(index, seq).is_none_or(|row| row.stage != Stage::Sealed)
         {
@@ -169,7 +182,9 @@ impl Engine {
             if rows + 1 > cap || (rows > 0 && bytes > batch.max_bytes) {
                 break;
             }
-            if self.partitions.get(&row.partition).is_none_or(|partition| row.last.next() > partition.fence) {
+            if is_unproven
+                || self.partitions.get(&row.partition).is_none_or(|partition| row.last.next() > partition.fence)
+            {
                 return (rows, true);
             }
             rows += 1;
@@ -177,8 +192,17 @@ impl Engine {
         (rows, false)
     }
 
-    /// Whether a sealed row waits for the fence to move.
-    pub(super) fn wants_fence(&self) -> bool {
+    /// Whether the commit of some partition is still its last owner's: its successor would think that owner clean or long
+    /// gone while we use the share.
+    fn is_unproven(&self, now: Instant) -> bool {
+        self.partitions.values().any(|partition| partition.committed_at.is_none() && partition.usable_at <= now)
+    }
+
+    /// Whether a sealed row waits for the fence to move, or for the first commit of a partition.
+    pub(super) fn wants_fence(&self, now: Instant) -> bool {
+        if !self.outbox.is_empty() && self.is_unproven(now) {
+            return true;
+        }
         self.outbox.iter().any(|(index, seq)| {
             self.rows.current(*index, *seq).is_some_and(|row| {
                 self.partitions.get(&row.partition).is_some_and(|partition| row.last.next() > partition.fence)
@@ -232,7 +256,7 @@ impl Engine {
             }
         }
         let waits = self.rows.get(index).is_some_and(|row| {
-            self.partitions.get(&row.partition).is_some_and(|partition| partition.revoking || partition.is_replaying())
+            self.partitions.get(&row.partition).is_some_and(|partition| partition.revoking || !partition.is_open)
         });
         self.rows.set_stage(index, if waits { Stage::Held } else { stage });
     }

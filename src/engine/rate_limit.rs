@@ -81,21 +81,23 @@ impl RateLimit {
         self.total = total.max(1);
     }
 
-    /// Takes a partition's share, after the wait that its last owner's pace demands.
+    /// Takes a partition's share, after the wait that its last owner's pace demands; returns the end of that wait.
     ///
     /// The last owner sent at most `B + x/T` rows in its last `x` seconds. After a wait of `B x T` (and the request timeout,
     /// if it may have left requests behind) a drained start keeps every window within the limit.
-    pub fn gain(&mut self, partition: PartitionId, last: Option<LastOwner>, now: Instant) {
+    pub fn gain(&mut self, partition: PartitionId, last: Option<LastOwner>, now: Instant) -> Instant {
         let recent = last.filter(|last| last.age <= WINDOW + self.timeout + COMMIT_AGE);
-        let part = match (self.rows_per_minute, recent) {
-            (Some(limit), Some(last)) => {
-                let burst_time = row_period(f64::from(limit)) * self.batch;
-                let wait = if last.clean { burst_time } else { burst_time + self.timeout };
-                Part { usable_at: now + wait, ramp: true }
+        let part = match recent {
+            Some(last) => {
+                let pace =
+                    self.rows_per_minute.map_or(Duration::ZERO, |limit| row_period(f64::from(limit)) * self.batch);
+                let requests = if last.clean { Duration::ZERO } else { self.timeout };
+                Part { usable_at: now + pace + requests, ramp: true }
             }
-            _ => Part { usable_at: now, ramp: false },
+            None => Part { usable_at: now, ramp: false },
         };
         self.parts.insert(partition, part);
+        part.usable_at
     }
 
     /// Gives a partition's share up; to be called before the partition itself is let go.

@@ -57,6 +57,8 @@ impl Key {
 pub struct Trouble {
     /// Requests with this row whose outcome was an outage or a suspect refusal.
     pub failures: u32,
+    /// Outages of requests that held no other row.
+    pub failures_alone: u32,
     pub first_failure: Instant,
     /// Most rows in a request that holds this one: halved by each split.
     pub cap: usize,
@@ -186,6 +188,7 @@ impl Row {
         self.trouble.get_or_insert_with(|| {
             Box::new(Trouble {
                 failures: 0,
+                failures_alone: 0,
                 first_failure: now,
                 cap: usize::MAX,
                 job_failures: 0,

@@ -165,11 +165,10 @@ impl Rows {
         self.deferred.first().map(|(due, _, _)| *due)
     }
 
-    /// Puts deferred rows whose time has come back into the queue.
-    pub fn wake_deferred(&mut self, now: Instant) {
-        while let Some((due, _, index)) = self.deferred.first().copied()
-            && due <= now
-        {
+    /// Puts up to `most` deferred rows whose time has come back into the queue, earliest first.
+    pub fn wake_deferred(&mut self, most: usize, now: Instant) {
+        for _ in 0..most {
+            let Some((_, _, index)) = self.deferred.first().copied().filter(|(due, _, _)| *due <= now) else { break };
             self.set_stage(index, Stage::Ready);
         }
     }

@@ -91,6 +91,7 @@ impl Engine {
             _ if self.limited_since.is_some() => LaneState::Limited,
             _ if !self.batches.is_empty() || self.has_rows() => LaneState::Delivering,
             _ if self.partitions.values().any(Partition::is_replaying) => LaneState::Replaying,
+            _ if self.partitions.values().any(|partition| !partition.is_open) => LaneState::Starting,
             _ if self.is_full => LaneState::BufferFull,
             _ if self.rows.has_deferred() => LaneState::BackingOff,
             _ => LaneState::Idle,

@@ -195,7 +195,7 @@ impl Lane {
         let now = now();
         match event {
             SourceEvent::Records(batch) => batch.iter().for_each(|record| self.engine.on_record(&record, now.at)),
-            SourceEvent::End { partition, position } => self.engine.on_end(partition, position),
+            SourceEvent::End { partition, position } => self.engine.on_end(partition, position, now.at),
             SourceEvent::Committed { id, result } => self.on_committed(CommitId(id), result, now),
             SourceEvent::Assigned { gained, total_partitions } => {
                 let gained: Vec<Gained> = gained

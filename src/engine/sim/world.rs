@@ -62,6 +62,16 @@ pub struct Event {
     pub timestamp_ms: i64,
 }
 
+/// How much is wrong with the events of a schedule.
+#[derive(Clone, Copy)]
+pub struct Odd {
+    pub percent: u64,
+    pub toxic: bool,
+    pub poison: bool,
+    /// A repeat is only known to an engine that has read the original.
+    pub repeats: bool,
+}
+
 /// The topic: users are keyed to partitions.
 #[derive(Default)]
 pub struct Log {
@@ -70,15 +80,7 @@ pub struct Log {
 }
 
 impl Log {
-    pub fn produce(
-        &mut self,
-        random: &mut Random,
-        partitions: u64,
-        users: u64,
-        odd_percent: u64,
-        toxic: bool,
-        wall_ms: i64,
-    ) {
+    pub fn produce(&mut self, random: &mut Random, partitions: u64, users: u64, odd: Odd, wall_ms: i64) {
         self.sequence += 1;
         let user_number = random.below(users);
         let user = format!("u{user_number}");
@@ -86,14 +88,14 @@ impl Log {
         let events = self.partitions.entry(id).or_default();
         let field = random.pick(&["a", "b", "c"]);
         let sequence = self.sequence;
-        let kind = match random.chance(odd_percent) {
+        let kind = match random.chance(odd.percent) {
             true => random.pick(&[
-                Kind::Poison,
+                if odd.poison { Kind::Poison } else { Kind::Unsendable },
                 Kind::Unsendable,
-                if toxic { Kind::Toxic } else { Kind::Poison },
+                if odd.toxic { Kind::Toxic } else { Kind::Unsendable },
                 Kind::Unreadable,
                 Kind::Skipped,
-                Kind::Duplicate,
+                if odd.repeats { Kind::Duplicate } else { Kind::Skipped },
             ]),
             false => Kind::Plain,
         };

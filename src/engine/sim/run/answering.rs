@@ -26,16 +26,16 @@ impl Run {
             self.faults.push(format!("a request of {} rows", rows.len()));
         }
         let (answer, applied) = self.answer(&rows);
-        // A provider that says that a job runs takes nothing of the request.
+        // A provider of jobs takes one at a time; of the requests that it refuses meanwhile it keeps nothing.
         let users: Vec<String> = match &answer {
-            Answer::All(Verdict::Busy { .. }) => Vec::new(),
+            Answer::Pending { .. } => rows.iter().map(|row| row.user.clone()).collect(),
+            _ if self.style == Style::Jobs => Vec::new(),
             _ => rows.iter().map(|row| row.user.clone()).collect(),
         };
         for user in &users {
-            // Without a limit there is no wait at a hand-over that would let the last owner's requests end.
             let n = self.in_flight.entry(user.clone()).or_default();
             *n += 1;
-            if *n > 1 && self.policy.rows_per_minute.is_some() {
+            if *n > 1 {
                 self.faults.push(format!("two rows of {user} in flight"));
             }
         }

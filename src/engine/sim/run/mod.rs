@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use answering::Job;
 
-use super::world::{Graves, Kind, Log, Provider, Random, SentRow};
+use super::world::{Graves, Kind, Log, Odd, Provider, Random, SentRow};
 use crate::engine::testing::start;
 use crate::engine::verdict::{Answer, EncodedRow, RejectReason, Rejection};
 use crate::engine::{
@@ -125,6 +125,8 @@ pub struct Run {
     wall_ms: i64,
     policy: Policy,
     style: Style,
+    /// No crash, rebalance or drain: what was read is remembered, so that repeats can be told.
+    is_settled: bool,
     n_partitions: u64,
     n_users: u64,
     odd_percent: u64,
@@ -177,6 +179,7 @@ impl Run {
         let now = start();
         let engine = Engine::new(policy.clone(), now);
         let mut run = Run {
+            is_settled: random.chance(30),
             n_partitions: 1 + random.below(3),
             n_users: 1 + random.below(12),
             odd_percent: random.pick(&[0, 5, 25]),
@@ -214,16 +217,22 @@ impl Run {
                     for _ in 0..self.random.below(8) {
                         let (partitions, users, odd) = (self.n_partitions, self.n_users, self.odd_percent);
                         // Toxic rows that fill the buffer leave no room for a row that shows whose fault it is.
-                        let toxic = self.policy.buffer_bytes > 100_000;
-                        self.log.produce(&mut self.random, partitions, users, odd, toxic, self.wall_ms);
+                        let odd = Odd {
+                            percent: odd,
+                            toxic: self.policy.buffer_bytes > 100_000,
+                            // Neither do suspects that fill it.
+                            poison: self.policy.buffer_bytes > 100_000 || self.style != Style::Suspects,
+                            repeats: self.is_settled,
+                        };
+                        self.log.produce(&mut self.random, partitions, users, odd, self.wall_ms);
                     }
                 }
                 25..50 => self.feed(),
                 50..92 => self.step(),
-                92..94 => self.revoke_some(),
+                92..94 if !self.is_settled => self.revoke_some(),
                 94..96 => self.assign_all(),
-                96 if self.random.chance(50) => self.crash(),
-                97 if self.random.chance(40) => self.drain_and_restart(),
+                96 if !self.is_settled && self.random.chance(50) => self.crash(),
+                97 if !self.is_settled && self.random.chance(40) => self.drain_and_restart(),
                 98 => self.advance(Duration::from_secs(self.random.0 % 100)),
                 // The wall clock is set back, or forward by what clock skew may be.
                 _ => self.wall_ms += self.random.pick(&[-3_600_000, -5_000, 2_000]),
@@ -305,6 +314,7 @@ impl Run {
     /// The process dies: what it knew is gone, what it sent is still on its way.
     fn crash(&mut self) {
         self.totals.crashes += 1;
+        eprintln!("crash at {} style {:?}", self.wall_ms, self.style);
         self.restart();
     }
 
@@ -320,6 +330,7 @@ impl Run {
 
     fn drain_and_restart(&mut self) {
         self.totals.drains += 1;
+        eprintln!("drain at {}", self.wall_ms);
         self.engine.drain();
         for _ in 0..2000 {
             self.step();
@@ -347,7 +358,7 @@ impl Run {
             }
             let position = self.readers[&id].0;
             if position == self.log.end(id) {
-                self.engine.on_end(id, position);
+                self.engine.on_end(id, position, self.now);
             }
         }
         self.pump();
@@ -398,7 +409,11 @@ impl Run {
                 }
             }
             Happening::Committed { life, generation, id, outcome, effect } => {
-                let effect = if generation == self.generation { effect } else { Vec::new() };
+                let (effect, outcome) = match outcome {
+                    _ if generation == self.generation => (effect, outcome),
+                    CommitOutcome::Done => (Vec::new(), CommitOutcome::Failed),
+                    outcome => (Vec::new(), outcome),
+                };
                 for (partition, position, metadata) in effect {
                     self.on_broker(partition, position, metadata);
                 }
