@@ -9,4 +9,6 @@ pub mod ops;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod providers;
 pub mod record;
+pub mod sender;
+pub mod token;
 pub mod units;
