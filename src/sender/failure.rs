@@ -1,0 +1,102 @@
+//! Why there is no complete reply: reqwest's errors as a closed set of outages.
+
+use std::error::Error as _;
+use std::io;
+use std::time::Duration;
+
+use crate::engine::verdict::Outage;
+
+/// Most characters of a failure's text: a guess at what stays readable in a log line.
+pub(super) const MAX_TEXT: usize = 200;
+
+/// A request without a complete reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// One of `Timeout`, `Connect`, `Dns`, `Tls`, `Reset` and `Protocol`.
+    pub outage: Outage,
+    /// What happened, in a few words; holds no URL, header, body or token.
+    pub text: String,
+}
+
+impl Failure {
+    pub(super) fn of(error: &reqwest::Error, timeout: Duration) -> Failure {
+        let outage = classify(error);
+        let text = match outage {
+            Outage::Timeout => format!("not complete within {}", humantime::format_duration(timeout)),
+            _ => describe(error),
+        };
+        Failure { outage, text }
+    }
+}
+
+/// The one place that reads reqwest's errors. Some are told apart by their text alone, because their types belong to
+/// crates that reqwest does not show; the tests hold the texts to what servers really cause.
+fn classify(error: &reqwest::Error) -> Outage {
+    let io = chain(error).find_map(|cause| cause.downcast_ref::<io::Error>()).map(innermost);
+    if error.is_connect() {
+        if error.is_dns() {
+            return Outage::Dns;
+        }
+        // rustls reports what it refuses as invalid data, and a peer that hangs up during the handshake as an early end.
+        return match io.map(io::Error::kind) {
+            Some(io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => Outage::Tls,
+            _ => Outage::Connect,
+        };
+    }
+    if error.is_timeout() {
+        return Outage::Timeout;
+    }
+    let broken = io.is_some_and(|io| {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
+        matches!(io.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof)
+    });
+    if broken || chain(error).any(|cause| says_closed(&cause.to_string())) {
+        return Outage::Reset;
+    }
+    Outage::Protocol
+}
+
+/// hyper: an end in the middle of a message, a connection that ended with the request in its queue. h2: the peer gave up
+/// the stream or the connection (RST_STREAM, GOAWAY).
+fn says_closed(text: &str) -> bool {
+    text.starts_with("connection closed before message completed")
+        || text.starts_with("operation was canceled")
+        || text.starts_with("channel closed")
+        || text.starts_with("stream error received")
+        || text.starts_with("connection error received")
+        || text.starts_with("end of file before message length reached")
+}
+
+/// The causes of an error, without the error itself.
+fn chain(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(error.source(), |&cause| cause.source())
+}
+
+/// An IO error may wrap another one without giving it as its source (hyper-rustls does so).
+fn innermost(mut error: &io::Error) -> &io::Error {
+    while let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<io::Error>()) {
+        error = inner;
+    }
+    error
+}
+
+/// The causes in a few words, each once; none of reqwest's own errors, since their texts may name the URL.
+pub(super) fn describe(error: &reqwest::Error) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for cause in chain(error).filter(|cause| !cause.is::<reqwest::Error>()) {
+        let mut part = cause.to_string();
+        // h2 adds the peer's own words to its GOAWAY.
+        if let Some(quoted) = part.find(" (b\"") {
+            part.truncate(quoted);
+        }
+        // "client error (Connect)" says no more than the next cause does.
+        if !part.starts_with("client error (") && parts.last() != Some(&part) {
+            parts.push(part);
+        }
+    }
+    let text = if parts.is_empty() { "the request cannot be sent".to_owned() } else { parts.join(": ") };
+    match text.char_indices().nth(MAX_TEXT) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}

@@ -1,0 +1,378 @@
+//! Holds the sender to what small hand-written servers really cause.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread::{self, JoinHandle};
+
+use http::header::{AUTHORIZATION, HeaderValue, LOCATION, USER_AGENT};
+use http::{Request, StatusCode};
+
+use super::failure::MAX_TEXT;
+use super::*;
+
+/// For what must not end by the timeout; never waited for when the code is right.
+const PATIENT: Duration = Duration::from_secs(30);
+/// For what must end by the timeout.
+const HASTY: Duration = Duration::from_millis(300);
+
+fn sender(timeout: Duration) -> Sender {
+    Sender::new(SenderSettings { timeout }).expect("a sender")
+}
+
+/// A request with a query and a token that no failure may show.
+fn request(url: &str) -> Request<Bytes> {
+    let mut request = Request::post(format!("{url}/users?marked=query")).body(Bytes::from_static(b"marked body"));
+    let token = request.as_mut().expect("a valid request").headers_mut().entry(AUTHORIZATION);
+    let mut value = HeaderValue::from_static("Bearer marked-token");
+    value.set_sensitive(true);
+    token.or_insert(value);
+    request.expect("a valid request")
+}
+
+async fn failure(timeout: Duration, url: &str) -> Failure {
+    let failure = sender(timeout).send(request(url)).await.expect_err("no complete reply");
+    assert!(!format!("{failure:?}").contains("marked"), "{failure:?}");
+    assert!(!failure.text.is_empty() && failure.text.len() <= MAX_TEXT + 100, "{failure:?}");
+    failure
+}
+
+/// Runs `script` for the first connection. Joining it gives what the script returns, and the listener.
+fn server<T: Send + 'static>(
+    script: impl FnOnce(&mut TcpStream) -> T + Send + 'static,
+) -> (String, JoinHandle<(T, TcpListener)>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let run = move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        (script(&mut stream), listener)
+    };
+    (url, thread::spawn(run))
+}
+
+/// Reads one request, head and body, as text.
+fn read_request(stream: &mut TcpStream) -> String {
+    let mut text = String::new();
+    let mut byte = [0];
+    while !text.ends_with("marked body") {
+        stream.read_exact(&mut byte).expect("a whole request");
+        text.push(char::from(byte[0]));
+    }
+    text
+}
+
+fn write(stream: &mut TcpStream, text: &str) {
+    stream.write_all(text.as_bytes()).expect("the client reads");
+}
+
+/// Keeps the connection open and silent until the client has closed it.
+fn wait_for_close(stream: &mut TcpStream) {
+    // A reset is as good an end as any.
+    let _ = stream.read(&mut [0; 64]);
+}
+
+fn another_connection(listener: &TcpListener) -> bool {
+    listener.set_nonblocking(true).expect("a listener that does not wait");
+    listener.accept().is_ok()
+}
+
+/// Waits beside the runtime, which has to run on for the client to close its connection.
+async fn join<T: Send + 'static>(thread: JoinHandle<T>) -> T {
+    let ended = tokio::task::spawn_blocking(move || thread.join()).await;
+    ended.expect("the wait ends").expect("the server's script ends well")
+}
+
+#[tokio::test]
+async fn a_reply_comes_back_with_status_headers_body_and_time() {
+    let (url, server) = server(|stream| {
+        let request = read_request(stream);
+        write(stream, "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\nContent-Length: 5\r\n\r\nhello");
+        request
+    });
+    let before = SystemTime::now();
+    let reply = sender(PATIENT).send(request(&url)).await.expect("a reply");
+    assert_eq!(reply.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(reply.headers["retry-after"], "7");
+    assert_eq!(&reply.body[..], b"hello");
+    assert!(before <= reply.received_at && reply.received_at <= SystemTime::now());
+
+    let (seen, _) = join(server).await;
+    assert!(seen.starts_with("POST /users?marked=query HTTP/1.1\r\n"), "{seen}");
+    assert!(seen.contains("authorization: Bearer marked-token\r\n"), "{seen}");
+    assert!(seen.contains(concat!("user-agent: sluicegate/", env!("CARGO_PKG_VERSION"), "\r\n")), "{seen}");
+}
+
+#[tokio::test]
+async fn an_adapter_may_name_another_user_agent() {
+    let (url, server) = server(|stream| {
+        let request = read_request(stream);
+        write(stream, "HTTP/1.1 204 No Content\r\n\r\n");
+        request
+    });
+    let mut request = request(&url);
+    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("other"));
+    sender(PATIENT).send(request).await.expect("a reply");
+    assert!(join(server).await.0.contains("user-agent: other\r\n"));
+}
+
+#[tokio::test]
+async fn a_redirect_is_returned_and_not_followed() {
+    let (url, server) = server(|stream| {
+        read_request(stream);
+        let here = stream.local_addr().expect("an address");
+        let head = format!("HTTP/1.1 307 Temporary Redirect\r\nLocation: http://{here}/\r\n");
+        write(stream, &format!("{head}Connection: close\r\nContent-Length: 0\r\n\r\n"));
+    });
+    let reply = sender(PATIENT).send(request(&url)).await.expect("a reply");
+    assert_eq!(reply.status, StatusCode::TEMPORARY_REDIRECT);
+    assert!(reply.headers.contains_key(LOCATION));
+    assert!(!another_connection(&join(server).await.1));
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_is_a_timeout() {
+    let (url, server) = server(wait_for_answer_in_vain);
+    let failure = failure(HASTY, &url).await;
+    assert_eq!(failure, Failure { outage: Outage::Timeout, text: "not complete within 300ms".to_owned() });
+    join(server).await;
+}
+
+fn wait_for_answer_in_vain(stream: &mut TcpStream) {
+    read_request(stream);
+    wait_for_close(stream);
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_ends_at_the_timeout_of_the_whole() {
+    let (url, server) = server(|stream| {
+        read_request(stream);
+        write(stream, "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n");
+        // A byte every 5 ms until the client has gone: each read makes progress, the whole does not end.
+        stream.set_read_timeout(Some(Duration::from_millis(5))).expect("a read timeout");
+        while stream.read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+            && stream.write_all(b"x").is_ok()
+        {}
+    });
+    let failure = failure(HASTY, &url).await;
+    assert_eq!(failure.outage, Outage::Timeout);
+    assert_eq!(failure.text, "body of a reply with status 200: not complete within 300ms");
+    join(server).await;
+}
+
+#[tokio::test]
+async fn an_endless_body_is_cut_off_at_the_cap() {
+    let (url, server) = server(|stream| {
+        read_request(stream);
+        write(stream, "HTTP/1.1 200 OK\r\n\r\n");
+        while stream.write_all(&[b'x'; 64 * 1024]).is_ok() {}
+    });
+    let failure = failure(PATIENT, &url).await;
+    assert_eq!(failure.outage, Outage::Protocol);
+    assert_eq!(failure.text, "body of a reply with status 200: longer than 1048576 bytes");
+    join(server).await;
+}
+
+#[tokio::test]
+async fn an_announced_body_over_the_cap_is_not_waited_for() {
+    let (url, server) = server(|stream| {
+        read_request(stream);
+        write(stream, &format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", MAX_BODY + 1));
+        wait_for_close(stream);
+    });
+    assert_eq!(failure(PATIENT, &url).await.outage, Outage::Protocol);
+    join(server).await;
+}
+
+#[tokio::test]
+async fn a_body_of_exactly_the_cap_is_read() {
+    let (url, server) = server(|stream| {
+        read_request(stream);
+        write(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+        stream.write_all(&vec![b'x'; MAX_BODY]).expect("the client reads");
+    });
+    let reply = sender(PATIENT).send(request(&url)).await.expect("a reply");
+    assert_eq!(reply.body.len(), MAX_BODY);
+    join(server).await;
+}
+
+#[tokio::test]
+async fn a_connection_closed_before_the_reply_is_a_reset() {
+    let (url, server) = server(|stream| {
+        read_request(stream);
+    });
+    assert_eq!(failure(PATIENT, &url).await.outage, Outage::Reset);
+    join(server).await;
+}
+
+#[tokio::test]
+async fn a_connection_reset_before_the_reply_is_a_reset() {
+    let (url, server) = server(|stream| {
+        // Closing with unread data makes the kernel answer with RST.
+        stream.peek(&mut [0]).expect("a request begins");
+    });
+    assert_eq!(failure(PATIENT, &url).await.outage, Outage::Reset);
+    join(server).await;
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_a_reset() {
+    for head in ["Content-Length: 10\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"] {
+        let (url, server) = server(move |stream| {
+            read_request(stream);
+            write(stream, &format!("HTTP/1.1 500 Oops\r\n{head}"));
+        });
+        let failure = failure(PATIENT, &url).await;
+        assert_eq!(failure.outage, Outage::Reset, "{failure:?}");
+        assert!(failure.text.starts_with("body of a reply with status 500: "), "{failure:?}");
+        join(server).await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_dies_on_a_kept_connection_is_not_sent_again() {
+    let (url, server) = server(|stream| {
+        read_request(stream);
+        write(stream, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        read_request(stream);
+    });
+    let sender = sender(PATIENT);
+    sender.send(request(&url)).await.expect("the first reply");
+    let failure = sender.send(request(&url)).await.expect_err("no second reply");
+    assert_eq!(failure.outage, Outage::Reset, "{failure:?}");
+    assert!(!another_connection(&join(server).await.1));
+}
+
+/// Speaks just enough HTTP/2 to answer the first request with `frame`; counts the requests until the client goes.
+fn answer_over_http2(stream: &mut TcpStream, frame: &[u8]) -> usize {
+    // The preface, then frames: length (3 bytes), type, flags, stream (4 bytes), payload. RFC 9113 sections 3.4 and 4.1.
+    stream.read_exact(&mut [0; 24]).expect("the preface");
+    stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).expect("empty settings are read");
+    let mut requests = 0;
+    let mut head = [0; 9];
+    while stream.read_exact(&mut head).is_ok() {
+        let mut payload = vec![0; usize::from(head[1]) * 256 + usize::from(head[2])];
+        if stream.read_exact(&mut payload).is_err() {
+            break;
+        }
+        const HEADERS: u8 = 1;
+        if head[3] == HEADERS {
+            requests += 1;
+            if requests == 1 {
+                stream.write_all(frame).expect("the frame is read");
+            }
+        }
+    }
+    requests
+}
+
+#[tokio::test]
+async fn an_http2_request_given_back_by_the_server_is_a_reset_and_not_sent_again() {
+    const REFUSED_STREAM: [u8; 13] = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 7];
+    const GO_AWAY: [u8; 23] = [0, 0, 14, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b'm', b'a', b'r', b'k', b'e', b'd'];
+    for frame in [&REFUSED_STREAM[..], &GO_AWAY[..]] {
+        let (url, server) = server(move |stream| answer_over_http2(stream, frame));
+        let client = builder(SenderSettings { timeout: PATIENT }).no_proxy().http2_prior_knowledge();
+        let client = client.build().expect("a client");
+        let sender = Sender { proxied: client.clone(), direct: client, timeout: PATIENT };
+        let failure = sender.send(request(&url)).await.expect_err("no reply");
+        assert_eq!(failure.outage, Outage::Reset, "{failure:?}");
+        assert!(!failure.text.contains("marked"), "{failure:?}");
+        drop(sender);
+        let (requests, listener) = join(server).await;
+        assert_eq!(requests, 1);
+        assert!(!another_connection(&listener));
+    }
+}
+
+#[tokio::test]
+async fn a_reply_that_is_not_http_breaks_the_protocol() {
+    for reply in ["SSH-2.0-OpenSSH_9.6 marked\r\n", "HTTP/1.1 200 OK\r\nContent-Length: marked\r\n\r\n"] {
+        let (url, server) = server(move |stream| {
+            read_request(stream);
+            write(stream, reply);
+            wait_for_close(stream);
+        });
+        let failure = failure(PATIENT, &url).await;
+        assert_eq!(failure.outage, Outage::Protocol, "{failure:?}");
+        join(server).await;
+    }
+}
+
+#[tokio::test]
+async fn a_broken_chunk_breaks_the_protocol() {
+    let (url, server) = server(|stream| {
+        read_request(stream);
+        write(stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nmarked\r\n");
+        wait_for_close(stream);
+    });
+    let failure = failure(PATIENT, &url).await;
+    assert_eq!(failure.outage, Outage::Protocol, "{failure:?}");
+    join(server).await;
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_told_apart() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    drop(listener);
+    let failure = failure(PATIENT, &url).await;
+    assert_eq!(failure.outage, Outage::Connect);
+    assert!(failure.text.contains("refused"), "{failure:?}");
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_is_told_apart() {
+    // RFC 6761 reserves `invalid`. Without a proxy, which would have to resolve it.
+    let sender = Sender { proxied: sender(PATIENT).direct, ..sender(PATIENT) };
+    let failure = sender.send(request("http://nothing.invalid")).await.expect_err("no such name");
+    assert_eq!(failure.outage, Outage::Dns, "{failure:?}");
+    assert!(!failure.text.contains("marked"), "{failure:?}");
+}
+
+#[tokio::test]
+async fn tls_that_the_server_does_not_speak_is_told_apart() {
+    let plain = |stream: &mut TcpStream| {
+        stream.peek(&mut [0]).expect("a handshake begins");
+        write(stream, "HTTP/1.1 400 Bad Request\r\n\r\n");
+        wait_for_close(stream);
+        wait_for_close(stream);
+    };
+    let hangs_up = |stream: &mut TcpStream| {
+        stream.read_exact(&mut [0; 5]).expect("the record's head");
+        stream.shutdown(std::net::Shutdown::Write).expect("an end without a reply");
+        let _ = stream.read_to_end(&mut Vec::new());
+    };
+    for script in [plain as fn(&mut TcpStream), hangs_up] {
+        let (url, server) = server(script);
+        let failure = failure(PATIENT, &url.replace("http:", "https:")).await;
+        assert_eq!(failure.outage, Outage::Tls, "{failure:?}");
+        join(server).await;
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_without_an_end_is_a_failure_to_connect() {
+    let (url, server) = server(|stream| drop(stream.read_to_end(&mut Vec::new())));
+    let failure = failure(HASTY, &url.replace("http:", "https:")).await;
+    assert_eq!(failure, Failure { outage: Outage::Connect, text: "operation timed out".to_owned() });
+    join(server).await;
+}
+
+#[tokio::test]
+async fn a_request_that_cannot_be_sent_is_a_failure_and_not_a_panic() {
+    let failure = failure(PATIENT, "ftp://127.0.0.1").await;
+    assert!(matches!(failure.outage, Outage::Connect | Outage::Protocol), "{failure:?}");
+    let request = Request::get("/no-host?marked=query").body(Bytes::new()).expect("a valid request");
+    let failure = sender(PATIENT).send(request).await.expect_err("no host");
+    assert_eq!(failure.outage, Outage::Protocol, "{failure:?}");
+    assert!(!failure.text.contains("marked"), "{failure:?}");
+}
+
+#[test]
+fn only_loopback_addresses_are_kept_from_a_proxy() {
+    for host in ["127.0.0.1", "127.8.8.8", "[::1]", "localhost", "LocalHost"] {
+        assert!(is_loopback(host), "{host}");
+    }
+    for host in ["128.0.0.1", "[::2]", "localhost.example.com", "api.vibefollow.com", ""] {
+        assert!(!is_loopback(host), "{host}");
+    }
+}
