@@ -111,6 +111,13 @@ impl Engine {
         }
     }
 
+    /// Somebody has mended what the account fault may have been about: the next probe goes at once.
+    pub fn probe_now(&mut self, now: Instant) {
+        if let Some(hold) = self.hold.as_mut().filter(|hold| matches!(hold.cause, Cause::Fault(_))) {
+            hold.until = hold.until.min(now);
+        }
+    }
+
     /// One verdict for all rows of a request.
     fn whole(&mut self, batch: &Batch, verdict: Verdict, now: Instant) {
         let rows = batch.rows.len();

@@ -139,25 +139,27 @@ impl Engine {
         }
         let payload = record.payload.unwrap_or_default();
         self.pending_events += 1;
-        let tail = self.rows.tail(&identify.user_id);
-        if let Some(index) = tail
+        let (tail, same) = match self.rows.find(&identify.user_id, record.partition) {
+            Some((tail, same)) => (Some(tail), same),
+            None => (None, None),
+        };
+        if tail.is_some() && same.is_none() {
+            self.counters.miskeyed_events += 1;
+        }
+        // Between partitions there is no order, so an event joins its partition's row wherever that stands in the chain.
+        if let Some(index) = same
             && let Some(row) = self.rows.get_mut(index)
+            && !matches!(row.stage, Stage::Sealed | Stage::InFlight | Stage::Ghost)
         {
-            if row.partition == record.partition && !matches!(row.stage, Stage::Sealed | Stage::InFlight | Stage::Ghost)
-            {
-                let before = row.bytes();
-                let was_suspect = row.is_suspect();
-                row.append(record, payload, &self.policy.rules);
-                partition.pending_bytes = partition.pending_bytes + row.bytes() as u64 - before as u64;
-                self.counters.events_merged += 1;
-                if was_suspect {
-                    self.rows.set_stage(index, Stage::Ready);
-                }
-                return;
+            let before = row.bytes();
+            let was_suspect = row.is_suspect();
+            row.append(record, payload, &self.policy.rules);
+            partition.pending_bytes = partition.pending_bytes + row.bytes() as u64 - before as u64;
+            self.counters.events_merged += 1;
+            if was_suspect {
+                self.rows.set_stage(index, Stage::Ready);
             }
-            if row.partition != record.partition {
-                self.counters.miskeyed_events += 1;
-            }
+            return;
         }
         let stage = match tail {
             Some(_) => Stage::Behind,

@@ -239,10 +239,7 @@ impl Engine {
 
     /// Puts a row back, under the newer row of its user if there is one: its place in the queue is the old one's.
     pub(super) fn put_back(&mut self, index: RowIndex, stage: Stage) {
-        while let Some(next) = self.rows.get(index).and_then(|row| row.next)
-            && self.rows.get(next).map(|row| row.partition) == self.rows.get(index).map(|row| row.partition)
-        {
-            let Some(newer) = self.rows.take_next(index) else { break };
+        while let Some(newer) = self.rows.take_newer(index) {
             let Some(row) = self.rows.get_mut(index) else { break };
             let before = row.bytes() + newer.bytes();
             let (entry, id) = (newer.entry, newer.partition);

@@ -132,14 +132,19 @@ impl RateLimit {
         }
         self.adjust(now);
         let rows = rows.min(self.burst(now)).max(1);
-        let Some(pacer) = &self.pacer else { return self.next_change(now) };
-        let paced = pacer.ready_at(u32::try_from(rows).unwrap_or(u32::MAX));
-        let free = self.free(now);
-        if free >= rows as u64 { Some(paced.max(now)) } else { self.slots_at(rows, now).map(|at| at.max(paced)) }
+        if self.pacer.is_none() {
+            return self.next_change(now);
+        }
+        let granted = self.grantable(rows, now);
+        let paced = self.pacer.as_ref()?.ready_at(u32::try_from(granted.unwrap_or(rows)).unwrap_or(u32::MAX));
+        match granted {
+            Some(_) => Some(paced.max(now)),
+            None => self.slots_at(rows, now).map(|at| at.max(paced)),
+        }
     }
 
-    /// Takes up to `rows` out of the budget. Fewer are granted only where the ledger has no room for all and waiting would
-    /// waste more than a quarter of them.
+    /// Takes up to `rows` out of the budget. Fewer are granted where the ledger has no room for all of them and waiting would
+    /// waste more than a quarter of them, or five seconds of the limit.
     pub fn take(&mut self, rows: usize, now: Instant) -> Grant {
         if self.rows_per_minute.is_none() {
             self.ledger.sent(rows);
@@ -150,11 +155,8 @@ impl RateLimit {
         if rows == 0 {
             return self.next_change(now).map_or(Grant::Blocked, Grant::Wait);
         }
-        let free = usize::try_from(self.free(now)).unwrap_or(usize::MAX);
-        let rows = match free {
-            free if free >= rows => rows,
-            free if free > 0 && free * 4 >= rows => free,
-            _ => return self.slots_at(rows, now).map_or(Grant::Blocked, Grant::Wait),
+        let Some(rows) = self.grantable(rows, now) else {
+            return self.slots_at(rows, now).map_or(Grant::Blocked, Grant::Wait);
         };
         let pacer = self.pacer.as_mut().expect("a burst above zero comes from a pacer");
         match pacer.take(u32::try_from(rows).unwrap_or(u32::MAX), now) {
@@ -175,10 +177,13 @@ impl RateLimit {
         self.parts.values().filter(|part| part.usable_at <= now).count()
     }
 
-    /// Slots that the present bound leaves free.
-    fn free(&mut self, now: Instant) -> u64 {
+    /// How many of these rows the ledger has room for, if it is worth sending so few.
+    fn grantable(&mut self, rows: usize, now: Instant) -> Option<usize> {
         let held = self.ledger.held(now);
-        self.bound(now).saturating_sub(held)
+        let free = usize::try_from(self.bound(now).saturating_sub(held)).unwrap_or(usize::MAX);
+        let five_seconds = (self.rows_per_minute(now).unwrap_or(0.0) / 12.0) as usize;
+        let is_worth_it = free > 0 && (free * 4 >= rows || free >= five_seconds);
+        (free >= rows || is_worth_it).then_some(rows.min(free))
     }
 
     /// Most rows in the window: the limit's share of the usable partitions, of those with a recent owner as much as has

@@ -12,7 +12,7 @@ use crate::record::{Offset, PartitionId, Record};
 const MERGE_AT: usize = 4;
 
 /// What a pending row costs beside its user id and events: the row itself, its places in index, queue and tracker, and
-/// the allocator's rounding (measured by `benches/memory.rs`).
+/// the allocator's rounding (measured by `benches/engine.rs`).
 pub const ROW_OVERHEAD: usize = 256;
 
 /// Where a row stands.
@@ -155,7 +155,6 @@ impl Row {
         self.n_events += newer.n_events;
         self.last = newer.last;
         self.last_time_ms = newer.last_time_ms;
-        self.next = newer.next;
         self.merge_some(rules);
         self.content_changed();
     }

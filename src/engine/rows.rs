@@ -9,6 +9,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 
 use super::row::{Row, Stage};
+use crate::record::PartitionId;
 
 /// Where a row lives; reused after the row is gone, so whoever keeps one keeps the row's `seq` beside it.
 pub type RowIndex = u32;
@@ -16,7 +17,7 @@ pub type RowIndex = u32;
 #[derive(Debug)]
 pub struct Rows {
     rows: Slab<Row>,
-    /// The oldest row of each user; the others hang behind it.
+    /// The first row of each user; the others hang behind it: one per partition, and one while the first is on its way.
     heads: HashTable<RowIndex>,
     hasher: FixedState,
     /// Ready rows in order of arrival. An entry is stale when its row is gone or not ready under that `seq`.
@@ -75,13 +76,20 @@ impl Rows {
         !self.deferred.is_empty()
     }
 
-    /// The newest row of a user.
-    pub fn tail(&self, user: &str) -> Option<RowIndex> {
-        let mut index = *self.heads.find(self.hash(user), |head| self.is_of(*head, user))?;
-        while let Some(next) = self.get(index).and_then(|row| row.next) {
-            index = next;
+    /// The last row in a user's chain, and the last one of this partition in it.
+    pub fn find(&self, user: &str, partition: PartitionId) -> Option<(RowIndex, Option<RowIndex>)> {
+        let mut tail = *self.heads.find(self.hash(user), |head| self.is_of(*head, user))?;
+        let mut of_partition = None;
+        loop {
+            let row = self.get(tail)?;
+            if row.partition == partition {
+                of_partition = Some(tail);
+            }
+            match row.next {
+                Some(next) => tail = next,
+                None => return Some((tail, of_partition)),
+            }
         }
-        Some(index)
     }
 
     /// Adds a user's only row.
@@ -212,12 +220,20 @@ impl Rows {
         Some((self.rows.remove(index as usize), promoted))
     }
 
-    /// Takes the row behind `index` out of its chain without promoting anything; for absorbing it.
-    pub fn take_next(&mut self, index: RowIndex) -> Option<Row> {
-        let next = self.get(index)?.next?;
-        self.set_stage(next, Stage::Behind);
-        let row = self.rows.try_remove(next as usize)?;
-        if let Some(before) = self.get_mut(index) {
+    /// Takes the next row of the same partition out of the chain behind `index`, for absorbing it.
+    pub fn take_newer(&mut self, index: RowIndex) -> Option<Row> {
+        let partition = self.get(index)?.partition;
+        let mut before = index;
+        let newer = loop {
+            let next = self.get(before)?.next?;
+            if self.get(next)?.partition == partition {
+                break next;
+            }
+            before = next;
+        };
+        self.set_stage(newer, Stage::Behind);
+        let row = self.rows.try_remove(newer as usize)?;
+        if let Some(before) = self.get_mut(before) {
             before.next = row.next;
         }
         Some(row)

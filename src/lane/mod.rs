@@ -316,6 +316,10 @@ impl Lane {
         }
         self.log_notes();
         self.note_state();
+        if self.engine.state(Instant::now()) == LaneState::AccountFault {
+            // A rotated token file is noticed within one turn of the loop, not at the next probe minutes later.
+            self.current_token();
+        }
     }
 
     fn send(&mut self, batch: BatchId, rows: &[EncodedRow]) {
@@ -340,6 +344,7 @@ impl Lane {
         }
         if current.changed {
             tracing::info!(destination = %self.id, "the token file has changed");
+            self.engine.probe_now(Instant::now());
         }
         current.token
     }

@@ -70,6 +70,8 @@ pub struct Odd {
     pub poison: bool,
     /// A repeat is only known to an engine that has read the original.
     pub repeats: bool,
+    /// Any partition may get any user's events. Each then sets traits of its own: between partitions there is no order.
+    pub miskeyed: bool,
 }
 
 /// The topic: users are keyed to partitions.
@@ -84,9 +86,13 @@ impl Log {
         self.sequence += 1;
         let user_number = random.below(users);
         let user = format!("u{user_number}");
-        let id = PartitionId { topic: 0, partition: (user_number % partitions) as i32 };
+        let number = if odd.miskeyed { random.below(partitions) } else { user_number % partitions };
+        let id = PartitionId { topic: 0, partition: number as i32 };
         let events = self.partitions.entry(id).or_default();
-        let field = random.pick(&["a", "b", "c"]);
+        let field = match odd.miskeyed {
+            true => ["a", "b", "c"][number as usize],
+            false => random.pick(&["a", "b", "c"]),
+        };
         let sequence = self.sequence;
         let kind = match random.chance(odd.percent) {
             true => random.pick(&[

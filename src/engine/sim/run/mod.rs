@@ -109,13 +109,10 @@ enum Happening {
         id: LetterId,
         written: Option<DeadLetter>,
     },
-    /// `generation`: the group's when the commit left; a coordinator refuses commits of an older one.
     Committed {
         life: u64,
-        generation: u64,
         id: CommitId,
         outcome: CommitOutcome,
-        effect: Vec<(PartitionId, Position, String)>,
     },
 }
 
@@ -127,6 +124,8 @@ pub struct Run {
     style: Style,
     /// No crash, rebalance or drain: what was read is remembered, so that repeats can be told.
     is_settled: bool,
+    /// Users are not keyed to partitions.
+    is_miskeyed: bool,
     n_partitions: u64,
     n_users: u64,
     odd_percent: u64,
@@ -137,7 +136,6 @@ pub struct Run {
     graves: Graves,
     engine: Engine,
     life: u64,
-    generation: u64,
     /// Reader positions of the partitions that this engine owns; `true` while paused.
     readers: BTreeMap<PartitionId, (Position, bool)>,
     revoking: BTreeSet<PartitionId>,
@@ -180,6 +178,7 @@ impl Run {
         let engine = Engine::new(policy.clone(), now);
         let mut run = Run {
             is_settled: random.chance(30),
+            is_miskeyed: random.chance(20),
             n_partitions: 1 + random.below(3),
             n_users: 1 + random.below(12),
             odd_percent: random.pick(&[0, 5, 25]),
@@ -195,7 +194,6 @@ impl Run {
             graves: Graves::default(),
             engine,
             life: 0,
-            generation: 0,
             readers: BTreeMap::new(),
             revoking: BTreeSet::new(),
             happenings: BTreeMap::new(),
@@ -223,6 +221,7 @@ impl Run {
                             // Neither do suspects that fill it.
                             poison: self.policy.buffer_bytes > 100_000 || self.style != Style::Suspects,
                             repeats: self.is_settled,
+                            miskeyed: self.is_miskeyed,
                         };
                         self.log.produce(&mut self.random, partitions, users, odd, self.wall_ms);
                     }
@@ -302,7 +301,6 @@ impl Run {
         self.totals.revokes += 1;
         self.readers.remove(&id);
         if self.random.chance(30) {
-            self.generation += 1;
             self.engine.lost(&[id], self.now);
         } else {
             self.revoking.insert(id);
@@ -314,13 +312,11 @@ impl Run {
     /// The process dies: what it knew is gone, what it sent is still on its way.
     fn crash(&mut self) {
         self.totals.crashes += 1;
-        eprintln!("crash at {} style {:?}", self.wall_ms, self.style);
         self.restart();
     }
 
     fn restart(&mut self) {
         self.life += 1;
-        self.generation += 1;
         self.policy.seed = self.random.next();
         self.engine = Engine::new(self.policy.clone(), self.now);
         self.readers.clear();
@@ -330,7 +326,6 @@ impl Run {
 
     fn drain_and_restart(&mut self) {
         self.totals.drains += 1;
-        eprintln!("drain at {}", self.wall_ms);
         self.engine.drain();
         for _ in 0..2000 {
             self.step();
@@ -408,15 +403,7 @@ impl Run {
                     self.engine.on_dead_letter(id, is_written, self.now);
                 }
             }
-            Happening::Committed { life, generation, id, outcome, effect } => {
-                let (effect, outcome) = match outcome {
-                    _ if generation == self.generation => (effect, outcome),
-                    CommitOutcome::Done => (Vec::new(), CommitOutcome::Failed),
-                    outcome => (Vec::new(), outcome),
-                };
-                for (partition, position, metadata) in effect {
-                    self.on_broker(partition, position, metadata);
-                }
+            Happening::Committed { life, id, outcome } => {
                 if life != self.life {
                     return;
                 }
@@ -424,7 +411,6 @@ impl Run {
                 if outcome == CommitOutcome::Fenced {
                     // The group takes everything away and gives it back.
                     let owned: Vec<PartitionId> = self.readers.keys().copied().collect();
-                    self.generation += 1;
                     self.engine.lost(&owned, self.now);
                     self.readers.clear();
                 }
@@ -495,12 +481,13 @@ impl Run {
                     // A commit whose answer is lost has taken effect.
                     let has_effect =
                         outcome == CommitOutcome::Done || (outcome == CommitOutcome::Failed && self.random.chance(50));
-                    let effect = if has_effect { effect } else { Vec::new() };
+                    if has_effect {
+                        for (partition, position, metadata) in effect {
+                            self.on_broker(partition, position, metadata);
+                        }
+                    }
                     let after = self.random.millis(0, 30);
-                    self.later(
-                        after,
-                        Happening::Committed { life: self.life, generation: self.generation, id, outcome, effect },
-                    );
+                    self.later(after, Happening::Committed { life: self.life, id, outcome });
                 }
                 Action::Pause(ids) => ids.iter().for_each(|id| self.set_paused(*id, true)),
                 Action::Resume(ids) => ids.iter().for_each(|id| self.set_paused(*id, false)),
