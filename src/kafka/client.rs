@@ -1,9 +1,11 @@
 //! What all Kafka clients share: settings on top of settings, log lines to `tracing`, errors without secrets.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::Error;
@@ -22,6 +24,38 @@ impl ClientContext for LogOnly {
 
     fn stats_raw(&self, _statistics: &[u8]) {}
 }
+
+/// Keeps librdkafka's last complaint, for clients that people wait for: `Connection refused` says more than the time-out
+/// of a call that waited in vain.
+#[derive(Default)]
+pub(super) struct LastComplaint(Mutex<Option<String>>);
+
+impl LastComplaint {
+    /// The complaint, or `otherwise`.
+    pub fn or(&self, otherwise: &KafkaError) -> String {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.clone().unwrap_or_else(|| otherwise.to_string())
+    }
+}
+
+impl ClientContext for LastComplaint {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        log_line(level, facility, line);
+        // `ERROR` lines repeat a `FAIL`, or say that all brokers are down, which the caller knows.
+        if facility == "FAIL" {
+            let without_thread = line.split_once("]: ").map_or(line, |(_, text)| text);
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(without_thread.trim().to_owned());
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        LogOnly.error(error, reason);
+    }
+
+    fn stats_raw(&self, _statistics: &[u8]) {}
+}
+
+impl ConsumerContext for LastComplaint {}
 
 pub(super) fn log_line(level: RDKafkaLogLevel, facility: &str, line: &str) {
     match level {
@@ -58,6 +92,31 @@ pub(super) fn client_config(
         config.set(*key, *value);
     }
     config
+}
+
+/// Beginnings of property names that only consumers know (librdkafka, CONFIGURATION.md, column C/P).
+const CONSUMER_KEYS: [&str; 12] = [
+    "group.",
+    "session.",
+    "heartbeat.",
+    "partition.assignment.",
+    "max.poll.",
+    "auto.",
+    "enable.auto.",
+    "enable.partition.eof",
+    "fetch.",
+    "queued.m",
+    "isolation.level",
+    "check.crcs",
+];
+
+/// The operator's properties without those of consumers, which would only draw warnings from a producer.
+pub(super) fn producer_properties(properties: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    properties
+        .iter()
+        .filter(|(key, _)| !CONSUMER_KEYS.iter().any(|prefix| key.starts_with(prefix)))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
 }
 
 /// librdkafka's reason for refusing a client, without the values: it repeats them, and they may be passwords.
