@@ -72,7 +72,8 @@ pub fn inspect(
             findings.push(good("brokers", format!("{} answered", metadata.brokers().len())));
         }
         Err(error) => {
-            let text = format!("no answer from {brokers}: {}", consumer.context().or(&error));
+            let text =
+                format!("no answer from {brokers}: {}", complaint(&consumer).unwrap_or_else(|| error.to_string()));
             let remedy = "check kafka.brokers, the network, TLS and credentials in kafka.properties";
             findings.push(unreachable("brokers", text, remedy));
             return findings;
@@ -103,6 +104,19 @@ pub fn inspect(
         });
     }
     findings
+}
+
+/// Why the brokers do not answer, as librdkafka tells it.
+fn complaint(consumer: &BaseConsumer<LastComplaint>) -> Option<String> {
+    // Complaints wait behind log lines, each of which may take a poll; a guess at more than there are.
+    for _ in 0..20 {
+        if consumer.context().get().is_some() {
+            break;
+        }
+        // No topic is subscribed to, so only complaints and log lines can come.
+        let _ = consumer.poll(Duration::from_millis(10));
+    }
+    consumer.context().get()
 }
 
 /// What a look at a topic shows.

@@ -26,29 +26,26 @@ impl ClientContext for LogOnly {
 }
 
 /// Keeps librdkafka's last complaint, for clients that people wait for: `Connection refused` says more than the time-out
-/// of a call that waited in vain.
+/// of a call that waited in vain. Complaints arrive while the client is polled.
 #[derive(Default)]
 pub(super) struct LastComplaint(Mutex<Option<String>>);
 
 impl LastComplaint {
-    /// The complaint, or `otherwise`.
-    pub fn or(&self, otherwise: &KafkaError) -> String {
-        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.clone().unwrap_or_else(|| otherwise.to_string())
+    pub fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 impl ClientContext for LastComplaint {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         log_line(level, facility, line);
-        // `ERROR` lines repeat a `FAIL`, or say that all brokers are down, which the caller knows.
-        if facility == "FAIL" {
-            let without_thread = line.split_once("]: ").map_or(line, |(_, text)| text);
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(without_thread.trim().to_owned());
-        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        // That all brokers are down is what the caller sees himself; it is not why.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        }
         LogOnly.error(error, reason);
     }
 

@@ -58,7 +58,7 @@ impl EventProducer {
     pub fn ready(&self) -> Result<(), Error> {
         let unreachable = |error: KafkaError| Error::Unreachable {
             brokers: self.brokers.clone(),
-            text: self.deliveries().complaint.or(&error),
+            text: self.deliveries().complaint.get().unwrap_or_else(|| error.to_string()),
         };
         let started = Instant::now();
         loop {
