@@ -14,7 +14,9 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::app;
 use crate::config::{self, Config, Problems};
+use crate::lane;
 use crate::units::HumanDuration;
 
 /// How a process ends; the codes are those of BSD's `sysexits.h`. A provider's or broker's outage never ends one.
@@ -206,7 +208,7 @@ fn dispatch(cli: Cli) -> Exit {
         Command::Run(run) => with_config(&cli.config, &run.destinations, |config| {
             crate::log::start(&config.log);
             match config.check_tokens() {
-                Ok(()) => unfinished("run"),
+                Ok(()) => run_worker(&config),
                 Err(problems) => refuse(&problems),
             }
         }),
@@ -224,6 +226,27 @@ fn dispatch(cli: Cli) -> Exit {
             say(&String::from_utf8_lossy(&script))
         }
         Command::Version { json } => say(&version(json)),
+    }
+}
+
+fn run_worker(config: &Config) -> Exit {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("cannot start threads: {error}\n"));
+            return Exit::Unavailable;
+        }
+    };
+    match runtime.block_on(crate::app::run(config)) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            complain(&format!("{error}\n"));
+            match error {
+                app::Error::Lane(lane::Error::LostTask { .. }) | app::Error::Panicked => Exit::Bug,
+                app::Error::Lane(_) => Exit::Config,
+                app::Error::Listen { .. } => Exit::Unavailable,
+            }
+        }
     }
 }
 

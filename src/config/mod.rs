@@ -16,9 +16,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::de::Deserializer;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::engine::settings::{Batch, Buffer, DeadLetter, Limit, Request, Retry};
 use crate::event::Rules;
 use crate::kafka::settings::{KafkaSettings, MASK};
+use crate::lane::settings::{Batch, Buffer, DeadLetter, Limit, Request, Retry};
 use crate::providers::headers::is_token;
 use crate::providers::{self, ProviderConfig};
 use crate::units::{ByteCount, HumanDuration};

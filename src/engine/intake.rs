@@ -33,7 +33,7 @@ impl Engine {
     /// `total_partitions`: all partitions of all topics, whoever owns them.
     pub fn assigned(&mut self, gained: &[Gained], total_partitions: usize, now: Now) {
         self.started = true;
-        self.total_partitions = total_partitions.max(1);
+        self.limit.resize(total_partitions);
         for gained in gained {
             if self.partitions.contains_key(&gained.partition) {
                 self.drop_partition(gained.partition, now.at);
@@ -47,7 +47,7 @@ impl Engine {
                 age: Duration::from_millis(now.wall_ms.saturating_sub(fence.wall_ms()).max(0).unsigned_abs()),
                 clean: fence.is_clean(),
             });
-            self.limit.gain(gained.partition, self.total_partitions, last, now.at);
+            self.limit.gain(gained.partition, last, now.at);
             let partition = Partition {
                 epoch: self.next_id(),
                 read: gained.start,

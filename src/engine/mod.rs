@@ -28,7 +28,6 @@ mod policy;
 mod rate_limit;
 mod row;
 mod rows;
-pub mod settings;
 mod snapshot;
 mod state;
 pub mod verdict;
@@ -195,7 +194,6 @@ impl Partition {
 pub struct Engine {
     policy: Policy,
     partitions: BTreeMap<PartitionId, Partition>,
-    total_partitions: usize,
     rows: Rows,
     /// Sealed rows in the order they will leave.
     outbox: VecDeque<(RowIndex, u64)>,
@@ -232,7 +230,6 @@ impl Engine {
     pub fn new(policy: Policy, now: Instant) -> Self {
         Engine {
             partitions: BTreeMap::new(),
-            total_partitions: 1,
             rows: Rows::new(policy.seed),
             outbox: VecDeque::new(),
             batches: BTreeMap::new(),

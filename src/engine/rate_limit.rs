@@ -76,12 +76,16 @@ impl RateLimit {
         }
     }
 
+    /// The number of all partitions has changed, and with it the share of each.
+    pub fn resize(&mut self, total: usize) {
+        self.total = total.max(1);
+    }
+
     /// Takes a partition's share, after the wait that its last owner's pace demands.
     ///
     /// The last owner sent at most `B + x/T` rows in its last `x` seconds. After a wait of `B x T` (and the request timeout,
     /// if it may have left requests behind) a drained start keeps every window within the limit.
-    pub fn gain(&mut self, partition: PartitionId, total: usize, last: Option<LastOwner>, now: Instant) {
-        self.total = total.max(1);
+    pub fn gain(&mut self, partition: PartitionId, last: Option<LastOwner>, now: Instant) {
         let recent = last.filter(|last| last.age <= WINDOW + self.timeout + COMMIT_AGE);
         let part = match (self.rows_per_minute, recent) {
             (Some(limit), Some(last)) => {

@@ -10,19 +10,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use super::client::{client_config, refused};
 use super::context::Context;
 use super::reader::Reader;
+pub use super::settings::Start;
 use super::{Command, Error, SourceEvent};
 
 /// librdkafka's default for `session.timeout.ms` and Kafka's for groups of the new protocol.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
-
-/// Where a group without a committed position starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    Earliest,
-    Latest,
-    /// Do not choose: end with an error that says so.
-    Fail,
-}
 
 /// What a consumer is made from.
 #[derive(Clone, Debug)]

@@ -236,12 +236,8 @@ fn traits<'a>(profile: &Profile<'a>, send_nulls: bool) -> Traits<'a> {
             traits.0.push((Cow::Borrowed(name), value));
         }
     }
-    let has_signup_date = given("signupDate").is_some();
     for (key, raw) in &profile.traits {
-        let is_mapped = match key.as_ref() {
-            "email" | "name" | "plan" | "signupDate" | "company" | "role" => true,
-            other => !has_signup_date && joined.contains(&other),
-        };
+        let is_mapped = matches!(key.as_ref(), "email" | "name" | "plan" | "signupDate" | "company" | "role");
         if !is_mapped && (send_nulls || kind(raw) != Kind::Null) {
             traits.0.push((key.clone(), Value::Raw(raw)));
         }

@@ -1,0 +1,135 @@
+//! Builds one lane per destination and runs them all, until a signal or until one cannot go on.
+
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::config::Config;
+use crate::lane::{self, Lane};
+use crate::metrics::Metrics;
+use crate::ops::{self, Board, Ops};
+
+/// Why the worker ends other than by a signal.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot listen on {address} (http.listen): {source}; choose a free port")]
+    Listen { address: std::net::SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Lane(#[from] lane::Error),
+    #[error("a lane panicked; this is a bug, restart the worker")]
+    Panicked,
+}
+
+/// Runs the worker until SIGTERM or SIGINT and through its drain. A second signal ends the process at once.
+///
+/// # Errors
+/// What keeps it from starting, or ends a lane.
+pub async fn run(config: &Config) -> Result<(), Error> {
+    let app = App::start(config).await?;
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(async move {
+        signal().await;
+        let _ = stop.send(true);
+        signal().await;
+        tracing::warn!("second signal: ending at once, what is in flight will be sent again");
+        std::process::exit(SECOND_SIGNAL);
+    });
+    app.run(stopped).await
+}
+
+/// The drain was cut short: the exit code of unavailability, since nothing is lost and nothing is wrong.
+const SECOND_SIGNAL: i32 = 69;
+
+async fn signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// A worker that has joined its groups and listens, and has not begun to send.
+pub struct App {
+    lanes: Vec<Lane>,
+    listener: TcpListener,
+    ops: Ops,
+}
+
+impl App {
+    /// Starts the lanes of all enabled destinations and binds `http.listen`.
+    ///
+    /// # Errors
+    /// A port in use, a token that cannot be read, properties that librdkafka refuses.
+    pub async fn start(config: &Config) -> Result<App, Error> {
+        let address = config.http.listen;
+        let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+        let metrics = Metrics::new();
+        metrics.config_info(&config.hash());
+        let mut board = Board::default();
+        let mut lanes = Vec::new();
+        for (id, destination) in config.enabled() {
+            lanes.push(Lane::start(config, id, destination, &metrics, &mut board)?);
+        }
+        Ok(App { lanes, listener, ops: Ops { metrics: Arc::new(metrics), board: Arc::new(board) } })
+    }
+
+    /// Where metrics and status are served.
+    pub fn address(&self) -> Option<std::net::SocketAddr> {
+        self.listener.local_addr().ok()
+    }
+
+    /// What the lanes report, for a view in the same process.
+    pub fn board(&self) -> Arc<Board> {
+        Arc::clone(&self.ops.board)
+    }
+
+    /// Runs until `shutdown` turns true and all lanes have drained, or until one lane cannot go on; then the others drain too.
+    ///
+    /// # Errors
+    /// The first lane's error.
+    pub async fn run(self, shutdown: watch::Receiver<bool>) -> Result<(), Error> {
+        let (stop, stopped) = watch::channel(false);
+        let mut lanes = JoinSet::new();
+        for lane in self.lanes {
+            lanes.spawn(lane.run(stopped.clone()));
+        }
+        let (closed, is_closed) = tokio::sync::oneshot::channel::<()>();
+        let server = tokio::spawn(ops::serve(self.listener, self.ops, async {
+            let _ = is_closed.await;
+        }));
+        let mut shutdown = shutdown;
+        let mut result = Ok(());
+        let mut stopping = false;
+        loop {
+            tokio::select! {
+                ended = lanes.join_next() => {
+                    let outcome = match ended {
+                        None => break,
+                        Some(Ok(Ok(()))) => Ok(()),
+                        Some(Ok(Err(error))) => Err(Error::Lane(error)),
+                        Some(Err(_)) => Err(Error::Panicked),
+                    };
+                    if let (Err(error), Ok(())) = (outcome, &result) {
+                        tracing::error!("{error}");
+                        result = Err(error);
+                        let _ = stop.send(true);
+                    }
+                }
+                _ = shutdown.wait_for(|stop| *stop), if !stopping => {
+                    stopping = true;
+                    let _ = stop.send(true);
+                }
+            }
+        }
+        // The last scrape can still see that everything was settled.
+        let _ = closed.send(());
+        let _ = server.await;
+        result
+    }
+}

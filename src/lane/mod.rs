@@ -1,0 +1,473 @@
+//! One destination's loop: waits for one thing, tells the engine, then does what the engine says.
+
+mod letter;
+mod report;
+pub mod settings;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::config::{Config, Destination};
+use crate::engine::verdict::{Answer, EncodedRow, JobId, Rejection, Verdict};
+use crate::engine::{
+    Action, BatchId, BatchPolicy, CommitId, CommitOutcome, Engine, Fence, Gained, GuardPolicy, LaneState, LetterId,
+    Note, Now, Outgoing, Policy, RetryPolicy,
+};
+use crate::kafka::consumer::{Consumer, ConsumerSettings};
+use crate::kafka::dead_letter::DeadLetterProducer;
+use crate::kafka::{self, Command, CommitEntry, CommitError, SourceEvent};
+use crate::metrics::{LaneMetrics, Metrics};
+use crate::ops::{LaneStatus, Reporter};
+use crate::providers::{self, Asked, Provider, Reply, Row, Version};
+use crate::record::PartitionId;
+use crate::sender::{self, Failure, Sender, SenderSettings};
+use crate::token::{self, TokenSource};
+use crate::units::RowsPerMinute;
+
+/// Batches of records between the consumer thread and the loop: a few milliseconds of work, so that records are ready when
+/// the loop is, and a revoke never waits behind many.
+const RECORD_BATCHES: usize = 4;
+
+/// How long the consumer may take to leave the group; measured 20 to 120 ms, with known hangs that nobody should wait for.
+const CLOSE: Duration = Duration::from_secs(6);
+
+/// The loop turns at least this often, so that `/livez` can tell a stuck loop from an idle one.
+const TURN: Duration = Duration::from_secs(5);
+
+/// Why a lane cannot start, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("destination {destination}: {source}")]
+    Kafka { destination: String, source: kafka::Error },
+    #[error("destination {destination}: {source}")]
+    Token { destination: String, source: token::Error },
+    #[error("destination {destination}: {source}")]
+    Sender { destination: String, source: sender::Error },
+    /// What the broker refuses for good: authorization, a fenced static member, `kafka.start: fail` without a position.
+    #[error("destination {destination}: {text}")]
+    Refused { destination: String, text: String },
+    /// A request or dead-letter task panicked; Kafka has everything that it held.
+    #[error("destination {destination}: a task ended without an answer; this is a bug, restart the worker")]
+    LostTask { destination: String },
+}
+
+/// What came of one HTTP request.
+struct Done {
+    batch: BatchId,
+    /// The job asked about and the polls before this one; `None` for a send.
+    job: Option<(JobId, u32)>,
+    rows: usize,
+    took: Duration,
+    reply: Result<Reply, Failure>,
+}
+
+/// A destination at work.
+pub struct Lane {
+    id: String,
+    topics: Arc<[String]>,
+    dead_letter: settings::DeadLetter,
+    drain: Duration,
+    engine: Engine,
+    provider: Box<dyn Provider>,
+    sender: Arc<Sender>,
+    token: TokenSource,
+    consumer: Consumer,
+    source: mpsc::Receiver<SourceEvent>,
+    producer: Arc<DeadLetterProducer>,
+    requests: JoinSet<Done>,
+    letters: JoinSet<(LetterId, Result<(), kafka::Error>)>,
+    /// Partitions that the group waits for, and how to tell it that they are free.
+    revokes: Vec<(BTreeSet<PartitionId>, oneshot::Sender<()>)>,
+    metrics: LaneMetrics,
+    reporter: Reporter,
+    report: report::Report,
+}
+
+impl Lane {
+    /// Joins the group and starts reading; nothing is sent before `run`.
+    ///
+    /// # Errors
+    /// A token that cannot be read, or properties that librdkafka refuses.
+    pub fn start(
+        config: &Config,
+        id: &str,
+        destination: &Destination,
+        metrics: &Metrics,
+        board: &mut crate::ops::Board,
+    ) -> Result<Lane, Error> {
+        let settings = &destination.settings;
+        let named = |source| Error::Kafka { destination: id.to_owned(), source };
+        let provider = providers::build(&destination.provider, id);
+        let token = TokenSource::new(settings.token.clone(), settings.token_file.clone())
+            .map_err(|source| Error::Token { destination: id.to_owned(), source })?;
+        let sender = Sender::new(SenderSettings { timeout: settings.request.timeout.0 })
+            .map_err(|source| Error::Sender { destination: id.to_owned(), source })?;
+        let group = config.kafka.group_of(id);
+        let status = LaneStatus {
+            destination: id.to_owned(),
+            group: group.clone(),
+            state: LaneState::Starting.label().to_owned(),
+            state_since_ms: wall_ms(),
+            loop_turn_ms: wall_ms(),
+            ..LaneStatus::default()
+        };
+        let (events, source) = mpsc::channel(RECORD_BATCHES);
+        let consumer = ConsumerSettings {
+            brokers: config.kafka.brokers.clone(),
+            topics: config.kafka.topics.clone(),
+            group,
+            start: config.kafka.start,
+            properties: config.kafka.properties.clone(),
+            client_id: format!("sluicegate-{id}"),
+        };
+        let producer = DeadLetterProducer::new(&config.kafka.brokers, &config.kafka.properties).map_err(named)?;
+        Ok(Lane {
+            id: id.to_owned(),
+            topics: config.kafka.topics.clone().into(),
+            dead_letter: settings.dead_letter.clone(),
+            drain: config.shutdown.drain.0,
+            engine: Engine::new(policy(config, destination, &*provider), Instant::now()),
+            provider,
+            sender: Arc::new(sender),
+            token,
+            consumer: Consumer::start(consumer, events).map_err(named)?,
+            source,
+            producer: Arc::new(producer),
+            requests: JoinSet::new(),
+            letters: JoinSet::new(),
+            revokes: Vec::new(),
+            metrics: metrics.lane(id),
+            reporter: board.lane(status),
+            report: report::Report::default(),
+        })
+    }
+
+    /// Works until `shutdown` turns true, then finishes what is in flight within `shutdown.drain`, commits and leaves the
+    /// group.
+    ///
+    /// # Errors
+    /// What cannot be waited out. A provider's or broker's outage is never one.
+    pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) -> Result<(), Error> {
+        let mut drain_until: Option<Instant> = None;
+        loop {
+            self.perform();
+            let now = Instant::now();
+            let is_over = drain_until.is_some_and(|until| until <= now);
+            if drain_until.is_some() && (self.engine.is_drained() || is_over) {
+                if is_over {
+                    tracing::warn!(destination = %self.id, "shutdown.drain is over with requests in flight; their rows will be sent again");
+                }
+                return self.leave().await;
+            }
+            let wake = [self.engine.next_wakeup(), drain_until].into_iter().flatten().fold(now + TURN, Instant::min);
+            tokio::select! {
+                event = self.source.recv() => match event {
+                    Some(event) => self.on_source(event)?,
+                    None => return Err(self.refused("the consumer thread has ended".to_owned())),
+                },
+                Some(done) = self.requests.join_next() => match done {
+                    Ok(done) => self.on_reply(done),
+                    Err(_) => return Err(Error::LostTask { destination: self.id.clone() }),
+                },
+                Some(written) = self.letters.join_next() => match written {
+                    Ok((letter, result)) => self.on_written(letter, result),
+                    Err(_) => return Err(Error::LostTask { destination: self.id.clone() }),
+                },
+                ask = self.reporter.asked() => {
+                    self.write_report();
+                    ask.answered();
+                }
+                () = tokio::time::sleep_until(wake.into()) => {}
+                _ = shutdown.wait_for(|stop| *stop), if drain_until.is_none() => {
+                    tracing::info!(destination = %self.id, in_flight = self.requests.len(), "draining");
+                    self.engine.drain();
+                    drain_until = Some(Instant::now() + self.drain);
+                }
+            }
+        }
+    }
+
+    fn on_source(&mut self, event: SourceEvent) -> Result<(), Error> {
+        let now = now();
+        match event {
+            SourceEvent::Records(batch) => batch.iter().for_each(|record| self.engine.on_record(&record, now.at)),
+            SourceEvent::End { partition, position } => self.engine.on_end(partition, position),
+            SourceEvent::Committed { id, result } => self.on_committed(CommitId(id), result, now),
+            SourceEvent::Assigned { gained, total_partitions } => {
+                let gained: Vec<Gained> = gained
+                    .into_iter()
+                    .map(|gained| Gained {
+                        partition: gained.partition,
+                        start: gained.start,
+                        fence: gained.metadata.as_deref().and_then(Fence::parse),
+                    })
+                    .collect();
+                tracing::info!(destination = %self.id, gained = gained.len(), of = total_partitions, "partitions assigned");
+                self.metrics.rebalances.add("assigned", 1);
+                self.reporter.update(|status| status.joined = true);
+                self.engine.assigned(&gained, total_partitions, now);
+            }
+            SourceEvent::Revoking { partitions, done } => {
+                tracing::info!(destination = %self.id, revoked = partitions.len(), "partitions revoked");
+                self.metrics.rebalances.add("revoked", 1);
+                self.engine.revoking(&partitions, now.at);
+                self.revokes.push((partitions.into_iter().collect(), done));
+            }
+            SourceEvent::Lost { partitions } => {
+                tracing::warn!(destination = %self.id, lost = partitions.len(), "partitions lost");
+                self.metrics.rebalances.add("lost", 1);
+                self.engine.lost(&partitions, now.at);
+            }
+            SourceEvent::LogEnds(ends) => self.report.log_ends.extend(ends),
+            SourceEvent::Weather(text) => {
+                tracing::warn!(destination = %self.id, "kafka: {text}");
+                self.report.failed(format!("kafka: {text}"));
+            }
+            SourceEvent::Fatal(text) => return Err(self.refused(text)),
+            SourceEvent::Closed => return Err(self.refused("the consumer has left the group".to_owned())),
+        }
+        Ok(())
+    }
+
+    fn refused(&self, text: String) -> Error {
+        Error::Refused { destination: self.id.clone(), text }
+    }
+
+    fn on_committed(&mut self, id: CommitId, result: Result<(), CommitError>, now: Now) {
+        let outcome = match &result {
+            Ok(()) => {
+                self.metrics.last_commit_timestamp_seconds.set(now.wall_ms as f64 / 1000.0);
+                CommitOutcome::Done
+            }
+            Err(CommitError::Retriable(_)) => CommitOutcome::Failed,
+            Err(CommitError::Fenced(_)) => CommitOutcome::Fenced,
+        };
+        if let Err(error) = result {
+            tracing::warn!(destination = %self.id, "{error}");
+            self.report.failed(error.to_string());
+        }
+        self.engine.on_commit(id, outcome, now.at);
+    }
+
+    fn on_reply(&mut self, done: Done) {
+        let asked = match &done.job {
+            Some((job, polls)) => Asked::Job { job, rows: done.rows, polls: *polls },
+            None => Asked::Send { rows: done.rows },
+        };
+        let answer = match &done.reply {
+            Ok(reply) => self.provider.classify(asked, reply),
+            Err(failure) => Answer::All(Verdict::Unavailable(failure.outage)),
+        };
+        self.metrics.requests.add(report::request_outcome(&answer), 1);
+        self.metrics.request_duration_seconds.observe(done.took.as_secs_f64());
+        if done.job.is_none() {
+            self.metrics.request_rows.observe(done.rows as f64);
+        }
+        if let Some(text) = report::failure_text(&answer, &done.reply) {
+            tracing::debug!(destination = %self.id, rows = done.rows, "{text}");
+            self.report.failed(text);
+        }
+        self.engine.on_answer(done.batch, answer, Instant::now());
+        let now_ms = wall_ms();
+        for event_ms in self.engine.take_delivered() {
+            self.metrics.delivery_latency_seconds.observe(now_ms.saturating_sub(event_ms).max(0) as f64 / 1000.0);
+        }
+    }
+
+    fn on_written(&mut self, letter: LetterId, result: Result<(), kafka::Error>) {
+        if let Err(error) = &result {
+            tracing::warn!(destination = %self.id, "dead letter not written, the lane waits: {error}");
+            self.report.failed(format!("dead letter: {error}"));
+        }
+        self.engine.on_dead_letter(letter, result.is_ok(), Instant::now());
+    }
+
+    /// Does what the engine says until it says nothing.
+    fn perform(&mut self) {
+        loop {
+            let (provider, topics) = (&*self.provider, &self.topics);
+            let mut encode = |outgoing: &Outgoing<'_>| encode(provider, topics, outgoing);
+            let Some(action) = self.engine.poll(now(), &mut encode) else { break };
+            match action {
+                Action::Send { batch, rows } => self.send(batch, &rows),
+                Action::Poll { batch, job, rows, polls } => self.ask_about(batch, job, rows, polls),
+                Action::Bury { id, letter } => {
+                    let source = self.topics.get(usize::from(letter.partition.topic)).map_or("", String::as_str);
+                    let topic = self.dead_letter.topic_of(source, &self.id);
+                    let record = letter::record(&self.id, source, topic, &letter, SystemTime::now());
+                    let producer = Arc::clone(&self.producer);
+                    self.letters.spawn(async move { (id, letter::write(&producer, record).await) });
+                }
+                Action::Commit { id, commits } => {
+                    let entries = commits
+                        .into_iter()
+                        .map(|c| CommitEntry { partition: c.partition, position: c.position, metadata: c.metadata })
+                        .collect();
+                    self.consumer.send(Command::Commit { id: id.0, entries });
+                }
+                Action::Pause(partitions) => self.consumer.send(Command::Pause(partitions)),
+                Action::Resume(partitions) => self.consumer.send(Command::Resume(partitions)),
+                Action::Release(partitions) => self.release(&partitions),
+            }
+        }
+        self.log_notes();
+        self.note_state();
+    }
+
+    fn send(&mut self, batch: BatchId, rows: &[EncodedRow]) {
+        let token = self.current_token();
+        let request = self.provider.request(rows, &token);
+        self.spawn(batch, None, rows.len(), request);
+    }
+
+    fn ask_about(&mut self, batch: BatchId, job: JobId, rows: usize, polls: u32) {
+        let token = self.current_token();
+        match self.provider.poll(&job, &token) {
+            Some(request) => self.spawn(batch, Some((job, polls)), rows, request),
+            // A provider without jobs never answers that one was submitted.
+            None => tracing::error!(destination = %self.id, "a job at a provider without jobs"),
+        }
+    }
+
+    fn current_token(&mut self) -> secrecy::SecretString {
+        let current = self.token.current(Instant::now());
+        if let Some(warning) = current.warning {
+            tracing::warn!(destination = %self.id, "{warning}");
+        }
+        if current.changed {
+            tracing::info!(destination = %self.id, "the token file has changed");
+        }
+        current.token
+    }
+
+    fn spawn(&mut self, batch: BatchId, job: Option<(JobId, u32)>, rows: usize, request: http::Request<bytes::Bytes>) {
+        let sender = Arc::clone(&self.sender);
+        self.requests.spawn(async move {
+            let started = Instant::now();
+            let reply = sender.send(request).await;
+            Done { batch, job, rows, took: started.elapsed(), reply }
+        });
+    }
+
+    fn release(&mut self, partitions: &[PartitionId]) {
+        for (waiting, _) in &mut self.revokes {
+            partitions.iter().for_each(|partition| {
+                waiting.remove(partition);
+            });
+        }
+        for (_, done) in self.revokes.extract_if(.., |(waiting, _)| waiting.is_empty()) {
+            // The thread may have reached its deadline.
+            let _ = done.send(());
+        }
+    }
+
+    fn log_notes(&mut self) {
+        for note in self.engine.take_notes() {
+            match note {
+                Note::Gap { partition, from, to } => {
+                    tracing::warn!(destination = %self.id, %partition, %from, %to, "offsets are missing: retention overtook the reader, or the topic is compacted or transactional");
+                }
+                Note::Replay { partition, from, fence } => {
+                    tracing::info!(destination = %self.id, %partition, %from, %fence, "reading up to the fence of the last owner");
+                }
+                Note::Fenced { partitions } => {
+                    tracing::warn!(destination = %self.id, partitions = partitions.len(), "the group moved on; what these partitions held is dropped and read again");
+                }
+            }
+        }
+    }
+
+    /// Closes the consumer; what it still says meanwhile is of no use any more.
+    async fn leave(self) -> Result<(), Error> {
+        let Lane { id, consumer, mut source, .. } = self;
+        let closed = tokio::task::spawn_blocking(move || consumer.join(CLOSE));
+        while let Some(event) = source.recv().await {
+            if let SourceEvent::Revoking { done, .. } = event {
+                let _ = done.send(());
+            }
+        }
+        match closed.await {
+            Ok(true) => tracing::info!(destination = %id, "left the group"),
+            _ => {
+                tracing::warn!(destination = %id, "the consumer did not leave the group in time; the broker will notice")
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Renders one row for the provider.
+fn encode(provider: &dyn Provider, topics: &[String], outgoing: &Outgoing<'_>) -> Result<EncodedRow, Rejection> {
+    let row = Row {
+        profile: outgoing.profile,
+        record_time_ms: outgoing.record_time_ms,
+        version: Version {
+            topic: topics.get(usize::from(outgoing.partition.topic)).map_or("", String::as_str),
+            partition: outgoing.partition.partition,
+            last_offset: outgoing.last.0,
+            rekeyed: outgoing.rekeyed,
+        },
+    };
+    provider.row(&row)
+}
+
+/// What configuration and provider together demand of the engine.
+fn policy(config: &Config, destination: &Destination, provider: &dyn Provider) -> Policy {
+    let shape = provider.shape();
+    let settings = &destination.settings;
+    let limit = settings.limit.rows_per_minute(&shape);
+    let rows_per_minute = match limit {
+        RowsPerMinute::Limited(rows) => Some(rows.get()),
+        RowsPerMinute::Unlimited => None,
+    };
+    let guard = &settings.dead_letter.guard;
+    Policy {
+        rules: config.events.rules(),
+        names: provider.integration_names().to_vec(),
+        rows_per_minute,
+        batch: BatchPolicy {
+            max_rows: settings.batch.max_rows(&shape, limit) as usize,
+            max_bytes: settings.batch.max_bytes(&shape).0,
+            overhead_bytes: shape.overhead_bytes,
+            overhead_bytes_per_row: shape.overhead_bytes_per_row,
+            single_below: shape.single_below,
+            linger: settings.batch.linger.0,
+        },
+        max_in_flight: settings.request.max_in_flight(&shape) as usize,
+        request_timeout: settings.request.timeout.0,
+        retry: RetryPolicy {
+            initial: settings.retry.initial.0,
+            max: settings.retry.max.0,
+            max_attempts: settings.retry.max_attempts,
+        },
+        buffer_bytes: settings.buffer.max_bytes.0 as u64,
+        guard: GuardPolicy {
+            ratio: guard.ratio,
+            window: guard.window as usize,
+            // A trickle is never wider than the limit.
+            rows_per_minute: guard.rows_per_minute.min(rows_per_minute.unwrap_or(u32::MAX)),
+        },
+        message_id_window: config.events.message_id_window,
+        commit_interval: config.kafka.commit_interval.0,
+        session_timeout: config.kafka.session_timeout(),
+        seed: seed(),
+    }
+}
+
+/// Differs between processes and lanes; the standard library's hasher is seeded by the operating system.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}
+
+fn now() -> Now {
+    Now { at: Instant::now(), wall_ms: wall_ms() }
+}
+
+fn wall_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,8 @@
+//! The worker from outside: broker and simulated providers over sockets, judged by what providers received, what was
+//! committed, what lies in the dead-letter topic and what `/metrics` says.
+//!
+//! The broker is librdkafka's mock cluster in this process, or the one that `SLUICEGATE_TEST_BROKERS` names.
+
+mod delivery;
+mod kafka_edge;
+mod support;

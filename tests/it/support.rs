@@ -1,0 +1,295 @@
+//! A broker, simulated providers and a worker for one test.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{Offset, TopicPartitionList};
+use sluicegate::app::App;
+use sluicegate::config::Config;
+use sluicegate::demo::broker::EmbeddedBroker;
+use sluicegate::demo::expected::{LogEntry, ReadRules, diff, expect};
+use sluicegate::demo::simulator::{Kind, Simulator, SimulatorSettings};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Longest wait for a condition; a pass takes a fraction of it, also on a loaded machine.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Broker, topic and providers of one test.
+pub struct World {
+    pub embedded: Option<EmbeddedBroker>,
+    pub brokers: String,
+    pub topic: String,
+    pub group: String,
+    pub partitions: i32,
+    pub simulator: Simulator,
+    producer: FutureProducer,
+    /// What was produced, for the expected state.
+    pub log: Vec<LogEntry>,
+}
+
+impl World {
+    /// Topic and dead-letter topics are fresh; the providers have their real limits unless `settings` says otherwise.
+    pub async fn start(partitions: i32, settings: SimulatorSettings) -> World {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
+        let topic = format!("it-{}", since.as_nanos());
+        let dead = ["vitally", "vibefollow", "userpilot"].map(|id| format!("{topic}.dlq.{id}"));
+        let (embedded, brokers) = match std::env::var("SLUICEGATE_TEST_BROKERS") {
+            Ok(brokers) => {
+                let mut topics = vec![(topic.as_str(), partitions)];
+                topics.extend(dead.iter().map(|topic| (topic.as_str(), 1)));
+                create_topics(&brokers, &topics).await;
+                (None, brokers)
+            }
+            Err(_) => {
+                let mut topics = vec![(topic.as_str(), partitions)];
+                topics.extend(dead.iter().map(|topic| (topic.as_str(), 1)));
+                let broker = EmbeddedBroker::start(&topics).expect("an embedded broker");
+                let brokers = broker.bootstrap_servers().to_owned();
+                (Some(broker), brokers)
+            }
+        };
+        let simulator = Simulator::start(settings, SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", &brokers)
+            .set("partitioner", "murmur2_random")
+            .set("linger.ms", "5")
+            .create()
+            .expect("a producer");
+        World {
+            embedded,
+            brokers,
+            group: format!("{topic}-g"),
+            topic,
+            partitions,
+            simulator,
+            producer,
+            log: Vec::new(),
+        }
+    }
+
+    /// A configuration with these destination blocks (YAML, indented by two), all pointing at the simulator.
+    pub fn config(&self, destinations: &str) -> Config {
+        let yaml = format!(
+            "kafka:\n  brokers: {}\n  topics: [{}]\n  group: {}\n  commit_interval: 200ms\n  properties: {{ group.protocol: consumer }}\n\
+             http: {{ listen: 127.0.0.1:0 }}\nshutdown: {{ drain: 10s }}\ndestinations:\n{destinations}",
+            self.brokers, self.topic, self.group
+        );
+        Config::from_yaml(&yaml).unwrap_or_else(|problems| panic!("{problems}\n{yaml}"))
+    }
+
+    /// One destination block: `more` is further keys, comma-separated.
+    pub fn block(&self, id: &str, kind: Kind, more: &str) -> String {
+        let name = kind.name();
+        let comma = if more.is_empty() { "" } else { ", " };
+        format!(
+            "  {id}: {{ type: {name}, base_url: \"{}\", token: demo-{name}-token{comma}{more} }}\n",
+            self.simulator.base_url()
+        )
+    }
+
+    /// All three providers in their default modes, without linger.
+    pub fn all_blocks(&self) -> String {
+        Kind::ALL.map(|kind| self.block(kind.name(), kind, "batch: { linger: 0s }, request: { timeout: 5s }")).concat()
+    }
+
+    /// Writes one event and waits until the broker has it.
+    pub async fn produce(&mut self, key: &str, payload: &str) {
+        self.produce_all([(key.as_bytes().to_vec(), Some(payload.as_bytes().to_vec()))]).await;
+    }
+
+    /// Writes events in order and waits until the broker has them all.
+    pub async fn produce_all(&mut self, events: impl IntoIterator<Item = (Vec<u8>, Option<Vec<u8>>)>) {
+        let mut pending = Vec::new();
+        for (key, payload) in events {
+            let mut record = FutureRecord::<[u8], [u8]>::to(&self.topic).key(&key);
+            if let Some(payload) = &payload {
+                record = record.payload(payload);
+            }
+            let delivery = self.producer.send_result(record).unwrap_or_else(|(error, _)| panic!("{error}"));
+            pending.push((delivery, payload));
+        }
+        for (delivery, payload) in pending {
+            let at = delivery.await.expect("the producer lives").unwrap_or_else(|(error, _)| panic!("{error}"));
+            self.log.push(LogEntry { partition: at.partition, offset: at.offset, payload });
+        }
+    }
+
+    /// What is wrong with what the provider holds, compared with a plain replay of the log.
+    pub fn wrong_state(&self, kind: Kind) -> Vec<String> {
+        let expected = expect(kind, &ReadRules::default(), &self.log);
+        diff(&expected, &self.simulator.provider(kind).users())
+    }
+
+    /// The records of a dead-letter topic: key, value, headers.
+    pub fn dead_letters(&self, id: &str) -> Vec<Letter> {
+        read_topic(&self.brokers, &format!("{}.dlq.{id}", self.topic))
+    }
+
+    /// Sum of the committed positions of a lane's group, and of the log's ends.
+    pub fn committed(&self, id: &str) -> (i64, i64) {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.brokers)
+            .set("group.id", format!("{}.{id}", self.group))
+            .create()
+            .expect("a consumer");
+        let mut list = TopicPartitionList::new();
+        let mut end = 0;
+        for partition in 0..self.partitions {
+            list.add_partition(&self.topic, partition);
+            end += consumer.fetch_watermarks(&self.topic, partition, Duration::from_secs(10)).expect("watermarks").1;
+        }
+        let committed = consumer.committed_offsets(list, Duration::from_secs(10)).expect("committed offsets");
+        let sum = committed.elements().into_iter().filter_map(|element| match element.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        });
+        (sum.sum(), end)
+    }
+
+    /// Waits until every event that was produced is settled and committed by this lane.
+    pub async fn wait_committed(&self, id: &str) {
+        until(&format!("{id} has committed everything"), async || {
+            let (committed, end) = self.committed(id);
+            committed == end && end == self.log.len() as i64
+        })
+        .await;
+    }
+}
+
+/// A record of a dead-letter topic.
+#[derive(Debug)]
+pub struct Letter {
+    pub key: Option<Vec<u8>>,
+    pub value: Vec<u8>,
+    pub headers: BTreeMap<String, String>,
+}
+
+/// All records of a topic, partition by partition.
+pub fn read_topic(brokers: &str, topic: &str) -> Vec<Letter> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "reads-only")
+        .set("auto.offset.reset", "earliest")
+        .create()
+        .expect("a consumer");
+    let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).expect("metadata");
+    let mut list = TopicPartitionList::new();
+    let mut left = 0;
+    for partition in metadata.topics()[0].partitions() {
+        let (low, high) =
+            consumer.fetch_watermarks(topic, partition.id(), Duration::from_secs(10)).expect("watermarks");
+        left += high - low;
+        list.add_partition_offset(topic, partition.id(), Offset::Beginning).expect("a list");
+    }
+    consumer.assign(&list).expect("an assignment");
+    let deadline = Instant::now() + DEADLINE;
+    let mut letters = Vec::new();
+    while left > 0 {
+        assert!(Instant::now() < deadline, "{left} records of {topic} do not come");
+        let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else { continue };
+        let headers = message.headers().map_or_else(BTreeMap::new, |headers| {
+            headers
+                .iter()
+                .map(|header| {
+                    let value = header.value.map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+                    (header.key.to_owned(), value)
+                })
+                .collect()
+        });
+        letters.push(Letter {
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().unwrap_or_default().to_vec(),
+            headers,
+        });
+        left -= 1;
+    }
+    letters
+}
+
+/// A worker in this process.
+pub struct Worker {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Result<(), sluicegate::app::Error>>,
+    pub address: SocketAddr,
+}
+
+impl Worker {
+    pub async fn start(config: &Config) -> Worker {
+        let app = App::start(config).await.unwrap_or_else(|error| panic!("{error}"));
+        let address = app.address().expect("a bound address");
+        let (stop, stopped) = watch::channel(false);
+        Worker { stop, task: tokio::spawn(app.run(stopped)), address }
+    }
+
+    /// Drains and ends it.
+    pub async fn stop(self) {
+        let _ = self.stop.send(true);
+        self.task.await.expect("no panic").unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Ends it as `kill -9` would, as far as one process allows: nothing is drained, committed or left.
+    pub fn abort(self) {
+        self.task.abort();
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let url = format!("http://{}{path}", self.address);
+        let reply = reqwest::get(url).await.expect("the ops endpoint answers");
+        (reply.status().as_u16(), reply.text().await.expect("text"))
+    }
+
+    /// The sum of all series of this metric whose labels contain all of `labels` (as `name="value"`).
+    pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let (_, text) = self.get("/metrics").await;
+        metric(&text, name, labels)
+    }
+
+    /// The state that `/status` shows for this lane.
+    pub async fn state(&self, id: &str) -> String {
+        let (_, text) = self.get("/status").await;
+        let status: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let lanes = status["lanes"].as_array().expect("lanes");
+        let lane = lanes.iter().find(|lane| lane["destination"] == id).expect("the lane");
+        lane["state"].as_str().expect("a state").to_owned()
+    }
+}
+
+pub fn metric(text: &str, name: &str, labels: &[&str]) -> f64 {
+    text.lines()
+        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
+        .filter(|line| labels.iter().all(|label| line.contains(label)))
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+        .sum()
+}
+
+/// Waits until the condition holds.
+///
+/// # Panics
+/// When it does not within `DEADLINE`.
+pub async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn create_topics(brokers: &str, topics: &[(&str, i32)]) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", brokers).create().expect("an admin client");
+    let topics: Vec<NewTopic<'_>> = topics
+        .iter()
+        .map(|(topic, partitions)| NewTopic::new(topic, *partitions, TopicReplication::Fixed(1)))
+        .collect();
+    let results = admin.create_topics(&topics, &AdminOptions::new()).await.expect("topics");
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+}
