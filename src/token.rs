@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::providers::headers::is_token;
+
 /// How often the file is looked at. A guess: soon enough for somebody who watches a rotation, and a read of a few bytes
 /// a second costs nothing.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -113,8 +115,7 @@ fn checked(text: &str) -> Result<SecretString, Unfit> {
     if token.len() > MAX_BYTES {
         return Err(Unfit::TooLong);
     }
-    // RFC 9110 section 5.5 keeps header values to visible ASCII; a byte order mark would pass as bytes and end in a 401.
-    if !token.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+    if !is_token(token) {
         return Err(Unfit::NotForAHeader);
     }
     Ok(SecretString::from(token))
@@ -145,7 +146,7 @@ pub enum Unfit {
     #[error("is longer than {MAX_BYTES} bytes: put only the provider's API token there")]
     TooLong,
     #[error(
-        "holds a line break or another character that an HTTP header cannot carry: put only the provider's API token there"
+        "holds a blank, a line break or another character that no token has: put only the provider's API token there, without a word such as Basic or Bearer"
     )]
     NotForAHeader,
 }
@@ -188,9 +189,9 @@ mod tests {
 
     #[test]
     fn an_inline_token_is_trimmed_and_never_changes() {
-        let mut source = inline("abc def\n").expect("a good token");
+        let mut source = inline("abc-def\n").expect("a good token");
         let current = source.current(Instant::now());
-        assert_eq!(text(&current), "abc def");
+        assert_eq!(text(&current), "abc-def");
         assert!(!current.changed && current.warning.is_none());
     }
 

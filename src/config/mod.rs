@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::event::Rules;
 use crate::kafka::settings::{KafkaSettings, MASK};
 use crate::lane::settings::{Batch, Buffer, DeadLetter, Limit, Request, Retry};
+use crate::providers::headers::is_token;
 use crate::providers::{self, ProviderConfig};
 use crate::units::{ByteCount, HumanDuration};
 
@@ -62,6 +63,26 @@ impl Config {
     /// Everything that is wrong, at once.
     pub fn from_yaml(text: &str) -> Result<Config, Problems> {
         Config::from_layers(vec![("configuration".to_owned(), text.to_owned())], [], &[])
+    }
+
+    /// Where the process with these settings answers operators, whatever else is wrong with them: a health check must
+    /// not depend on a token that only the worker is given.
+    ///
+    /// # Errors
+    /// What cannot be read on the way to `http.listen`.
+    pub fn listen(
+        files: &[PathBuf],
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<SocketAddr, Problems> {
+        let tree = load::merged(load::read_files(files)?, environment)?;
+        match tree.get("http").and_then(|http| http.get("listen")) {
+            None => Ok(HttpSettings::default().listen),
+            Some(value) => {
+                HttpSettings::deserialize(serde_json::json!({ "listen": value })).map(|http| http.listen).map_err(
+                    |_| Problems(vec![Problem::new("http.listen", None, "write address:port, such as 0.0.0.0:9464")]),
+                )
+            }
+        }
     }
 
     fn from_layers(
@@ -330,7 +351,7 @@ fn token_fault(token: &str) -> Option<&'static str> {
     if token == MASK {
         return Some("is the mask that config print shows: put the provider's API token there");
     }
-    if token.chars().any(|c| !c.is_ascii_graphic()) {
+    if !is_token(token) {
         return Some(
             "holds a character that an HTTP header does not take: give the bare token, in one line, without blanks and \
              without a word such as Basic or Bearer before it",

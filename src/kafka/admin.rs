@@ -1,20 +1,20 @@
 //! Looks at brokers and topics without changing anything, for `check --online`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _, DefaultConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::assignment::partition_count;
-use super::client::refused;
+use super::client::{LastComplaint, refused};
 use super::consumer::{ConsumerSettings, Start, consumer_config};
 use super::{BROKER_TIMEOUT, DeadLetterProducer};
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    pub ok: bool,
+    pub standing: Standing,
     /// What was looked at: `kafka.properties`, `brokers`, `topic identify`.
     pub subject: String,
     pub text: String,
@@ -22,13 +22,26 @@ pub struct Finding {
     pub remedy: Option<String>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// As it should be.
+    Good,
+    /// Stays wrong until an operator changes something.
+    Wrong,
+    /// The brokers do not say; they may in a while.
+    Unreachable,
+}
+
 /// Looks whether librdkafka takes the properties, the brokers answer and the topics exist. Blocks for up to
 /// `BROKER_TIMEOUT` for each topic; creates no topic and joins no group. Texts hold no property's value.
+///
+/// `dead_letters` names the dead-letter topics, each with the source topics whose dead letters it takes: the remedy for a
+/// missing one gives it as many partitions as they have.
 pub fn inspect(
     brokers: &str,
     properties: &BTreeMap<String, String>,
     topics: &[String],
-    dead_letter_topics: &[String],
+    dead_letters: &BTreeMap<String, BTreeSet<String>>,
 ) -> Vec<Finding> {
     let settings = ConsumerSettings {
         brokers: brokers.to_string(),
@@ -41,14 +54,14 @@ pub fn inspect(
     };
     let config = consumer_config(&settings);
     let created = config
-        .create_with_context::<_, BaseConsumer>(DefaultConsumerContext)
+        .create_with_context::<_, BaseConsumer<LastComplaint>>(LastComplaint::default())
         .map_err(|error| refused(&error, &config))
         .and_then(|consumer| DeadLetterProducer::new(brokers, properties).map(|_| consumer));
     let consumer = match created {
         Ok(consumer) => consumer,
         Err(error) => {
             let remedy = "correct kafka.properties (names and values: librdkafka's CONFIGURATION.md)";
-            return vec![bad("kafka.properties", error.to_string(), remedy)];
+            return vec![wrong("kafka.properties", error.to_string(), remedy.to_string())];
         }
     };
     let mut findings = vec![good("kafka.properties", "librdkafka takes them".to_string())];
@@ -59,34 +72,91 @@ pub fn inspect(
             findings.push(good("brokers", format!("{} answered", metadata.brokers().len())));
         }
         Err(error) => {
+            let text =
+                format!("no answer from {brokers}: {}", complaint(&consumer).unwrap_or_else(|| error.to_string()));
             let remedy = "check kafka.brokers, the network, TLS and credentials in kafka.properties";
-            findings.push(bad("brokers", format!("no answer from {brokers}: {error}"), remedy));
+            findings.push(unreachable("brokers", text, remedy));
             return findings;
         }
     }
-    findings.extend(topics.iter().map(|topic| look_at(&consumer, topic, "kafka.topics")));
-    let place = "destinations.<id>.dead_letter.topic";
-    findings.extend(dead_letter_topics.iter().map(|topic| look_at(&consumer, topic, place)));
+    let mut partitions = BTreeMap::new();
+    for topic in topics {
+        findings.push(match look_at(&consumer, topic) {
+            Look::There(count) => {
+                partitions.insert(topic, count);
+                good(&subject(topic), format!("{count} partitions"))
+            }
+            Look::Missing => missing(topic, "create it, or correct kafka.topics".to_string()),
+            Look::Other(finding) => finding,
+        });
+    }
+    for (topic, sources) in dead_letters {
+        findings.push(match look_at(&consumer, topic) {
+            Look::There(count) => good(&subject(topic), format!("{count} partitions")),
+            Look::Missing => {
+                // A source that is missing itself says nothing; the broker's default has to do then.
+                let most = sources.iter().filter_map(|source| partitions.get(source)).max();
+                let count = most.map(|count| format!(" --partitions {count}")).unwrap_or_default();
+                let create = format!("kafka-topics.sh --bootstrap-server {brokers} --create --topic {topic}{count}");
+                missing(topic, format!("create it ({create}), or correct destinations.<id>.dead_letter.topic"))
+            }
+            Look::Other(finding) => finding,
+        });
+    }
     findings
 }
 
-fn look_at(consumer: &BaseConsumer, topic: &str, place: &str) -> Finding {
-    let subject = format!("topic {topic}");
-    match partition_count(consumer, topic, BROKER_TIMEOUT) {
-        Ok(Some(0)) => bad(&subject, "has no partitions".to_string(), "look at the broker's log"),
-        Ok(Some(count)) => good(&subject, format!("{count} partitions")),
-        Ok(None) => bad(&subject, "does not exist".to_string(), &format!("create it, or correct {place}")),
-        Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
-            bad(&subject, "access denied".to_string(), "grant the client access to the topic")
+/// Why the brokers do not answer, as librdkafka tells it.
+fn complaint(consumer: &BaseConsumer<LastComplaint>) -> Option<String> {
+    // Complaints wait behind log lines, each of which may take a poll; a guess at more than there are.
+    for _ in 0..20 {
+        if consumer.context().get().is_some() {
+            break;
         }
-        Err(error) => bad(&subject, error.to_string(), "look at the broker's log"),
+        // No topic is subscribed to, so only complaints and log lines can come.
+        let _ = consumer.poll(Duration::from_millis(10));
     }
+    consumer.context().get()
+}
+
+/// What a look at a topic shows.
+enum Look {
+    /// With this many partitions.
+    There(usize),
+    Missing,
+    Other(Finding),
+}
+
+fn look_at(consumer: &BaseConsumer<LastComplaint>, topic: &str) -> Look {
+    let subject = subject(topic);
+    Look::Other(match partition_count(consumer, topic, BROKER_TIMEOUT) {
+        Ok(Some(0)) => unreachable(&subject, "has no partitions yet".to_string(), "look at the broker's log"),
+        Ok(Some(count)) => return Look::There(count),
+        Ok(None) => return Look::Missing,
+        Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+            wrong(&subject, "access denied".to_string(), "grant the client access to the topic".to_string())
+        }
+        Err(error) => unreachable(&subject, error.to_string(), "look at the broker's log"),
+    })
+}
+
+fn subject(topic: &str) -> String {
+    format!("topic {topic}")
+}
+
+fn missing(topic: &str, remedy: String) -> Finding {
+    wrong(&subject(topic), "does not exist".to_string(), remedy)
 }
 
 fn good(subject: &str, text: String) -> Finding {
-    Finding { ok: true, subject: subject.to_string(), text, remedy: None }
+    Finding { standing: Standing::Good, subject: subject.to_string(), text, remedy: None }
 }
 
-fn bad(subject: &str, text: String, remedy: &str) -> Finding {
-    Finding { ok: false, subject: subject.to_string(), text, remedy: Some(remedy.to_string()) }
+fn wrong(subject: &str, text: String, remedy: String) -> Finding {
+    Finding { standing: Standing::Wrong, subject: subject.to_string(), text, remedy: Some(remedy) }
+}
+
+fn unreachable(subject: &str, text: String, remedy: &str) -> Finding {
+    let remedy = Some(remedy.to_string());
+    Finding { standing: Standing::Unreachable, subject: subject.to_string(), text, remedy }
 }

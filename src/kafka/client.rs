@@ -1,9 +1,11 @@
 //! What all Kafka clients share: settings on top of settings, log lines to `tracing`, errors without secrets.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::Error;
@@ -22,6 +24,35 @@ impl ClientContext for LogOnly {
 
     fn stats_raw(&self, _statistics: &[u8]) {}
 }
+
+/// Keeps librdkafka's last complaint, for clients that people wait for: `Connection refused` says more than the time-out
+/// of a call that waited in vain. Complaints arrive while the client is polled.
+#[derive(Default)]
+pub(super) struct LastComplaint(Mutex<Option<String>>);
+
+impl LastComplaint {
+    pub fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ClientContext for LastComplaint {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        log_line(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // That all brokers are down is what the caller sees himself; it is not why.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        }
+        LogOnly.error(error, reason);
+    }
+
+    fn stats_raw(&self, _statistics: &[u8]) {}
+}
+
+impl ConsumerContext for LastComplaint {}
 
 pub(super) fn log_line(level: RDKafkaLogLevel, facility: &str, line: &str) {
     match level {
@@ -58,6 +89,31 @@ pub(super) fn client_config(
         config.set(*key, *value);
     }
     config
+}
+
+/// Beginnings of property names that only consumers know (librdkafka, CONFIGURATION.md, column C/P).
+const CONSUMER_KEYS: [&str; 12] = [
+    "group.",
+    "session.",
+    "heartbeat.",
+    "partition.assignment.",
+    "max.poll.",
+    "auto.",
+    "enable.auto.",
+    "enable.partition.eof",
+    "fetch.",
+    "queued.m",
+    "isolation.level",
+    "check.crcs",
+];
+
+/// The operator's properties without those of consumers, which would only draw warnings from a producer.
+pub(super) fn producer_properties(properties: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    properties
+        .iter()
+        .filter(|(key, _)| !CONSUMER_KEYS.iter().any(|prefix| key.starts_with(prefix)))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
 }
 
 /// librdkafka's reason for refusing a client, without the values: it repeats them, and they may be passwords.

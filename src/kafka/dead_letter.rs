@@ -9,7 +9,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 
 use super::Error;
-use super::client::{LogOnly, client_config, is_unknown_topic, refused};
+use super::client::{LogOnly, client_config, is_unknown_topic, producer_properties, refused};
 
 /// How long librdkafka tries to write one letter. Its default is 300 s; after 30 s the lane should rather say that it is
 /// blocked, and try again itself. A guess: longer than the change of a partition's leader takes.
@@ -56,13 +56,7 @@ impl DeadLetterProducer {
             // What Java producers do, so that a key stays in the partition with the same number.
             ("partitioner", "murmur2_random"),
         ];
-        // The operator's properties are the consumer's too; what a producer does not know would only draw warnings.
-        let shared: BTreeMap<String, String> = properties
-            .iter()
-            .filter(|(key, _)| !CONSUMER_KEYS.iter().any(|prefix| key.starts_with(prefix)))
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
-        let config = client_config(&defaults, &shared, &owned);
+        let config = client_config(&defaults, &producer_properties(properties), &owned);
         let producer = create(&config)?;
         Ok(DeadLetterProducer { config, producer: Mutex::new(producer) })
     }
@@ -107,27 +101,11 @@ impl DeadLetterProducer {
     }
 }
 
-/// Beginnings of property names that only consumers know (librdkafka, CONFIGURATION.md, column C/P).
-const CONSUMER_KEYS: [&str; 12] = [
-    "group.",
-    "session.",
-    "heartbeat.",
-    "partition.assignment.",
-    "max.poll.",
-    "auto.",
-    "enable.auto.",
-    "enable.partition.eof",
-    "fetch.",
-    "queued.m",
-    "isolation.level",
-    "check.crcs",
-];
-
 fn create(config: &ClientConfig) -> Result<FutureProducer<LogOnly>, Error> {
     config.create_with_context(LogOnly).map_err(|error| refused(&error, config))
 }
 
-fn not_written(error: &KafkaError, topic: String, bytes: usize) -> Error {
+pub(super) fn not_written(error: &KafkaError, topic: String, bytes: usize) -> Error {
     match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::MessageBatchTooLarge) => {
             Error::TooLarge { topic, bytes }

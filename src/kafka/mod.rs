@@ -9,6 +9,7 @@ mod rebalance;
 pub mod admin;
 pub mod consumer;
 pub mod dead_letter;
+pub mod event_producer;
 pub mod settings;
 
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tokio::sync::oneshot;
 
 pub use consumer::{Consumer, ConsumerSettings, Start};
 pub use dead_letter::{DeadLetterProducer, DeadLetterRecord};
+pub use event_producer::EventProducer;
 
 use crate::record::{Offset, PartitionId, Position, Record};
 
@@ -168,6 +170,9 @@ pub enum Error {
     Settings(String),
     #[error("cannot start the thread {name}: {source}")]
     Thread { name: String, source: std::io::Error },
+    /// No broker answered in time; `text` is what librdkafka last complained about.
+    #[error("no answer from {brokers}: {text}; check the addresses, the network, TLS and credentials")]
+    Unreachable { brokers: String, text: String },
     /// The broker knows no such topic and does not create it.
     #[error("topic {topic} does not exist: create it, or allow the broker to (auto.create.topics.enable)")]
     UnknownTopic { topic: String },

@@ -12,7 +12,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{StatusCode, header};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -94,17 +94,20 @@ async fn readyz(State(ops): State<Arc<Ops>>) -> Response {
     health("joining", ops.board.not_joined())
 }
 
+/// What `/status` answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    /// The time of the process's clock, milliseconds since 1970, which the lanes' times are of too.
+    pub now_ms: i64,
+    pub lanes: Vec<LaneStatus>,
+}
+
 async fn status(State(ops): State<Arc<Ops>>) -> Response {
-    #[derive(Serialize)]
-    struct Status {
-        version: &'static str,
-        now_ms: i64,
-        lanes: Vec<LaneStatus>,
-    }
     let fresh = ops.board.refresh(REFRESH_DEADLINE).await;
     let lanes = ops.board.lanes();
     drop(fresh);
-    json(StatusCode::OK, &Status { version: env!("CARGO_PKG_VERSION"), now_ms: now_ms(), lanes })
+    json(StatusCode::OK, &Status { version: env!("CARGO_PKG_VERSION").to_owned(), now_ms: now_ms(), lanes })
 }
 
 /// 200 if no lane is at fault, else 503 with the names of those that are.

@@ -13,10 +13,11 @@ pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// so a longer wait is a broken header.
 const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 
-/// Whether a token can stand in an `Authorization` header: visible ASCII, at most one line end after it.
+/// Whether a token can stand in an `Authorization` header: visible ASCII, at most one line end after it. A blank is
+/// refused too: no vendor's token holds one, so it means that a word such as `Basic` was copied with the token.
 pub fn is_token(token: &str) -> bool {
     let token = without_line_end(token);
-    !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')
+    !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// `<scheme> <token>`, marked so that HTTP libraries neither log nor index it. The token goes out as it is: Vitally's is
@@ -111,7 +112,7 @@ mod tests {
     #[test]
     fn a_token_that_no_header_can_hold_is_told_apart() {
         assert!(is_token("sk_live_1\n"));
-        for bad in ["", "\n", "a\nb", "tok\u{e9}n", "a\tb", "a\n\n"] {
+        for bad in ["", "\n", "Bearer a", "a\nb", "tok\u{e9}n", "a\tb", "a\n\n"] {
             assert!(!is_token(bad), "{bad:?}");
         }
     }

@@ -9,7 +9,7 @@ use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use sluicegate::demo::broker::EmbeddedBroker;
-use sluicegate::kafka::admin::inspect;
+use sluicegate::kafka::admin::{Standing, inspect};
 use sluicegate::kafka::{
     Assignment, Command, CommitEntry, CommitError, Consumer, ConsumerSettings, DeadLetterProducer, DeadLetterRecord,
     Error, SourceEvent, Start,
@@ -533,7 +533,7 @@ async fn an_inspection_names_what_is_missing_and_creates_nothing() {
                 &cluster.brokers,
                 &BTreeMap::new(),
                 std::slice::from_ref(&cluster.topic),
-                std::slice::from_ref(&missing),
+                &[(missing.clone(), [cluster.topic.clone()].into())].into(),
             )
         };
         look();
@@ -541,12 +541,13 @@ async fn an_inspection_names_what_is_missing_and_creates_nothing() {
     })
     .await
     .expect("no panic");
-    let verdicts: Vec<bool> = findings.iter().map(|finding| finding.ok).collect();
-    assert_eq!(verdicts, [true, true, true, false], "{findings:?}");
+    let standings: Vec<Standing> = findings.iter().map(|finding| finding.standing).collect();
+    assert_eq!(standings, [Standing::Good, Standing::Good, Standing::Good, Standing::Wrong], "{findings:?}");
     assert_eq!(findings[2].text, "3 partitions");
-    assert!(findings[3].remedy.as_ref().is_some_and(|remedy| remedy.contains("dead_letter.topic")), "{findings:?}");
+    let remedy = findings[3].remedy.clone().expect("a remedy");
+    assert!(remedy.contains(".dlq.vitally --partitions 3") && remedy.contains("dead_letter.topic"), "{remedy}");
 
     let wrong = properties(&[("sasl.pasword", "hunter2-secret")]);
-    let findings = inspect("localhost:1", &wrong, &[], &[]);
-    assert!(!findings[0].ok && !findings[0].text.contains("hunter2"), "{findings:?}");
+    let findings = inspect("localhost:1", &wrong, &[], &BTreeMap::new());
+    assert!(findings[0].standing == Standing::Wrong && !findings[0].text.contains("hunter2"), "{findings:?}");
 }

@@ -1,6 +1,12 @@
 //! The commands: what the binary takes as arguments, and which code it exits with.
 
+mod ask;
+mod check;
+mod generate;
+mod simulate;
+
 use std::ffi::OsString;
+use std::future::Future;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,7 +17,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::app;
 use crate::config::{self, Config, Problems};
 use crate::lane;
-use crate::units::{HumanDuration, RowsPerMinute};
+use crate::units::HumanDuration;
 
 /// How a process ends; the codes are those of BSD's `sysexits.h`. A provider's or broker's outage never ends one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +69,8 @@ pub enum Command {
     #[command(subcommand)]
     Config(Show),
     /// Show how the lanes of a running process stand.
-    Status(Ask),
-    /// Exit 0 if a running process is ready; for containers.
+    Status(Status),
+    /// Exit 0 if a running process is alive (/livez), else 69; for containers.
     Healthcheck(Ask),
     /// Print the completions of a shell.
     Completions { shell: clap_complete::Shell },
@@ -129,22 +135,25 @@ pub struct Simulate {
 
 #[derive(Debug, Args)]
 pub struct Generate {
-    #[arg(long, value_name = "HOST:PORT", default_value = "localhost:9092")]
-    pub brokers: String,
-    #[arg(long, default_value = "identify")]
-    pub topic: String,
+    /// Where to write [default: kafka.brokers of the configuration, or localhost:9092].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub brokers: Option<String>,
+    /// The topic [default: the first of kafka.topics, or identify].
+    #[arg(long)]
+    pub topic: Option<String>,
     /// Events to write.
     #[arg(long, default_value_t = 100_000)]
     pub events: u64,
     /// Users that the events are about.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    // Each costs 4 bytes; nobody's product has more than the bound.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub users: u64,
     /// Equal seeds generate equal events.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Events a minute, or unlimited.
-    #[arg(long, default_value = "unlimited")]
-    pub rate: RowsPerMinute,
+    /// Events a second; 0 writes as fast as it goes.
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 0)]
+    pub rate: u32,
 }
 
 #[derive(Debug, Args)]
@@ -163,8 +172,17 @@ pub enum Show {
 }
 
 #[derive(Debug, Args)]
+pub struct Status {
+    #[command(flatten)]
+    pub ask: Ask,
+    /// As JSON, the way the process tells it.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct Ask {
-    /// The process to ask [default: the port of http.listen on this machine].
+    /// The process to ask [default: the address of http.listen, on this machine].
     #[arg(long)]
     pub url: Option<String>,
 }
@@ -195,17 +213,13 @@ fn dispatch(cli: Cli) -> Exit {
             }
         }),
         Command::Demo(_) => unfinished("demo"),
-        Command::Simulate(_) => unfinished("simulate"),
-        Command::Generate(_) => unfinished("generate"),
-        Command::Check(check) => with_config(&cli.config, &[], |config| match config.check_tokens() {
-            Ok(()) if check.online => unfinished("check --online"),
-            Ok(()) => say(&format!("the configuration is valid ({} destinations)\n", config.enabled().count())),
-            Err(problems) => refuse(&problems),
-        }),
+        Command::Simulate(args) => simulate::simulate(&args),
+        Command::Generate(args) => generate::generate(&args, &cli.config),
+        Command::Check(args) => with_config(&cli.config, &[], |config| check::check(&config, args.online)),
         Command::Config(Show::Print) => with_config(&cli.config, &[], |config| say(&config.to_yaml())),
         Command::Config(Show::Schema) => say(&format!("{:#}\n", config::json_schema())),
-        Command::Status(_) => unfinished("status"),
-        Command::Healthcheck(_) => unfinished("healthcheck"),
+        Command::Status(status) => ask::status(&status.ask, status.json, &cli.config),
+        Command::Healthcheck(args) => ask::healthcheck(&args, &cli.config),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "sluicegate", &mut script);
@@ -237,11 +251,31 @@ fn run_worker(config: &Config) -> Exit {
 }
 
 fn with_config(files: &[PathBuf], only: &[String], then: impl FnOnce(Config) -> Exit) -> Exit {
-    let lossy = |text: OsString| text.to_string_lossy().into_owned();
-    let environment = std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value)));
-    match Config::load(files, environment, only) {
+    match Config::load(files, environment(), only) {
         Ok(config) => then(config),
         Err(problems) => refuse(&problems),
+    }
+}
+
+/// The process's variables.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    let lossy = |text: OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (lossy(name), lossy(value)))
+}
+
+/// Runs a command's future on a runtime of its own.
+fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Exit> {
+    match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => {
+            let result = runtime.block_on(future);
+            // A name that is still being looked up must not hold up the end.
+            runtime.shutdown_background();
+            Ok(result)
+        }
+        Err(error) => {
+            complain(&format!("cannot start the runtime: {error}\n"));
+            Err(Exit::Unavailable)
+        }
     }
 }
 

@@ -1,0 +1,92 @@
+//! `simulate`: serves the simulated providers until told to stop, and prints the configuration that points to them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::ask::on_this_machine;
+use super::{Exit, Simulate, block_on, complain, say};
+use crate::demo::simulator::{Kind, Simulator, SimulatorSettings};
+
+/// How long open connections may hold up the end; they are on this machine or near it (a guess).
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+pub(super) fn simulate(args: &Simulate) -> Exit {
+    match block_on(serve(args.listen)) {
+        Ok(exit) | Err(exit) => exit,
+    }
+}
+
+async fn serve(listen: SocketAddr) -> Exit {
+    let settings = SimulatorSettings::default();
+    let started = async {
+        // Before the address is printed: whoever reads it may stop the process right away.
+        let signals = Signals::new()?;
+        Ok::<_, io::Error>((signals, Simulator::start(settings.clone(), listen).await?))
+    };
+    let (mut signals, simulator) = match started.await {
+        Ok(started) => started,
+        Err(error) => {
+            complain(&format!("cannot listen on {listen}: {error}; choose another address with --listen\n"));
+            return Exit::Unavailable;
+        }
+    };
+    say(&configuration(&settings, on_this_machine(simulator.addr())));
+    signals.next().await;
+    tokio::select! {
+        () = simulator.shutdown() => {}
+        () = tokio::time::sleep(LAST_ANSWERS) => {}
+        () = signals.next() => {}
+    }
+    Exit::Ok
+}
+
+/// What asks a process to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// A configuration file that delivers to the simulator at `addr`.
+fn configuration(settings: &SimulatorSettings, addr: SocketAddr) -> String {
+    let mut text = format!(
+        "# Serving the three providers on http://{addr} until stopped; http://{addr}/state shows what they hold.\n\
+         # To deliver to them, save this as simulated.yaml and add -c simulated.yaml:\n\
+         destinations:\n"
+    );
+    for kind in Kind::ALL {
+        let (name, token) = (kind.name(), &settings.limits(kind).token);
+        text.push_str(&format!("  {name}:\n    type: {name}\n    base_url: http://{addr}\n    token: {token}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn what_is_printed_is_a_configuration_of_the_three_providers() {
+        let addr = "127.0.0.1:9470".parse().expect("an address");
+        let config = Config::from_yaml(&configuration(&SimulatorSettings::default(), addr)).expect("valid");
+        let ids: Vec<&str> = config.enabled().map(|(id, _)| id).collect();
+        assert_eq!(ids, ["userpilot", "vibefollow", "vitally"]);
+        assert!(config.check_tokens().is_ok());
+    }
+}
