@@ -7,12 +7,11 @@ mod schema;
 mod validate;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::de::Deserializer;
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -21,6 +20,7 @@ use crate::kafka::settings::{KafkaSettings, MASK};
 use crate::lane::settings::{Batch, Buffer, DeadLetter, Limit, Request, Retry};
 use crate::providers::headers::is_token;
 use crate::providers::{self, ProviderConfig};
+use crate::token::TokenSource;
 use crate::units::{ByteCount, HumanDuration};
 
 pub use problem::{Problem, Problems};
@@ -120,7 +120,7 @@ impl Config {
     /// Each token file that cannot be read or holds no token.
     pub fn check_tokens(&self) -> Result<(), Problems> {
         let unreadable: Vec<Problem> =
-            self.enabled().filter_map(|(id, destination)| destination.read_token(id).err()).collect();
+            self.enabled().filter_map(|(id, destination)| destination.token_source(id).err()).collect();
         if unreadable.is_empty() { Ok(()) } else { Err(Problems(unreadable)) }
     }
 
@@ -217,28 +217,16 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// Reads the token from where it is configured; again whenever the file may have changed.
+    /// Opens the token from where it is configured; a file is read.
     ///
     /// # Errors
     /// Where to look, without the token.
-    pub fn read_token(&self, id: &str) -> Result<SecretString, Problem> {
-        if let Some(token) = &self.settings.token {
-            return Ok(token.clone());
-        }
-        let Some(file) = &self.settings.token_file else {
-            return Err(validate::missing_token(id));
-        };
-        let problem = |remedy: String| {
-            Problem::new(format!("destinations.{id}.token_file"), Some(file.display().to_string()), remedy)
-        };
-        let text = fs::read_to_string(file)
-            .map_err(|error| problem(format!("cannot be read: {error}; create it, or correct the path")))?;
-        // Editors and `echo` end a file with a newline, which is not part of the token.
-        let token = SecretString::from(text.trim());
-        match token_fault(token.expose_secret()) {
-            Some(remedy) => Err(problem(remedy.to_owned())),
-            None => Ok(token),
-        }
+    pub fn token_source(&self, id: &str) -> Result<TokenSource, Problem> {
+        let settings = &self.settings;
+        TokenSource::new(settings.token.clone(), settings.token_file.clone()).map_err(|error| {
+            let file = settings.token_file.as_ref().map(|file| file.display().to_string());
+            Problem::new(format!("destinations.{id}.token_file"), file, error.to_string())
+        })
     }
 
     /// Puts the provider's defaults where nothing is set.

@@ -1,7 +1,11 @@
 //! Tables of what is refused and what is taken, and what is never shown.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::PathBuf;
+use std::time::Instant;
+
+use secrecy::ExposeSecret;
 
 use super::*;
 
@@ -219,7 +223,7 @@ fn later_files_and_the_environment_win_setting_by_setting() {
     assert_eq!((config.kafka.brokers.as_str(), config.kafka.group.as_str()), ("b:2", "h"));
     assert_eq!(config.kafka.topics, ["z"]);
     let destination = &config.destinations["d"];
-    let token = destination.read_token("d").expect("has one");
+    let token = destination.token_source("d").expect("has one").current(Instant::now()).token;
     assert_eq!(token.expose_secret(), "00123", "leading zeros are part of a token");
     assert_eq!(destination.settings.batch.max_rows, Some(7));
     assert_eq!(destination.settings.limit.rows_per_minute, "600".parse().ok());
@@ -286,7 +290,10 @@ fn a_token_file_is_read_without_its_newline_and_refused_where_it_holds_none() {
     assert!(missing.contains("destinations.d.token_file") && missing.contains("cannot be read"), "{missing}");
 
     fs::write(&file, "MARKED\n").expect("written");
-    assert_eq!(config.destinations["d"].read_token("d").expect("read").expose_secret(), "MARKED");
+    assert_eq!(
+        config.destinations["d"].token_source("d").expect("read").current(Instant::now()).token.expose_secret(),
+        "MARKED"
+    );
     for content in ["", "\n", "MARKED MARKED", "MARKED\nMARKED", "MÄRKED MARKED"] {
         fs::write(&file, content).expect("written");
         let refused = config.check_tokens().expect_err(content).to_string();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::config::{Config, Destination};
+use crate::config::{Config, Destination, Problem};
 use crate::engine::verdict::{Answer, EncodedRow, JobId, Rejection, Verdict};
 use crate::engine::{
     Action, BatchId, BatchPolicy, CommitId, CommitOutcome, Engine, Fence, Gained, GuardPolicy, LaneState, LetterId,
@@ -25,7 +25,7 @@ use crate::ops::{LaneStatus, Reporter};
 use crate::providers::{self, Asked, Provider, Reply, Row, Version};
 use crate::record::PartitionId;
 use crate::sender::{self, Failure, Sender, SenderSettings};
-use crate::token::{self, TokenSource};
+use crate::token::TokenSource;
 use crate::units::RowsPerMinute;
 
 /// Batches of records between the consumer thread and the loop: a few milliseconds of work, so that records are ready when
@@ -43,8 +43,8 @@ const TURN: Duration = Duration::from_secs(5);
 pub enum Error {
     #[error("destination {destination}: {source}")]
     Kafka { destination: String, source: kafka::Error },
-    #[error("destination {destination}: {source}")]
-    Token { destination: String, source: token::Error },
+    #[error("{problem}")]
+    Token { problem: Problem },
     #[error("destination {destination}: {source}")]
     Sender { destination: String, source: sender::Error },
     /// What the broker refuses for good: authorization, a fenced static member, `kafka.start: fail` without a position.
@@ -102,8 +102,7 @@ impl Lane {
         let settings = &destination.settings;
         let named = |source| Error::Kafka { destination: id.to_owned(), source };
         let provider = providers::build(&destination.provider, id);
-        let token = TokenSource::new(settings.token.clone(), settings.token_file.clone())
-            .map_err(|source| Error::Token { destination: id.to_owned(), source })?;
+        let token = destination.token_source(id).map_err(|problem| Error::Token { problem })?;
         let sender = Sender::new(SenderSettings { timeout: settings.request.timeout.0 })
             .map_err(|source| Error::Sender { destination: id.to_owned(), source })?;
         let group = config.kafka.group_of(id);
