@@ -111,7 +111,7 @@ impl Log {
                 .to_string()
                 .into_bytes(),
             Kind::Duplicate => {
-                match events.iter().rev().find(|event| event.user == user && event.kind == Kind::Plain) {
+                match events.iter().find(|event| event.user == user && event.kind == Kind::Plain) {
                     // An old event once more: if it were taken, the user's state would go backwards.
                     Some(old) => old.payload.clone(),
                     None => b"{\"type\":\"track\",\"userId\":\"u\"}".to_vec(),

@@ -297,7 +297,11 @@ impl Run {
     }
 
     fn revoke_some(&mut self) {
-        let Some(id) = self.readers.keys().next_back().copied() else { return };
+        if self.readers.is_empty() {
+            return;
+        }
+        let owned: Vec<PartitionId> = self.readers.keys().copied().collect();
+        let id = self.random.pick(&owned);
         self.totals.revokes += 1;
         self.readers.remove(&id);
         if self.random.chance(30) {
@@ -313,6 +317,13 @@ impl Run {
     fn crash(&mut self) {
         self.totals.crashes += 1;
         self.restart();
+        if self.random.chance(50) {
+            // The new owner gives a partition up again before the requests of the old one have ended.
+            self.step();
+            self.revoke_some();
+            self.step();
+            self.assign_all();
+        }
     }
 
     fn restart(&mut self) {
