@@ -483,6 +483,7 @@ impl Run {
                     let fails = self.random.chance(self.fault_percent);
                     let outcome = match fails {
                         false => CommitOutcome::Done,
+                        true if self.is_settled => CommitOutcome::Failed,
                         true => {
                             self.random.pick(&[CommitOutcome::Failed, CommitOutcome::Failed, CommitOutcome::Fenced])
                         }
