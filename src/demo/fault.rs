@@ -121,7 +121,12 @@ impl Schedule {
         } else if !self.ended {
             format!("FAULT: {text}, {} more", clock(self.ends.saturating_sub(elapsed)))
         } else {
-            format!("fault is over since {} ({text})", clock(elapsed.saturating_sub(self.ends)))
+            let ago = clock(elapsed.saturating_sub(self.ends));
+            match self.fault {
+                // Design, section 6, start rule: what the last owner sent is unknown.
+                Fault::Crash => format!("restarted {ago} ago; it reads again, and waits out what it may have sent"),
+                _ => format!("the fault ended {ago} ago ({text})"),
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use rdkafka::error::KafkaError;
 use tokio::sync::{oneshot, watch};
 
 use super::broker::EmbeddedBroker;
-use super::expected::LogEntry;
+use super::expected::{Expected, LogEntry, ReadRules, expect};
 pub use super::fault::Fault;
 use super::fault::{Schedule, Turn};
 use super::feed::{self, Feed, Source};
@@ -177,6 +177,8 @@ struct Demo {
     figures: Vec<Figures>,
     asked: Option<Instant>,
     moved: (u64, Instant),
+    /// What the log says, one for each of `Kind::ALL`: worked out once all events are written.
+    expected: Option<oneshot::Receiver<Vec<Expected>>>,
 }
 
 impl Demo {
@@ -215,6 +217,7 @@ impl Demo {
             figures: Vec::new(),
             asked: None,
             moved: (0, start),
+            expected: None,
         })
     }
 
@@ -236,6 +239,9 @@ impl Demo {
             if has_all {
                 // An error here has ended the writing.
                 self.feed.end().await?;
+                if self.expected.is_none() {
+                    self.expected = Some(work_out(self.feed.log().clone()));
+                }
             }
             if self.asked.is_none_or(|asked| asked.elapsed() >= ASK) {
                 self.ask().await;
@@ -327,8 +333,12 @@ impl Demo {
         });
         let (positions, letters) = audit.await.map_err(|_| Error::Worker(app::Error::Panicked))??;
         let snapshots = Kind::ALL.map(|kind| self.simulator.provider(kind).snapshot());
+        let expected = match self.expected.take().filter(|_| ended != Ended::Interrupted) {
+            Some(expected) => expected.await.ok(),
+            None => None,
+        };
         let log = self.feed.log();
-        let checks = self.checks(&log, &snapshots, &positions, &letters, ended != Ended::Delivered);
+        let checks = self.checks(&log, &snapshots, &positions, &letters, expected.as_deref());
         if self.events.is_none() && ended == Ended::Delivered {
             print_holdings(&snapshots, &letters);
         }
@@ -336,6 +346,7 @@ impl Demo {
             checks,
             interrupted: ended == Ended::Interrupted,
             stalled: ended == Ended::Stalled,
+            unchecked: ended == Ended::Delivered && expected.is_none(),
             events: log.len() as u64,
             rows: snapshots.iter().map(|snapshot| snapshot.counters.rows_received).sum(),
             took,
@@ -348,7 +359,7 @@ impl Demo {
         snapshots: &[Snapshot],
         positions: &Positions,
         letters: &[Vec<Letter>],
-        partial: bool,
+        expected: Option<&[Expected]>,
     ) -> Vec<Check> {
         let crashed =
             self.schedule.as_ref().filter(|schedule| schedule.has_begun() && schedule.fault() == Fault::Crash);
@@ -356,14 +367,13 @@ impl Demo {
         let checks = lanes.flat_map(|(((kind, snapshot), letters), figures)| {
             judge(&Evidence {
                 kind,
-                log,
+                expected: expected.and_then(|expected| expected.get(kind as usize)),
                 snapshot,
                 figures,
                 uncommitted: positions.missing(kind, &ends(log)),
                 letters,
                 killed: crashed.is_some_and(|schedule| schedule.fault().kind() == kind),
                 foreign: self.events.is_none(),
-                partial,
             })
         });
         checks.collect()
@@ -379,6 +389,19 @@ fn processes(settings: &Settings) -> Vec<(Vec<Kind>, SocketAddr)> {
     let mut free = settings.listen;
     free.set_port(0);
     vec![(own, free), (others, settings.listen)]
+}
+
+/// Replays the log on a thread of its own, which nobody has to wait for: in a debug build that takes a while.
+fn work_out(log: Vec<LogEntry>) -> oneshot::Receiver<Vec<Expected>> {
+    let (sender, receiver) = oneshot::channel();
+    let replay = move || {
+        let expected = Kind::ALL.map(|kind| expect(kind, &ReadRules::default(), &log));
+        // The run may have been interrupted.
+        let _ = sender.send(expected.into());
+    };
+    // Without a thread the receiver is told at once, and the checks that need the log are missing.
+    let _ = std::thread::Builder::new().name("expected".to_owned()).spawn(replay);
+    receiver
 }
 
 /// The end of the log per partition.

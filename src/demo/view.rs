@@ -198,7 +198,8 @@ fn state_color(state: &str) -> &'static str {
 /// Rows in the window out of those that it takes.
 fn budget(lane: &Figures) -> String {
     match lane.rows_per_minute {
-        _ if lane.state == KILLED => "-".to_owned(),
+        // No share yet, or no lane.
+        None | Some(0) if lane.state == KILLED || lane.rows_per_minute == Some(0) => "-".to_owned(),
         Some(limit) => format!("{}/{limit}", lane.window_rows),
         None => "no limit".to_owned(),
     }
