@@ -4,6 +4,7 @@
 //! knows the worker, which it starts as `main` would.
 
 pub mod broker;
+mod console;
 pub mod expected;
 mod fault;
 mod feed;

@@ -1,6 +1,5 @@
 //! The demo: a broker, three providers, events and the real lanes in one process, watched live and judged at the end.
 
-use std::io::{IsTerminal, Write, stderr, stdout};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use rdkafka::error::KafkaError;
 use tokio::sync::{oneshot, watch};
 
 use super::broker::EmbeddedBroker;
+use super::console::{open_view, watch_signals};
 use super::expected::{Expected, LogEntry, ReadRules, expect};
 pub use super::fault::Fault;
 use super::fault::{Schedule, Turn};
@@ -18,9 +18,9 @@ use super::generator::GeneratorSettings;
 use super::lanes::{self, Figures, Worker};
 use super::simulator::{Faults, Kind, Simulator, SimulatorSettings, Snapshot};
 pub use super::summary::{Check, Summary};
-use super::summary::{Evidence, holdings, judge};
-use super::topics::{self, Auditor, Letter, PARTITIONS, Positions, TOPIC};
-use super::view::{Frame, RESTORE, View};
+use super::summary::{Evidence, judge, print_holdings};
+use super::topics::{self, Auditor, Letter, PARTITIONS, Positions, TOPIC, ends};
+use super::view::{Frame, View};
 use crate::{app, config, kafka};
 
 /// Events for each second of the run, where `events` is not given: 12,000 in 90 s.
@@ -117,34 +117,6 @@ fn generated(settings: &Settings) -> GeneratorSettings {
         events: settings.events.unwrap_or_else(|| per_run(EVENTS_PER_SECOND)),
         ..GeneratorSettings::default()
     }
-}
-
-fn open_view(results_on_stdout: bool) -> View {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    // https://no-color.org
-    let color = set("NO_COLOR").is_none();
-    let capable = set("TERM").is_some_and(|term| term != "dumb");
-    match results_on_stdout {
-        true => View::new(Box::new(stderr()), capable && stderr().is_terminal(), color),
-        false => View::new(Box::new(stdout()), capable && stdout().is_terminal(), color),
-    }
-}
-
-/// Turns true at the first SIGINT or SIGTERM; the second ends the process at once.
-fn watch_signals(terminal: bool) -> oneshot::Receiver<()> {
-    let (first, interrupted) = oneshot::channel();
-    tokio::spawn(async move {
-        app::signal().await;
-        // The run may be over.
-        let _ = first.send(());
-        app::signal().await;
-        if terminal {
-            drop(stdout().write_all(RESTORE));
-            drop(stdout().flush());
-        }
-        std::process::exit(app::SECOND_SIGNAL);
-    });
-    interrupted
 }
 
 fn start_broker() -> Result<EmbeddedBroker, Error> {
@@ -245,9 +217,7 @@ impl Demo {
             }
             if self.asked.is_none_or(|asked| asked.elapsed() >= ASK) {
                 self.ask().await;
-                if view.is_due() {
-                    self.show(view);
-                }
+                self.show(view, false);
             }
             let in_trouble = self.schedule.as_ref().is_some_and(|schedule| !schedule.is_over());
             if has_all && !in_trouble && self.is_delivered() {
@@ -296,10 +266,10 @@ impl Demo {
         addresses.map(|address| format!("http://{address}/metrics   http://{address}/status")).collect()
     }
 
-    fn show(&self, view: &mut View) {
+    fn show(&self, view: &mut View, is_last: bool) {
         let elapsed = self.start.elapsed();
         let urls = self.urls();
-        view.show(&Frame {
+        let frame = Frame {
             elapsed,
             about: self.about,
             events: self.feed.log().len() as u64,
@@ -307,7 +277,8 @@ impl Demo {
             urls: &urls,
             fault: self.schedule.as_ref().map_or_else(String::new, |schedule| schedule.text(elapsed)),
             lanes: &self.figures,
-        });
+        };
+        view.show(&frame, is_last);
     }
 
     fn is_delivered(&self) -> bool {
@@ -320,7 +291,7 @@ impl Demo {
     async fn finish(&mut self, view: &mut View, ended: Ended) -> Result<Summary, Error> {
         let took = self.start.elapsed();
         self.ask().await;
-        self.show(view);
+        self.show(view, true);
         self.feed.end().await?;
         for worker in &mut self.workers {
             worker.stop().await?;
@@ -402,26 +373,4 @@ fn work_out(log: Vec<LogEntry>) -> oneshot::Receiver<Vec<Expected>> {
     // Without a thread the receiver is told at once, and the checks that need the log are missing.
     let _ = std::thread::Builder::new().name("expected".to_owned()).spawn(replay);
     receiver
-}
-
-/// The end of the log per partition.
-fn ends(log: &[LogEntry]) -> Vec<i64> {
-    let mut ends = vec![0; PARTITIONS as usize];
-    for entry in log {
-        if let Some(end) = ends.get_mut(entry.partition as usize) {
-            *end = (*end).max(entry.offset + 1);
-        }
-    }
-    ends
-}
-
-fn print_holdings(snapshots: &[Snapshot], letters: &[Vec<Letter>]) {
-    let parts: Vec<(Kind, &Snapshot, &[Letter])> = Kind::ALL
-        .into_iter()
-        .zip(snapshots)
-        .zip(letters)
-        .map(|((kind, snapshot), letters)| (kind, snapshot, letters.as_slice()))
-        .collect();
-    // A reader that has gone away is no error.
-    drop(writeln!(stdout(), "{:#}", holdings(&parts)));
 }

@@ -10,6 +10,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::expected::LogEntry;
 use super::simulator::Kind;
 
 /// The topic of the demo.
@@ -50,6 +51,17 @@ impl Positions {
         let pairs = ends.iter().enumerate().map(|(partition, end)| (end, lane.get(partition).copied().unwrap_or(0)));
         pairs.map(|(end, committed)| (end - committed).max(0).unsigned_abs()).sum()
     }
+}
+
+/// The end of the log per partition.
+pub(super) fn ends(log: &[LogEntry]) -> Vec<i64> {
+    let mut ends = vec![0; PARTITIONS as usize];
+    for entry in log {
+        if let Some(end) = ends.get_mut(entry.partition as usize) {
+            *end = (*end).max(entry.offset + 1);
+        }
+    }
+    ends
 }
 
 /// Asks the broker what each lane's group has committed.

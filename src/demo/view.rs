@@ -5,9 +5,6 @@ use std::time::{Duration, Instant};
 
 use super::lanes::{Figures, KILLED};
 
-/// How often a terminal is redrawn.
-const REDRAW: Duration = Duration::from_secs(1);
-
 /// How often plain lines are written: readable in a log.
 const PLAIN: Duration = Duration::from_secs(5);
 
@@ -37,6 +34,8 @@ pub(super) struct View {
     /// Lines of the last frame.
     drawn: usize,
     next: Instant,
+    /// The lanes in trouble, as last told in plain lines.
+    troubled: Vec<String>,
 }
 
 impl View {
@@ -46,17 +45,12 @@ impl View {
             // Hides the cursor, and cuts what is too long for a narrow terminal: a wrapped line would be counted as one.
             drop(out.write_all(b"\x1b[?25l\x1b[?7l"));
         }
-        let next = Instant::now() + if terminal { Duration::ZERO } else { PLAIN_FIRST };
-        View { out, terminal, color: terminal && color, drawn: 0, next }
+        let next = Instant::now() + PLAIN_FIRST;
+        View { out, terminal, color: terminal && color, drawn: 0, next, troubled: Vec::new() }
     }
 
     pub fn is_terminal(&self) -> bool {
         self.terminal
-    }
-
-    /// Whether it is time for another frame.
-    pub fn is_due(&self) -> bool {
-        Instant::now() >= self.next
     }
 
     /// Says where to look; on a terminal the table does.
@@ -67,18 +61,11 @@ impl View {
         }
     }
 
-    /// Shows a frame in place of the last one.
-    pub fn show(&mut self, frame: &Frame<'_>) {
-        // The figures come once a second: a frame that waits for exactly its time would miss every other one.
-        self.next = Instant::now() + if self.terminal { REDRAW } else { PLAIN } - REDRAW / 2;
+    /// Shows a frame in place of the last one; in plain lines only as often as one cares to read, and what is news. The
+    /// last frame is shown in any case.
+    pub fn show(&mut self, frame: &Frame<'_>, is_last: bool) {
         if !self.terminal {
-            let lines: Vec<String> = frame.lanes.iter().map(|lane| plain_line(frame.elapsed, lane)).collect();
-            lines.iter().for_each(|line| self.line(line));
-            if !frame.fault.is_empty() {
-                self.line(&format!("{:>5}  {}", clock(frame.elapsed), frame.fault));
-            }
-            self.flush();
-            return;
+            return self.show_plain(frame, is_last);
         }
         let lines = table(frame, self.color);
         let mut text = String::new();
@@ -92,6 +79,30 @@ impl View {
         }
         self.drawn = lines.len();
         drop(self.out.write_all(text.as_bytes()));
+        self.flush();
+    }
+
+    fn show_plain(&mut self, frame: &Frame<'_>, is_last: bool) {
+        let now = Instant::now();
+        let is_due = now >= self.next || is_last;
+        if is_due {
+            // Half a second less, so that figures which come once a second do not miss it by a hair.
+            self.next = now + PLAIN - Duration::from_millis(500);
+        }
+        for lane in frame.lanes {
+            let was_troubled = self.troubled.contains(&lane.lane);
+            let is_troubled = is_trouble(&lane.state);
+            self.troubled.retain(|name| *name != lane.lane);
+            if is_troubled {
+                self.troubled.push(lane.lane.clone());
+            }
+            if is_due || was_troubled != is_troubled {
+                self.line(&plain_line(frame.elapsed, lane));
+            }
+        }
+        if is_due && !frame.fault.is_empty() {
+            self.line(&format!("{:>5}  {}", clock(frame.elapsed), frame.fault));
+        }
         self.flush();
     }
 
@@ -185,6 +196,11 @@ fn plain_line(elapsed: Duration, lane: &Figures) -> String {
         lane.dead_letters,
         drain(lane),
     )
+}
+
+/// Whether a state is more than the everyday alternation of waiting and sending.
+fn is_trouble(state: &str) -> bool {
+    !matches!(state, "starting" | "replaying" | "idle" | "delivering" | "limited" | "waiting_for_job" | "draining")
 }
 
 fn state_color(state: &str) -> &'static str {
@@ -317,18 +333,23 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_gets_no_escapes_and_the_address_once() {
+    fn a_pipe_gets_plain_lines_now_and_then_and_at_once_when_trouble_comes_or_goes() {
         let paper = Paper::default();
         let lanes = [lane("limited")];
         let urls = ["http://x/metrics".to_owned()];
         let mut view = View::new(Box::new(paper.clone()), false, true);
         view.announce(&urls);
-        view.show(&frame(&lanes, &urls));
-        view.show(&frame(&lanes, &urls));
+        view.show(&frame(&lanes, &urls), true);
+        view.show(&frame(&lanes, &urls), false);
+        view.show(&frame(&[lane("backing_off")], &urls), false);
+        view.show(&frame(&[lane("backing_off")], &urls), false);
+        view.show(&frame(&lanes, &urls), false);
         drop(view);
         assert!(!paper.text().contains('\x1b'));
         assert_eq!(paper.text().matches("http://x").count(), 1);
+        // Once because it was asked for, once because the trouble is over.
         assert_eq!(paper.text().matches("0:23  vibefollow limited").count(), 2);
+        assert_eq!(paper.text().matches("0:23  vibefollow backing_off").count(), 1);
     }
 
     #[test]
@@ -336,8 +357,8 @@ mod tests {
         let paper = Paper::default();
         let lanes = [lane("limited")];
         let mut view = View::new(Box::new(paper.clone()), true, false);
-        view.show(&frame(&lanes, &[]));
-        view.show(&frame(&lanes, &[]));
+        view.show(&frame(&lanes, &[]), false);
+        view.show(&frame(&lanes, &[]), false);
         drop(view);
         let text = paper.text();
         assert_eq!(text.matches("\x1b[6A").count(), 1, "{text:?}");
