@@ -33,6 +33,8 @@ pub(super) struct Figures {
     /// `None` for unlimited.
     pub rows_per_minute: Option<u32>,
     pub drain: Option<Duration>,
+    /// Events that were pending when the lane was killed; they are read again.
+    pub died: u64,
     /// Consumed less settled less pending, added up without signs over restarts.
     pub ledger_difference: u64,
 }
@@ -45,6 +47,7 @@ impl Figures {
         self.merged += before.merged;
         self.dead_letters += before.dead_letters;
         self.settled += before.settled;
+        self.died += before.died;
         self.ledger_difference += before.ledger_difference;
     }
 
@@ -81,13 +84,16 @@ struct Running {
 impl Worker {
     /// # Errors
     /// What keeps the worker from starting.
-    pub async fn start(config: Config) -> Result<Worker, Error> {
+    pub async fn start(mut config: Config) -> Result<Worker, Error> {
         let running = Running::start(&config).await?;
+        // The next life is to be found where this one was.
+        config.http.listen = running.address.unwrap_or(config.http.listen);
         Ok(Worker { config, running: Some(running), before: Vec::new() })
     }
 
-    pub fn address(&self) -> Option<SocketAddr> {
-        self.running.as_ref()?.address
+    /// Where it serves, or did before it was killed.
+    pub fn address(&self) -> SocketAddr {
+        self.running.as_ref().and_then(|running| running.address).unwrap_or(self.config.http.listen)
     }
 
     /// Asks the lanes for their figures.
@@ -105,6 +111,7 @@ impl Worker {
                 consumed: total("events_consumed_total"),
                 rows_sent: total("rows_sent_total"),
                 merged: total("events_merged_total"),
+                died: 0,
                 dead_letters: total("dead_letters_total"),
                 settled: total("events_settled_total"),
                 ledger_difference: total("ledger_difference"),
@@ -129,7 +136,8 @@ impl Worker {
 
     /// Ends it as `kill -9` would, as far as one process allows: nothing is drained and nothing committed.
     pub async fn kill(&mut self) {
-        let figures = self.figures().await;
+        let mut figures = self.figures().await;
+        figures.iter_mut().for_each(|figures| figures.died += figures.pending_events);
         if let Some(running) = self.running.take() {
             running.task.abort();
             // Cancelled; until then its port is taken.
@@ -209,7 +217,7 @@ pub(super) fn config(brokers: &str, providers: &str, listen: SocketAddr, lanes: 
     // shows what otherwise takes ten; everything else is as it comes.
     let mut text = format!(
         "kafka:\n  brokers: {brokers}\n  topics: [{TOPIC}]\n  group: {GROUP}\n  properties: {{ group.protocol: consumer }}\n\
-         http: {{ listen: \"{listen}\" }}\nshutdown: {{ drain: 10s }}\ndestinations:\n"
+         http: {{ listen: \"{listen}\" }}\nshutdown: {{ drain: 3s }}\ndestinations:\n"
     );
     for kind in lanes {
         let name = kind.name();

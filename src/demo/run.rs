@@ -262,7 +262,7 @@ impl Demo {
 
     /// Where each process is to be asked.
     fn urls(&self) -> Vec<String> {
-        let addresses = self.workers.iter().filter_map(Worker::address);
+        let addresses = self.workers.iter().map(Worker::address);
         addresses.map(|address| format!("http://{address}/metrics   http://{address}/status")).collect()
     }
 
@@ -292,6 +292,9 @@ impl Demo {
         let took = self.start.elapsed();
         self.ask().await;
         self.show(view, true);
+        if ended == Ended::Interrupted {
+            view.line("ending; what is in flight has 3 s left, a second signal ends it at once");
+        }
         self.feed.end().await?;
         for worker in &mut self.workers {
             worker.stop().await?;

@@ -93,13 +93,13 @@ impl Summary {
             lines.push("the log could not be replayed, so the providers' state is not checked".to_owned());
         }
         lines.push(format!(
-            "{} events became about {} rows per provider ({ratio:.1} events a row), {} rows in all.",
+            "{} events became about {} rows per provider: {ratio:.1} events a row.",
             grouped(self.events),
             grouped(per_lane),
-            grouped(self.rows),
         ));
+        lines.push(format!("{} rows were sent in all, resends included.", grouped(self.rows)));
         lines.push(format!(
-            "It took {}; at {} rows a minute, one row per event takes {}.",
+            "It took {}. One row per event, at {} rows a minute, takes {}.",
             clock(self.took),
             grouped(LIMIT),
             clock(without)
@@ -137,7 +137,7 @@ pub(super) fn judge(evidence: &Evidence<'_>) -> Vec<Check> {
     if evidence.expected.is_some() {
         let text = match evidence.uncommitted {
             0 => "every event is settled and its position committed".to_owned(),
-            left => format!("{} events are not committed", grouped(left)),
+            left => format!("events not committed: {}", grouped(left)),
         };
         checks.push(check(evidence, evidence.uncommitted == 0, text, Vec::new()));
     }
@@ -157,8 +157,8 @@ fn state(evidence: &Evidence<'_>, expected: &Expected) -> Check {
     let differences = diff(expected, &evidence.snapshot.users);
     let users = grouped(evidence.snapshot.user_count as u64);
     let text = match differences.len() {
-        0 => format!("holds {users} users, each as the log says"),
-        some => format!("holds {users} users; {} differences from the log", grouped(some as u64)),
+        0 => format!("users held: {users}, each as the log says"),
+        some => format!("users held: {users}, with {} differences from the log", grouped(some as u64)),
     };
     check(evidence, differences.is_empty(), text, differences)
 }
@@ -178,8 +178,8 @@ fn dead_letters(evidence: &Evidence<'_>, expected: &Expected) -> Check {
     }
     let events: u64 = actual.values().map(|(events, _)| events).sum();
     let text = match differences.len() {
-        0 => format!("dead letters of {} events, each with the cause expected", grouped(events)),
-        _ => format!("dead letters of {} events, not as expected", grouped(events)),
+        0 => format!("events in dead letters: {}, each for the cause expected", grouped(events)),
+        _ => format!("events in dead letters: {}, not as expected", grouped(events)),
     };
     check(evidence, differences.is_empty(), text, differences)
 }
@@ -199,19 +199,20 @@ fn counted(letters: &[Letter]) -> BTreeMap<String, (u64, bool)> {
 fn limit(evidence: &Evidence<'_>) -> Check {
     let most = evidence.snapshot.max_rows_in_window;
     let passed = most <= LIMIT && evidence.snapshot.limit_violations == 0;
-    let text = format!("received at most {} rows in any 60 s (limit {})", grouped(most), grouped(LIMIT));
+    let text = format!("most rows in any 60 s: {} (limit {})", grouped(most), grouped(LIMIT));
     check(evidence, passed, text, Vec::new())
 }
 
 fn ledger(evidence: &Evidence<'_>) -> Check {
     let figures = evidence.figures;
-    let text = format!(
-        "consumed {} = settled {} + pending {}, difference {}",
-        grouped(figures.consumed),
-        grouped(figures.settled),
-        grouped(figures.pending_events),
-        figures.ledger_difference
-    );
+    let (consumed, settled) = (grouped(figures.consumed), grouped(figures.settled));
+    let mut text = format!("consumed {consumed} = settled {settled} + pending {}", grouped(figures.pending_events));
+    if figures.died > 0 {
+        text.push_str(&format!(" + killed {}", grouped(figures.died)));
+    }
+    if figures.ledger_difference != 0 {
+        text.push_str(&format!(", but for {}", figures.ledger_difference));
+    }
     check(evidence, figures.ledger_difference == 0, text, Vec::new())
 }
 

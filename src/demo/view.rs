@@ -77,6 +77,7 @@ impl View {
             text.push_str(line);
             text.push_str("\x1b[K\n");
         }
+        text.push_str("\x1b[J");
         self.drawn = lines.len();
         drop(self.out.write_all(text.as_bytes()));
         self.flush();
@@ -177,7 +178,9 @@ fn table(frame: &Frame<'_>, color: bool) -> Vec<String> {
         ));
     }
     lines.push(String::new());
-    lines.push(cut(&frame.fault, 79));
+    if !frame.fault.is_empty() {
+        lines.push(cut(&frame.fault, 79));
+    }
     lines.extend(frame.urls.iter().map(|url| cut(url, 79)));
     lines
 }
@@ -215,7 +218,8 @@ fn state_color(state: &str) -> &'static str {
 fn budget(lane: &Figures) -> String {
     match lane.rows_per_minute {
         // No share yet, or no lane.
-        None | Some(0) if lane.state == KILLED || lane.rows_per_minute == Some(0) => "-".to_owned(),
+        _ if lane.state == KILLED => "-".to_owned(),
+        Some(0) => "-".to_owned(),
         Some(limit) => format!("{}/{limit}", lane.window_rows),
         None => "no limit".to_owned(),
     }
@@ -361,7 +365,7 @@ mod tests {
         view.show(&frame(&lanes, &[]), false);
         drop(view);
         let text = paper.text();
-        assert_eq!(text.matches("\x1b[6A").count(), 1, "{text:?}");
+        assert_eq!(text.matches("\x1b[5A").count(), 1, "{text:?}");
         assert!(text.ends_with("\x1b[?7h\x1b[?25h"));
     }
 
