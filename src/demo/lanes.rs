@@ -217,7 +217,7 @@ pub(super) fn config(brokers: &str, providers: &str, listen: SocketAddr, lanes: 
     // shows what otherwise takes ten; everything else is as it comes.
     let mut text = format!(
         "kafka:\n  brokers: {brokers}\n  topics: [{TOPIC}]\n  group: {GROUP}\n  properties: {{ group.protocol: consumer }}\n\
-         http: {{ listen: \"{listen}\" }}\nshutdown: {{ drain: 3s }}\ndestinations:\n"
+         http: {{ listen: \"{listen}\" }}\nshutdown: {{ drain: 5s }}\ndestinations:\n"
     );
     for kind in lanes {
         let name = kind.name();

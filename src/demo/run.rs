@@ -293,7 +293,7 @@ impl Demo {
         self.ask().await;
         self.show(view, true);
         if ended == Ended::Interrupted {
-            view.line("ending; what is in flight has 3 s left, a second signal ends it at once");
+            view.line("ending; what is in flight has 5 s left, a second signal ends it at once");
         }
         self.feed.end().await?;
         for worker in &mut self.workers {
