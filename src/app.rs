@@ -40,9 +40,10 @@ pub async fn run(config: &Config) -> Result<(), Error> {
 }
 
 /// The drain was cut short: the exit code of unavailability, since nothing is lost and nothing is wrong.
-const SECOND_SIGNAL: i32 = 69;
+pub(crate) const SECOND_SIGNAL: i32 = 69;
 
-async fn signal() {
+/// Completes at the next SIGTERM or SIGINT.
+pub(crate) async fn signal() {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
@@ -87,6 +88,11 @@ impl App {
     /// What the lanes report, for a view in the same process.
     pub fn board(&self) -> Arc<Board> {
         Arc::clone(&self.ops.board)
+    }
+
+    /// What `/metrics` serves, for a view in the same process; fresh after the board was asked to refresh.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.ops.metrics)
     }
 
     /// Runs until `shutdown` turns true and all lanes have drained, or until one lane cannot go on; then the others drain too.

@@ -16,6 +16,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::app;
 use crate::config::{self, Config, Problems};
+use crate::demo::run as demo;
 use crate::lane;
 use crate::units::HumanDuration;
 
@@ -94,10 +95,10 @@ pub struct Demo {
     /// Events to generate [default: as many as fit the duration].
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub events: Option<u64>,
-    /// Users that the events are about.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
-    pub users: u64,
-    /// How long to run.
+    /// Users that the events are about [default: as many as fit the duration].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub users: Option<u64>,
+    /// How long to run, roughly: it ends when everything is delivered.
     #[arg(long, default_value = "90s")]
     pub duration: HumanDuration,
     /// Equal seeds generate equal events.
@@ -212,7 +213,7 @@ fn dispatch(cli: Cli) -> Exit {
                 Err(problems) => refuse(&problems),
             }
         }),
-        Command::Demo(_) => unfinished("demo"),
+        Command::Demo(args) => run_demo(args),
         Command::Simulate(args) => simulate::simulate(&args),
         Command::Generate(args) => generate::generate(&args, &cli.config),
         Command::Check(args) => with_config(&cli.config, &[], |config| check::check(&config, args.online)),
@@ -245,6 +246,43 @@ fn run_worker(config: &Config) -> Exit {
                 app::Error::Lane(lane::Error::LostTask { .. }) | app::Error::Panicked => Exit::Bug,
                 app::Error::Lane(_) => Exit::Config,
                 app::Error::Listen { .. } => Exit::Unavailable,
+            }
+        }
+    }
+}
+
+fn run_demo(arguments: Demo) -> Exit {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("cannot start threads: {error}\n"));
+            return Exit::Unavailable;
+        }
+    };
+    let settings = demo::Settings {
+        events: arguments.events,
+        users: arguments.users,
+        duration: arguments.duration.0,
+        seed: arguments.seed,
+        fault: arguments.fault.map(|fault| match fault {
+            DemoFault::Outage => demo::Fault::Outage,
+            DemoFault::Throttle => demo::Fault::Throttle,
+            DemoFault::WrongToken => demo::Fault::WrongToken,
+            DemoFault::Crash => demo::Fault::Crash,
+        }),
+        input: arguments.input,
+        listen: arguments.listen,
+    };
+    match runtime.block_on(demo::run(settings)) {
+        Ok(summary) if !summary.passed() => Exit::Bug,
+        Ok(summary) if summary.interrupted => Exit::Unavailable,
+        Ok(_) => Exit::Ok,
+        Err(error) => {
+            complain(&format!("{error}\n"));
+            match error {
+                demo::Error::Line { .. } => Exit::Usage,
+                demo::Error::Config(_) => Exit::Bug,
+                _ => Exit::Unavailable,
             }
         }
     }
@@ -293,11 +331,6 @@ fn version(json: bool) -> String {
 fn refuse(problems: &Problems) -> Exit {
     complain(&format!("{problems}\n"));
     Exit::Config
-}
-
-fn unfinished(command: &str) -> Exit {
-    complain(&format!("sluicegate {command} is not part of this build\n"));
-    Exit::Bug
 }
 
 /// Prints to stdout; a reader that has gone away is no error.

@@ -58,7 +58,8 @@ impl Engine {
                 committed_at: None,
                 usable_at,
                 is_open: false,
-                footprint: gained.fence.map_or(0, |fence| fence.bytes()),
+                // Nothing to replay, nothing to hold.
+                footprint: gained.fence.filter(|_| replay_until.is_some()).map_or(0, |fence| fence.bytes()),
                 pending_bytes: 0,
                 ids: MessageIds::new(self.policy.message_id_window),
                 admitted: false,
@@ -294,34 +295,36 @@ impl Engine {
         self.is_full = if self.is_full { usage as f64 >= limit as f64 * RESUME_BELOW } else { usage >= limit }
             || self.letters.waiting() >= LETTERS_WAITING;
         self.admit(limit);
+        self.change_paused(true).map(Action::Pause).or_else(|| self.change_paused(false).map(Action::Resume))
+    }
+
+    /// The partitions that should become paused, or not paused, and are not yet.
+    fn change_paused(&mut self, to: bool) -> Option<Vec<PartitionId>> {
         let (is_full, draining) = (self.is_full, self.draining);
-        let mut pause = Vec::new();
-        let mut resume = Vec::new();
+        let mut changed = Vec::new();
         for (id, partition) in &mut self.partitions {
             // A replay goes on whatever the buffer holds: nothing of it can leave before it is complete.
             let paused =
                 draining || partition.revoking || !partition.admitted || (is_full && !partition.is_replaying());
-            if paused != partition.paused {
-                partition.paused = paused;
-                if paused { pause.push(*id) } else { resume.push(*id) }
+            if paused == to && partition.paused != to {
+                partition.paused = to;
+                changed.push(*id);
             }
         }
-        if !pause.is_empty() {
-            return Some(Action::Pause(pause));
-        }
-        (!resume.is_empty()).then_some(Action::Resume(resume))
+        (!changed.is_empty()).then_some(changed)
     }
 
-    /// Admits gained partitions whose replay fits beside the others; one is always admitted, or all would wait for ever.
+    /// Admits gained partitions whose replay fits beside what the others hold, or that would be alone in the buffer. The
+    /// others take nothing in while one waits, or it would wait for ever.
     fn admit(&mut self, limit: u64) {
-        let mut expected: u64 =
-            self.partitions.values().filter(|p| p.admitted).map(|p| p.usage().max(p.footprint)).sum();
-        let mut admitted = self.partitions.values().filter(|p| p.admitted).count();
-        for partition in self.partitions.values_mut().filter(|p| !p.admitted) {
-            if admitted == 0 || expected + partition.footprint <= limit {
+        let admitted = self.partitions.values().filter(|partition| partition.admitted);
+        let mut expected: u64 = admitted.map(|partition| partition.usage().max(partition.footprint)).sum();
+        for partition in self.partitions.values_mut().filter(|partition| !partition.admitted) {
+            if expected == 0 || expected + partition.footprint <= limit {
                 partition.admitted = true;
-                admitted += 1;
                 expected += partition.footprint;
+            } else {
+                self.is_full = true;
             }
         }
     }

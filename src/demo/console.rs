@@ -1,0 +1,37 @@
+//! The terminal and the signals that a demo is watched and ended with.
+
+use std::io::{IsTerminal, Write, stderr, stdout};
+
+use tokio::sync::oneshot;
+
+use super::view::{RESTORE, View};
+use crate::app;
+
+/// A view on standard output; on standard error if results go to standard output.
+pub(super) fn open_view(results_on_stdout: bool) -> View {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    // https://no-color.org
+    let color = set("NO_COLOR").is_none();
+    let capable = set("TERM").is_some_and(|term| term != "dumb");
+    match results_on_stdout {
+        true => View::new(Box::new(stderr()), capable && stderr().is_terminal(), color),
+        false => View::new(Box::new(stdout()), capable && stdout().is_terminal(), color),
+    }
+}
+
+/// Turns true at the first SIGINT or SIGTERM; the second ends the process at once.
+pub(super) fn watch_signals(terminal: bool) -> oneshot::Receiver<()> {
+    let (first, interrupted) = oneshot::channel();
+    tokio::spawn(async move {
+        app::signal().await;
+        // The run may be over.
+        let _ = first.send(());
+        app::signal().await;
+        if terminal {
+            drop(stdout().write_all(RESTORE));
+            drop(stdout().flush());
+        }
+        std::process::exit(app::SECOND_SIGNAL);
+    });
+    interrupted
+}

@@ -1,0 +1,147 @@
+//! What goes wrong during a demo, when, and what is said about it.
+
+use std::time::Duration;
+
+use super::simulator::{Faults, Kind, Step};
+use super::view::clock;
+
+/// Something that goes wrong at one lane, and is mended by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// VibeFollow answers 503.
+    Outage,
+    /// Vitally answers 429 with Retry-After.
+    Throttle,
+    /// Userpilot refuses the token.
+    WrongToken,
+    /// Vitally's lane is killed, and started again.
+    Crash,
+}
+
+/// When a fault begins in a run of `USUAL_RUN`: late enough that everything is at full speed. Shorter runs shrink it.
+const BEGINS: Duration = Duration::from_secs(20);
+/// How long it lasts in such a run.
+const LASTS: Duration = Duration::from_secs(15);
+/// The run that the two above are meant for.
+const USUAL_RUN: Duration = Duration::from_secs(90);
+/// How long a killed lane stays away.
+const AWAY: Duration = Duration::from_secs(3);
+/// What the throttled provider asks to wait, in seconds.
+const RETRY_AFTER: &str = "4";
+
+impl Fault {
+    /// Whom it strikes.
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Fault::Outage => Kind::Vibefollow,
+            Fault::Throttle | Fault::Crash => Kind::Vitally,
+            Fault::WrongToken => Kind::Userpilot,
+        }
+    }
+
+    /// What the simulated provider does meanwhile.
+    pub(super) fn faults(self) -> Faults {
+        let answer = |status, retry_after: Option<&str>| {
+            let outage = Step::Answer { status, retry_after: retry_after.map(str::to_owned), applied: false };
+            Faults { outage: Some(outage), ..Faults::default() }
+        };
+        match self {
+            Fault::Outage => answer(503, None),
+            Fault::Throttle => answer(429, Some(RETRY_AFTER)),
+            Fault::WrongToken => Faults { wrong_token: true, ..Faults::default() },
+            Fault::Crash => Faults::default(),
+        }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Fault::Outage => "vibefollow answers 503",
+            Fault::Throttle => "vitally answers 429 with Retry-After",
+            Fault::WrongToken => "userpilot refuses the token",
+            Fault::Crash => "the vitally lane is killed",
+        }
+    }
+}
+
+/// What is to be done now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    Nothing,
+    Begin,
+    End,
+}
+
+/// One fault on its way through a run.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    fault: Fault,
+    begins: Duration,
+    ends: Duration,
+    begun: bool,
+    ended: bool,
+}
+
+impl Schedule {
+    pub fn new(fault: Fault, run: Duration) -> Schedule {
+        let share = (run.as_secs_f64() / USUAL_RUN.as_secs_f64()).min(1.0);
+        let begins = BEGINS.mul_f64(share);
+        let lasts = if fault == Fault::Crash { AWAY } else { LASTS.mul_f64(share) };
+        Schedule { fault, begins, ends: begins + lasts, begun: false, ended: false }
+    }
+
+    pub fn fault(&self) -> Fault {
+        self.fault
+    }
+
+    pub fn turn(&mut self, elapsed: Duration) -> Turn {
+        if !self.begun && elapsed >= self.begins {
+            self.begun = true;
+            Turn::Begin
+        } else if self.begun && !self.ended && elapsed >= self.ends {
+            self.ended = true;
+            Turn::End
+        } else {
+            Turn::Nothing
+        }
+    }
+
+    pub fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.ended
+    }
+
+    /// What the view says.
+    pub fn text(&self, elapsed: Duration) -> String {
+        let text = self.fault.text();
+        if !self.begun {
+            format!("fault in {}: {text}", clock(self.begins.saturating_sub(elapsed)))
+        } else if !self.ended {
+            format!("FAULT: {text}, {} more", clock(self.ends.saturating_sub(elapsed)))
+        } else {
+            let ago = clock(elapsed.saturating_sub(self.ends));
+            match self.fault {
+                // Design, section 6, start rule: what the last owner sent is unknown.
+                Fault::Crash => format!("restarted {ago} ago; it reads again, and waits out what it may have sent"),
+                _ => format!("the fault ended {ago} ago ({text})"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_begins_once_and_ends_once_and_shrinks_with_the_run() {
+        let mut schedule = Schedule::new(Fault::Outage, Duration::from_secs(45));
+        let turns: Vec<Turn> = (0..40).map(|half| schedule.turn(Duration::from_millis(500 * half))).collect();
+        assert_eq!(turns.iter().position(|turn| *turn == Turn::Begin), Some(20));
+        assert_eq!(turns.iter().position(|turn| *turn == Turn::End), Some(35));
+        assert_eq!(turns.iter().filter(|turn| **turn != Turn::Nothing).count(), 2);
+        assert!(schedule.is_over());
+    }
+}

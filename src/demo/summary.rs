@@ -1,0 +1,355 @@
+//! The demo's last word: what came of the run, checked against the log by someone who shares no code with the worker.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::expected::{Expected, diff};
+use super::lanes::Figures;
+use super::simulator::{Kind, Snapshot};
+use super::topics::Letter;
+use super::view::{View, clock, grouped};
+
+/// What every provider takes in any 60 s (design, section 6; the simulated providers enforce it).
+const LIMIT: u64 = 1_200;
+
+/// How many differences are shown of a check that failed; more would not help.
+const SHOWN: usize = 5;
+
+/// One thing that must hold at one provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    pub provider: &'static str,
+    pub passed: bool,
+    pub text: String,
+    /// The first differences: a user and a field, never a value.
+    pub details: Vec<String>,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    pub checks: Vec<Check>,
+    /// Ended by a signal, before everything was delivered.
+    pub interrupted: bool,
+    /// Nothing moved for long; the checks say what is missing.
+    pub stalled: bool,
+    /// All was delivered, but what the log says could not be worked out.
+    pub unchecked: bool,
+    pub events: u64,
+    /// Rows sent to all providers together, resends included.
+    pub rows: u64,
+    pub took: Duration,
+}
+
+impl Summary {
+    /// Whether everything that was checked holds.
+    pub fn passed(&self) -> bool {
+        !self.stalled && !self.unchecked && self.checks.iter().all(|check| check.passed)
+    }
+
+    pub(super) fn show(&self, view: &mut View) {
+        let ansi = view.is_terminal();
+        view.line("");
+        for line in self.headline() {
+            view.line(&line);
+        }
+        view.line("");
+        for check in &self.checks {
+            let mark = match (ansi, check.passed) {
+                (true, true) => "✓",
+                (true, false) => "✗",
+                (false, true) => "ok    ",
+                (false, false) => "FAILED",
+            };
+            view.verdict(&format!("{mark} {:<10} {}", check.provider, check.text), check.passed);
+            for detail in &check.details {
+                view.line(&format!("             {detail}"));
+            }
+        }
+        view.line("");
+        let verdict = match (self.interrupted, self.passed()) {
+            (true, true) => "interrupted; what was checked so far holds",
+            (true, false) => "interrupted; a check FAILED",
+            (false, true) => "everything holds",
+            (false, false) => "a check FAILED: this is a bug, please report it with the seed and the flags",
+        };
+        view.verdict(verdict, self.passed());
+    }
+
+    fn headline(&self) -> Vec<String> {
+        let lanes = Kind::ALL.len() as u64;
+        let per_lane = self.rows / lanes;
+        let ratio = self.events as f64 / per_lane.max(1) as f64;
+        let without = Duration::from_secs(self.events * 60 / LIMIT);
+        let mut lines = Vec::new();
+        if self.interrupted {
+            lines.push("interrupted before everything was delivered".to_owned());
+        } else if self.stalled {
+            lines.push("given up: nothing has moved for two minutes".to_owned());
+        } else if self.unchecked {
+            lines.push("the log could not be replayed, so the providers' state is not checked".to_owned());
+        }
+        lines.push(format!(
+            "{} events became about {} rows per provider: {ratio:.1} events a row.",
+            grouped(self.events),
+            grouped(per_lane),
+        ));
+        lines.push(format!("{} rows were sent in all, resends included.", grouped(self.rows)));
+        lines.push(format!(
+            "It took {}. One row per event, at {} rows a minute, takes {}.",
+            clock(self.took),
+            grouped(LIMIT),
+            clock(without)
+        ));
+        lines
+    }
+}
+
+/// What is known of one lane at the end.
+pub(super) struct Evidence<'a> {
+    pub kind: Kind,
+    /// What the log says; `None` if the run ended early, when only what holds at any moment can be checked.
+    pub expected: Option<&'a Expected>,
+    pub snapshot: &'a Snapshot,
+    pub figures: &'a Figures,
+    /// Records that the group has yet to commit.
+    pub uncommitted: u64,
+    pub letters: &'a [Letter],
+    /// The lane was killed on the way: it may have sent and buried something twice.
+    pub killed: bool,
+    /// The events are the user's: their trait `version` means nothing here.
+    pub foreign: bool,
+}
+
+/// Checks one provider.
+pub(super) fn judge(evidence: &Evidence<'_>) -> Vec<Check> {
+    let mut checks = Vec::new();
+    if let Some(expected) = evidence.expected {
+        checks.push(state(evidence, expected));
+        checks.push(dead_letters(evidence, expected));
+    }
+    checks.push(limit(evidence));
+    checks.push(ledger(evidence));
+    checks.push(order(evidence));
+    if evidence.expected.is_some() {
+        let text = match evidence.uncommitted {
+            0 => "every event is settled and its position committed".to_owned(),
+            left => format!("events not committed: {}", grouped(left)),
+        };
+        checks.push(check(evidence, evidence.uncommitted == 0, text, Vec::new()));
+    }
+    checks
+}
+
+fn check(evidence: &Evidence<'_>, passed: bool, text: String, mut details: Vec<String>) -> Check {
+    if details.len() > SHOWN {
+        let more = details.len() - SHOWN;
+        details.truncate(SHOWN);
+        details.push(format!("and {more} more"));
+    }
+    Check { provider: evidence.kind.name(), passed, text, details }
+}
+
+fn state(evidence: &Evidence<'_>, expected: &Expected) -> Check {
+    let differences = diff(expected, &evidence.snapshot.users);
+    let users = grouped(evidence.snapshot.user_count as u64);
+    let text = match differences.len() {
+        0 => format!("users held: {users}, each as the log says"),
+        some => format!("users held: {users}, with {} differences from the log", grouped(some as u64)),
+    };
+    check(evidence, differences.is_empty(), text, differences)
+}
+
+fn dead_letters(evidence: &Evidence<'_>, expected: &Expected) -> Check {
+    let actual = counted(evidence.letters);
+    let mut differences = Vec::new();
+    let reasons: BTreeSet<&String> = expected.dead_letters.keys().chain(actual.keys()).collect();
+    for reason in reasons {
+        let range = expected.dead_letters.get(reason).copied().unwrap_or_default();
+        let (events, settled_early) = actual.get(reason).copied().unwrap_or_default();
+        // What is read again after a crash may be merged further, and be buried once more as a larger row.
+        let again = evidence.killed && !settled_early && events >= range.least;
+        if !range.allows(events) && !again {
+            differences.push(format!("{reason}: {events} events, expected {} to {}", range.least, range.most));
+        }
+    }
+    let events: u64 = actual.values().map(|(events, _)| events).sum();
+    let text = match differences.len() {
+        0 => format!("events in dead letters: {}, each for the cause expected", grouped(events)),
+        _ => format!("events in dead letters: {}, not as expected", grouped(events)),
+    };
+    check(evidence, differences.is_empty(), text, differences)
+}
+
+/// Events by reason, repeats of a letter counted once; and whether they are single events that no provider has seen.
+fn counted(letters: &[Letter]) -> BTreeMap<String, (u64, bool)> {
+    let mut seen = BTreeSet::new();
+    let mut counts: BTreeMap<String, (u64, bool)> = BTreeMap::new();
+    for letter in letters.iter().filter(|letter| seen.insert((letter.partition, letter.offset))) {
+        let (events, unreadable) = counts.entry(letter.reason.clone()).or_insert((0, true));
+        *events += letter.events;
+        *unreadable &= letter.class == "unreadable";
+    }
+    counts
+}
+
+fn limit(evidence: &Evidence<'_>) -> Check {
+    let most = evidence.snapshot.max_rows_in_window;
+    let passed = most <= LIMIT && evidence.snapshot.limit_violations == 0;
+    let text = format!("most rows in any 60 s: {} (limit {})", grouped(most), grouped(LIMIT));
+    check(evidence, passed, text, Vec::new())
+}
+
+fn ledger(evidence: &Evidence<'_>) -> Check {
+    let figures = evidence.figures;
+    let (consumed, settled) = (grouped(figures.consumed), grouped(figures.settled));
+    let mut text = format!("consumed {consumed} = settled {settled} + pending {}", grouped(figures.pending_events));
+    if figures.died > 0 {
+        text.push_str(&format!(" + killed {}", grouped(figures.died)));
+    }
+    if figures.ledger_difference != 0 {
+        text.push_str(&format!(", but for {}", figures.ledger_difference));
+    }
+    check(evidence, figures.ledger_difference == 0, text, Vec::new())
+}
+
+fn order(evidence: &Evidence<'_>) -> Check {
+    let counters = &evidence.snapshot.counters;
+    let regressions = if evidence.foreign { 0 } else { counters.regressions };
+    let mut details = Vec::new();
+    if !evidence.foreign {
+        details.extend(evidence.snapshot.regressions.iter().map(|back| format!("user {}: version", back.user)));
+    }
+    details.extend(evidence.snapshot.overlaps.iter().map(|user| format!("user {user}: two requests at once")));
+    let passed = regressions == 0 && counters.overlaps == 0;
+    let text = match passed {
+        true => "no user went backwards, none was in two requests at once".to_owned(),
+        false => format!("{regressions} users went backwards, {} in two requests at once", counters.overlaps),
+    };
+    check(evidence, passed, text, details)
+}
+
+/// Prints what each provider holds and what was dead-lettered, one JSON document, for the user's own events.
+pub(super) fn print_holdings(snapshots: &[Snapshot], letters: &[Vec<Letter>]) {
+    let mut all = Map::new();
+    for ((kind, snapshot), letters) in Kind::ALL.into_iter().zip(snapshots).zip(letters) {
+        let letters: Vec<Value> = letters
+            .iter()
+            .map(|letter| {
+                let value = serde_json::from_slice::<Value>(&letter.value)
+                    .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&letter.value).into_owned()));
+                let mut one = json!({
+                    "reason": letter.reason, "message": letter.text, "events": letter.events, "value": value
+                });
+                if let Some(field) = &letter.field {
+                    one["field"] = json!(field);
+                }
+                one
+            })
+            .collect();
+        all.insert(kind.name().to_owned(), json!({ "users": snapshot.users, "dead_letters": letters }));
+    }
+    // A reader that has gone away is no error.
+    drop(writeln!(std::io::stdout(), "{:#}", Value::Object(all)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::expected::{LogEntry, ReadRules, expect};
+    use crate::demo::simulator::Counters;
+
+    fn snapshot() -> Snapshot {
+        Snapshot {
+            users: BTreeMap::from([("ann".to_owned(), json!({ "accountId": "acme", "traits": { "plan": "pro" } }))]),
+            user_count: 1,
+            max_rows_in_window: 1_200,
+            limit_violations: 0,
+            regressions: Vec::new(),
+            overlaps: Vec::new(),
+            users_in_flight: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    fn expected() -> Expected {
+        let event = br#"{"userId":"ann","traits":{"plan":"pro"},"context":{"groupId":"acme"}}"#;
+        let payloads = [event.to_vec(), b"{".to_vec()];
+        let entries = payloads.into_iter().zip(0..);
+        let log: Vec<LogEntry> =
+            entries.map(|(payload, offset)| LogEntry { partition: 0, offset, payload: Some(payload) }).collect();
+        expect(Kind::Vitally, &ReadRules::default(), &log)
+    }
+
+    fn letter() -> Letter {
+        Letter {
+            class: "unreadable".to_owned(),
+            reason: "not_json".to_owned(),
+            text: "not JSON".to_owned(),
+            field: None,
+            partition: 0,
+            offset: 1,
+            events: 1,
+            value: b"{".to_vec(),
+        }
+    }
+
+    /// The places of the checks that fail.
+    fn failing(change: impl FnOnce(&mut Snapshot, &mut Figures, &mut Vec<Letter>, &mut u64)) -> Vec<usize> {
+        let (mut snapshot, mut figures, mut letters, mut uncommitted) =
+            (snapshot(), Figures::default(), vec![letter()], 0);
+        change(&mut snapshot, &mut figures, &mut letters, &mut uncommitted);
+        let checks = judge(&Evidence {
+            kind: Kind::Vitally,
+            expected: Some(&expected()),
+            snapshot: &snapshot,
+            figures: &figures,
+            uncommitted,
+            letters: &letters,
+            killed: false,
+            foreign: false,
+        });
+        checks.iter().enumerate().filter(|(_, check)| !check.passed).map(|(place, _)| place).collect()
+    }
+
+    #[test]
+    fn each_check_fails_by_its_own_cause_and_no_other() {
+        assert_eq!(failing(|_, _, _, _| ()), Vec::<usize>::new());
+        assert_eq!(failing(|snapshot, _, _, _| snapshot.users.clear()), [0]);
+        assert_eq!(failing(|_, _, letters, _| letters.clear()), [1]);
+        assert_eq!(failing(|_, _, letters, _| letters[0].reason = "empty".to_owned()), [1]);
+        assert_eq!(failing(|snapshot, _, _, _| snapshot.max_rows_in_window = 1_201), [2]);
+        assert_eq!(failing(|snapshot, _, _, _| snapshot.limit_violations = 1), [2]);
+        assert_eq!(failing(|_, figures, _, _| figures.ledger_difference = 1), [3]);
+        assert_eq!(failing(|snapshot, _, _, _| snapshot.counters.regressions = 1), [4]);
+        assert_eq!(failing(|snapshot, _, _, _| snapshot.counters.overlaps = 1), [4]);
+        assert_eq!(failing(|_, _, _, uncommitted| *uncommitted = 1), [5]);
+    }
+
+    #[test]
+    fn a_letter_that_was_written_twice_counts_once() {
+        assert_eq!(failing(|_, _, letters, _| letters.push(letters[0].clone())), Vec::<usize>::new());
+    }
+
+    #[test]
+    fn differences_name_user_and_field_but_no_value() {
+        let mut snapshot = snapshot();
+        snapshot.users.insert("ann".to_owned(), json!({ "accountId": "acme", "traits": { "plan": "secret" } }));
+        let evidence = Evidence {
+            kind: Kind::Vitally,
+            expected: Some(&expected()),
+            snapshot: &snapshot,
+            figures: &Figures::default(),
+            uncommitted: 0,
+            letters: &[letter()],
+            killed: false,
+            foreign: false,
+        };
+        let checks = judge(&evidence);
+        assert!(checks[0].details[0].contains("user ann: traits.plan"), "{:?}", checks[0]);
+        assert!(!format!("{checks:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,197 @@
+//! Looks into the embedded broker from outside the worker: what the groups have committed, what the dead letters say.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::expected::LogEntry;
+use super::simulator::Kind;
+
+/// The topic of the demo.
+pub(super) const TOPIC: &str = "identify";
+
+/// Enough that 5 MiB each, which is what the mock cluster keeps, hold a long run.
+pub(super) const PARTITIONS: i32 = 32;
+
+/// The prefix of the lanes' groups.
+pub(super) const GROUP: &str = "demo";
+
+/// How long the embedded broker may take to answer; it takes milliseconds.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// How often the committed positions are looked up.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// The dead-letter topic of a lane.
+pub(super) fn dead_letter_topic(kind: Kind) -> String {
+    format!("{TOPIC}.dlq.{}", kind.name())
+}
+
+/// Committed positions: per lane (in the order of `Kind::ALL`), per partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Positions(pub Vec<Vec<i64>>);
+
+impl Positions {
+    /// Where the lane that is furthest behind stands in this partition.
+    pub fn slowest(&self, partition: i32) -> i64 {
+        let lanes = self.0.iter().map(|lane| lane.get(partition as usize).copied().unwrap_or(0));
+        lanes.min().unwrap_or(0)
+    }
+
+    /// How many records the lane has yet to commit, with these ends of the log per partition.
+    pub fn missing(&self, kind: Kind, ends: &[i64]) -> u64 {
+        let none = Vec::new();
+        let lane = self.0.get(kind as usize).unwrap_or(&none);
+        let pairs = ends.iter().enumerate().map(|(partition, end)| (end, lane.get(partition).copied().unwrap_or(0)));
+        pairs.map(|(end, committed)| (end - committed).max(0).unsigned_abs()).sum()
+    }
+}
+
+/// The end of the log per partition.
+pub(super) fn ends(log: &[LogEntry]) -> Vec<i64> {
+    let mut ends = vec![0; PARTITIONS as usize];
+    for entry in log {
+        if let Some(end) = ends.get_mut(entry.partition as usize) {
+            *end = (*end).max(entry.offset + 1);
+        }
+    }
+    ends
+}
+
+/// Asks the broker what each lane's group has committed.
+pub(super) struct Auditor {
+    brokers: String,
+    /// One per lane, members of no group.
+    consumers: Vec<BaseConsumer>,
+}
+
+impl Auditor {
+    /// # Errors
+    /// What librdkafka refuses.
+    pub fn new(brokers: &str) -> Result<Auditor, KafkaError> {
+        let consumers = Kind::ALL.map(|kind| {
+            let mut config = ClientConfig::new();
+            config.set("bootstrap.servers", brokers).set("group.id", format!("{GROUP}.{}", kind.name()));
+            config.create::<BaseConsumer>()
+        });
+        let consumers = consumers.into_iter().collect::<Result<_, _>>()?;
+        Ok(Auditor { brokers: brokers.to_owned(), consumers })
+    }
+
+    /// Blocks for milliseconds.
+    ///
+    /// # Errors
+    /// The broker does not answer.
+    pub fn positions(&self) -> Result<Positions, KafkaError> {
+        let lanes = self.consumers.iter().map(|consumer| {
+            let mut list = TopicPartitionList::new();
+            list.add_partition_range(TOPIC, 0, PARTITIONS - 1);
+            let committed = consumer.committed_offsets(list, ANSWER)?;
+            let mut positions = vec![0; PARTITIONS as usize];
+            for element in committed.elements() {
+                if let (Some(slot), Offset::Offset(offset)) =
+                    (positions.get_mut(element.partition() as usize), element.offset())
+                {
+                    *slot = offset;
+                }
+            }
+            Ok(positions)
+        });
+        Ok(Positions(lanes.collect::<Result<_, KafkaError>>()?))
+    }
+
+    /// All dead letters of a lane. Blocks for some hundred milliseconds.
+    ///
+    /// # Errors
+    /// The broker does not answer.
+    pub fn letters(&self, kind: Kind) -> Result<Vec<Letter>, KafkaError> {
+        let topic = dead_letter_topic(kind);
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.brokers)
+            .set("group.id", format!("{GROUP}.reader"))
+            .set("auto.offset.reset", "earliest")
+            .create()?;
+        let mut list = TopicPartitionList::new();
+        let mut left = 0;
+        for partition in 0..PARTITIONS {
+            let (low, high) = consumer.fetch_watermarks(&topic, partition, ANSWER)?;
+            if high > low {
+                left += high - low;
+                list.add_partition_offset(&topic, partition, Offset::Beginning)?;
+            }
+        }
+        consumer.assign(&list)?;
+        let mut letters = Vec::new();
+        let mut patience = Instant::now() + ANSWER;
+        while left > 0 && Instant::now() < patience {
+            let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
+            letters.push(Letter::read(&message?));
+            left -= 1;
+            patience = Instant::now() + ANSWER;
+        }
+        letters.sort_by_key(|letter| (letter.partition, letter.offset));
+        Ok(letters)
+    }
+}
+
+/// Keeps looking up the committed positions until the receiver is gone.
+pub(super) fn watch_positions(auditor: &Arc<Auditor>) -> (watch::Receiver<Positions>, JoinHandle<()>) {
+    let (sender, receiver) = watch::channel(Positions::default());
+    let auditor = Arc::clone(auditor);
+    let task = tokio::spawn(async move {
+        loop {
+            let auditor = Arc::clone(&auditor);
+            let looked = tokio::task::spawn_blocking(move || auditor.positions()).await;
+            // An error is no news: the last known positions are still safe.
+            if let Ok(Ok(positions)) = looked {
+                sender.send_replace(positions);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(EVERY) => {}
+                () = sender.closed() => return,
+            }
+        }
+    });
+    (receiver, task)
+}
+
+/// A dead letter, as its headers describe it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Letter {
+    pub class: String,
+    pub reason: String,
+    /// The text of the cause.
+    pub text: String,
+    pub field: Option<String>,
+    /// Where the (last) event stood.
+    pub partition: i32,
+    pub offset: i64,
+    pub events: u64,
+    pub value: Vec<u8>,
+}
+
+impl Letter {
+    fn read(message: &rdkafka::message::BorrowedMessage<'_>) -> Letter {
+        let header = |name: &str| {
+            let found = message.headers()?.iter().find(|header| header.key == name)?;
+            Some(String::from_utf8_lossy(found.value?).into_owned())
+        };
+        let number = |name: &str| header(name).and_then(|text| text.parse::<i64>().ok()).unwrap_or(-1);
+        Letter {
+            class: header("sluicegate.class").unwrap_or_default(),
+            reason: header("sluicegate.reason").unwrap_or_default(),
+            text: header("__connect.errors.exception.message").unwrap_or_default(),
+            field: header("sluicegate.field"),
+            partition: i32::try_from(number("__connect.errors.partition")).unwrap_or(-1),
+            offset: number("__connect.errors.offset"),
+            events: number("sluicegate.events").max(0).unsigned_abs(),
+            value: message.payload().unwrap_or_default().to_vec(),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! `sluicegate demo` as a user starts it: what it prints when piped, and the code it exits with.
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+fn demo(arguments: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sluicegate"));
+    command.arg("demo").args(arguments.split_whitespace()).args(["--listen", "127.0.0.1:0"]);
+    command
+}
+
+fn output(arguments: &str) -> Output {
+    demo(arguments).output().expect("the binary starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What a run printed, once it has passed its own checks: six for each of the three providers.
+fn passed(output: &Output) -> String {
+    let text = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{text}{}", self::text(&output.stderr));
+    assert_eq!(text.lines().filter(|line| line.starts_with("ok  ")).count(), 18, "{text}");
+    assert!(!text.contains("FAILED"), "{text}");
+    assert!(text.ends_with("everything holds\n"), "{text}");
+    text
+}
+
+/// A short run with a fault; the lane must have been seen in this state.
+fn recovers(fault: &str, lane: &str, state: &str) {
+    let text = passed(&output(&format!("--duration 20s --events 500 --users 60 --seed 3 --fault {fault}")));
+    let seen = text.lines().any(|line| line.contains(lane) && line.contains(state));
+    assert!(seen, "{lane} was never {state}:\n{text}");
+}
+
+#[test]
+fn a_short_run_shows_its_lanes_and_passes_its_own_checks() {
+    let text = passed(&output("--duration 15s --events 600 --users 80 --seed 7"));
+    assert!(!text.contains('\x1b'), "{text}");
+    for lane in ["vitally", "vibefollow", "userpilot"] {
+        assert!(text.lines().any(|line| line.contains(&format!("{lane} ")) && line.contains("events=600")), "{text}");
+    }
+    assert!(text.contains("600 events became about"), "{text}");
+    assert!(text.contains("/metrics"), "{text}");
+}
+
+#[test]
+fn the_users_own_events_come_out_as_what_each_provider_would_hold() {
+    let mut child = demo("--input -")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let lines = concat!(
+        r#"{"userId":"ann","traits":{"plan":"free","email":"ann@example.com"},"context":{"groupId":"acme"}}"#,
+        "\n{broken\n",
+        r#"{"userId":"ann","traits":{"plan":"pro"},"context":{"groupId":"acme"}}"#,
+        "\n\n",
+        r#"{"userId":9007199254740993,"traits":{"company":{"id":"globex"}}}"#,
+        "\n",
+        r#"{"userId":"ben","traits":{"email":"ben@example.com"}}"#,
+    );
+    child.stdin.take().expect("a pipe").write_all(lines.as_bytes()).expect("a reader");
+    let output = child.wait_with_output().expect("an end");
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(stderr.ends_with("everything holds\n"), "{stderr}");
+    let held: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
+    let ann = serde_json::json!({ "accountId": "acme", "traits": { "plan": "pro", "email": "ann@example.com" } });
+    assert_eq!(held["vitally"]["users"]["ann"], ann);
+    assert_eq!(held["vibefollow"]["users"]["ben"]["email"], "ben@example.com");
+    assert_eq!(held["userpilot"]["users"]["9007199254740993"]["company_id"], "globex");
+    let reasons = |lane: &str| {
+        let letters = held[lane]["dead_letters"].as_array().expect("dead letters");
+        let mut reasons: Vec<&str> = letters.iter().filter_map(|letter| letter["reason"].as_str()).collect();
+        reasons.sort_unstable();
+        reasons
+    };
+    assert_eq!(reasons("vitally"), ["no_account", "not_json"]);
+    assert_eq!(reasons("vibefollow"), ["not_json"]);
+    assert_eq!(reasons("userpilot"), ["not_json"]);
+}
+
+#[test]
+fn an_outage_is_ridden_out() {
+    recovers("outage", "vibefollow", "backing_off");
+}
+
+#[test]
+fn a_throttle_is_waited_out() {
+    recovers("throttle", "vitally", "throttled");
+}
+
+#[test]
+fn a_wrong_token_holds_its_lane_until_it_is_mended() {
+    recovers("wrong-token", "userpilot", "account_fault");
+}
+
+#[test]
+fn a_killed_lane_starts_again_and_nothing_goes_backwards() {
+    recovers("crash", "vitally", "killed");
+}
+
+#[test]
+fn sigterm_ends_it_early_with_69_and_a_partial_summary() {
+    let child =
+        demo("--duration 60s").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+    std::thread::sleep(Duration::from_secs(4));
+    let killed = Command::new("kill").arg(child.id().to_string()).status().expect("kill");
+    assert!(killed.success());
+    let output = child.wait_with_output().expect("an end");
+    let text = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(69), "{text}");
+    assert!(text.ends_with("interrupted; what was checked so far holds\n"), "{text}");
+}
+
+#[test]
+fn an_input_that_is_not_there_is_named_and_ends_with_69() {
+    let output = output("--input no-such-file.ndjson");
+    assert_eq!(output.status.code(), Some(69));
+    assert!(text(&output.stderr).starts_with("no-such-file.ndjson (--input): "), "{}", text(&output.stderr));
+    assert!(output.stdout.is_empty());
+}
