@@ -197,7 +197,7 @@ impl Provider for Userpilot {
     }
 
     fn integration_names(&self) -> &'static [&'static str] {
-        &["userpilot", "userpilot cloud (actions)"]
+        &["userpilot", "userpilot cloud (actions)", "userpilot web (actions)", "userpilot mobile"]
     }
 
     fn row(&self, row: &Row<'_>) -> Result<EncodedRow, Rejection> {
