@@ -11,7 +11,7 @@ use sluicegate::demo::simulator::{Faults, Kind, Latency, SimulatorSettings};
 use crate::support::{Worker, World, one_event_each, until, without_limits};
 
 /// Fast, so that no wait of the lane is longer than a test.
-const FAST: &str = "limit: { rows_per_minute: 60000 }, batch: { linger: 0s }, request: { timeout: 5s }, \
+const FAST: &str = "limit: { rows_per_minute: 60000 }, batch: { linger: 0s }, request: { timeout: 1s }, \
                     retry: { initial: 50ms, max: 500ms }";
 
 fn embedded(world: &World) -> Option<&EmbeddedBroker> {
@@ -54,7 +54,8 @@ async fn an_outage_holds_nothing_up_that_was_read_and_fenced_and_everything_goes
     worker.stop().await;
 }
 
-/// Delivers while the next commits meet this error, one in each of several rounds.
+/// Delivers while commits meet this error. `surfaces`: librdkafka does not retry it by itself, so that it counts as a
+/// failure.
 async fn commits_refused(code: RDKafkaRespErr, classic: bool, surfaces: bool) {
     let mut world = World::start(2, without_limits()).await;
     if embedded(&world).is_none() {
@@ -72,15 +73,15 @@ async fn commits_refused(code: RDKafkaRespErr, classic: bool, surfaces: bool) {
     let worker = Worker::start(&config).await;
     world.produce_all(one_event_each(0..50)).await;
     world.wait_committed("vitally").await;
-    for round in 1..=3 {
+    for round in 1..=2 {
         let broker = world.embedded.as_ref().expect("embedded");
-        broker.request_errors(RDKafkaApiKey::OffsetCommit, &[code, code]).expect("an answer");
+        broker.request_errors(RDKafkaApiKey::OffsetCommit, &[code]).expect("an answer");
         world.produce_all(one_event_each(50 * round..50 * (round + 1))).await;
         world.wait_committed("vitally").await;
     }
     assert_eq!(world.wrong_state(Kind::Vitally), Vec::<String>::new());
     let summary = world.simulator.provider(Kind::Vitally).summary();
-    assert_eq!((summary.user_count, summary.regressions.len(), summary.overlaps.len()), (200, 0, 0));
+    assert_eq!((summary.user_count, summary.regressions.len(), summary.overlaps.len()), (150, 0, 0));
     let failures = worker.metric("sluicegate_commit_failures_total", &[]).await;
     assert!((failures > 0.0) == surfaces, "{failures} failures for {code:?}");
     assert_eq!(worker.metric("sluicegate_ledger_difference", &[]).await, 0.0);
@@ -89,12 +90,12 @@ async fn commits_refused(code: RDKafkaRespErr, classic: bool, surfaces: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_that_loads_is_waited_for() {
-    commits_refused(RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS, false, true).await;
+    commits_refused(RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS, false, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_that_moved_is_found() {
-    commits_refused(RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR, false, true).await;
+    commits_refused(RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR, false, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,7 +115,7 @@ async fn a_stale_epoch_of_the_new_protocol_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_timed_out_is_tried_again() {
-    commits_refused(RDKafkaRespErr::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT, false, true).await;
+    commits_refused(RDKafkaRespErr::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT, false, false).await;
 }
 
 /// Three events that nobody can read, then good ones; one partition, so that the order is the log's.
@@ -149,7 +150,9 @@ async fn a_missing_dead_letter_topic_blocks_its_lane_alone_until_it_is_back() {
     broker.topic_error(&topic, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).expect("an answer");
     world.wait_committed("vitally").await;
     let letters = world.dead_letters("vitally");
-    let offsets: Vec<&str> = letters.iter().map(|letter| letter.headers["sluicegate.first_offset"].as_str()).collect();
+    let mut offsets: Vec<&str> =
+        letters.iter().map(|letter| letter.headers["sluicegate.first_offset"].as_str()).collect();
+    offsets.sort_unstable();
     assert_eq!(offsets, ["10", "11", "12"]);
     assert_eq!(world.wrong_state(Kind::Vitally), Vec::<String>::new());
     assert_ne!(worker.state("vitally").await, "dead_letter_blocked");
@@ -175,9 +178,9 @@ async fn a_dead_letter_topic_that_refuses_writes_loses_no_letter() {
 }
 
 /// More than the mock keeps in a partition: it drops the oldest beyond 5 MiB.
-fn seven_mib(first: usize) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
-    (first..first + 700).map(|n| {
-        let user = n % 20;
+fn seven_mib(first: usize, users: usize) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
+    (first..first + 700).map(move |n| {
+        let user = n % users;
         let event = serde_json::json!({
             "type": "identify",
             "userId": format!("user-{user}"),
@@ -199,7 +202,7 @@ async fn a_log_that_was_cut_while_no_worker_ran_counts_as_a_gap_and_delivery_goe
     let worker = Worker::start(&config).await;
     world.wait_committed("vitally").await;
     worker.stop().await;
-    world.produce_all(seven_mib(100)).await;
+    world.produce_all(seven_mib(100, 20)).await;
     let worker = Worker::start(&config).await;
     world.wait_committed("vitally").await;
     assert_eq!(worker.metric("sluicegate_offset_gaps_total", &[]).await, 1.0);
@@ -215,17 +218,17 @@ async fn a_log_that_is_cut_under_the_reader_counts_as_a_gap_and_delivery_goes_on
     if embedded(&world).is_none() {
         return;
     }
-    world.simulator.provider(Kind::Vitally).set_faults(Faults {
-        outage: Some(sluicegate::demo::simulator::Step::Status(503)),
-        ..Faults::default()
-    });
+    world
+        .simulator
+        .provider(Kind::Vitally)
+        .set_faults(Faults { outage: Some(sluicegate::demo::simulator::Step::Status(503)), ..Faults::default() });
     // A buffer that is full after a few of these events, so that reading stands still.
     let settings = format!("{FAST}, buffer: {{ max_bytes: 2MiB }}");
     let config = world.config(&world.block("vitally", Kind::Vitally, &settings));
     let worker = Worker::start(&config).await;
     let mut paused = false;
     for round in 0..6 {
-        world.produce_all(seven_mib(100 + 700 * round)).await;
+        world.produce_all(seven_mib(100 + 700 * round, 10_000)).await;
         let stands = async || worker.metric("sluicegate_partitions_paused", &[]).await == 1.0;
         if !paused {
             until("the buffer is full", stands).await;
@@ -236,7 +239,7 @@ async fn a_log_that_is_cut_under_the_reader_counts_as_a_gap_and_delivery_goes_on
     world.wait_committed("vitally").await;
     assert!(worker.metric("sluicegate_offset_gaps_total", &[]).await >= 1.0);
     let users = world.simulator.provider(Kind::Vitally).users();
-    assert_eq!(users["user-19"]["traits"]["version"], 4299);
+    assert_eq!(users["user-4299"]["traits"]["version"], 4299);
     assert_eq!(worker.metric("sluicegate_ledger_difference", &[]).await, 0.0);
     worker.stop().await;
 }
@@ -285,12 +288,10 @@ async fn two_workers_share_partitions_and_limit_and_hand_over_without_a_loss() {
     let assigned = async |worker: &Worker| worker.metric("sluicegate_partitions_assigned", &[]).await;
     until("both have two", async || assigned(&first).await == 2.0 && assigned(&second).await == 2.0).await;
     let share = async |worker: &Worker| worker.metric("sluicegate_rate_limit_rows_per_minute", &[]).await;
-    assert_eq!((share(&first).await, share(&second).await), (600.0, 600.0));
+    until("each has half of the limit", async || (share(&first).await, share(&second).await) == (600.0, 600.0)).await;
     world.produce_all(all.by_ref().take(400)).await;
-    let before = (
-        first.metric("sluicegate_rows_sent_total", &[]).await,
-        second.metric("sluicegate_rows_sent_total", &[]).await,
-    );
+    let before =
+        (first.metric("sluicegate_rows_sent_total", &[]).await, second.metric("sluicegate_rows_sent_total", &[]).await);
     until("both send", async || {
         first.metric("sluicegate_rows_sent_total", &[]).await > before.0
             && second.metric("sluicegate_rows_sent_total", &[]).await > before.1
@@ -299,7 +300,7 @@ async fn two_workers_share_partitions_and_limit_and_hand_over_without_a_loss() {
     assert_eq!(first.metric("sluicegate_ledger_difference", &[]).await, 0.0);
     first.stop().await;
     until("the second has all", async || assigned(&second).await == 4.0).await;
-    assert_eq!(share(&second).await, 1_200.0);
+    until("it has the whole limit", async || share(&second).await == 1_200.0).await;
     world.produce_all(all).await;
     world.wait_committed("vitally").await;
     assert_eq!(world.wrong_state(Kind::Vitally), Vec::<String>::new());
