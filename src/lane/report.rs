@@ -159,7 +159,7 @@ fn is_news(state: LaneState) -> bool {
 pub(super) fn request_outcome(answer: &Answer) -> &'static str {
     match answer {
         Answer::Pending { .. } => "ok",
-        Answer::PerRow(verdicts) => match verdicts.iter().any(|verdict| *verdict == Verdict::Delivered) {
+        Answer::PerRow(verdicts) => match verdicts.contains(&Verdict::Delivered) {
             true => "ok",
             false => "rejected",
         },
