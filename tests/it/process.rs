@@ -289,6 +289,52 @@ async fn kill_9_repeats_no_more_than_what_was_not_yet_committed() {
     assert_eq!(world.wrong_state(Kind::Vitally), Vec::<String>::new());
 }
 
+/// One row that never succeeds holds the position at the log's start, so the successor reads everything again, slowly. What
+/// it reads first is older than what was delivered last.
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_with_a_row_held_back_sends_no_older_state_amid_the_replay() {
+    let mut world = World::start(1, without_limits()).await;
+    let session = if world.embedded.is_some() { 3_000 } else { 6_000 };
+    // Small fetches, so that reading takes longer than the first commit and the first request.
+    let properties = format!(
+        "session.timeout.ms: {session}, heartbeat.interval.ms: 500, fetch.message.max.bytes: 20000, \
+         queued.min.messages: 100"
+    );
+    let settings = "mode: single, limit: { rows_per_minute: unlimited }, batch: { linger: 0s }, \
+                    request: { timeout: 500ms }, retry: { initial: 50ms, max: 100ms, max_attempts: 1000 }";
+    let yaml = world.yaml(&world.block("userpilot", Kind::Userpilot, settings), &properties, "2s");
+    // Userpilot has no idempotency key, so that a resend of an older state takes effect.
+    let userpilot = world.simulator.provider(Kind::Userpilot).clone();
+    let event = |user: &str, version: u32, toxic: bool| {
+        let traits = serde_json::json!({ "version": version, "toxic": toxic, "company": { "id": "acme" } });
+        serde_json::json!({ "userId": user, "traits": traits }).to_string()
+    };
+    let version =
+        || userpilot.users().get("moving").map_or(0, |user| user["metadata"]["version"].as_i64().unwrap_or(0));
+    let process = Process::start(&yaml, &[]);
+    world.produce("key", &event("stuck", 1, true)).await;
+    until("the first row fails", async || userpilot.summary().counters.requests >= 2).await;
+    world.produce("key", &event("moving", 1, false)).await;
+    until("the old state is delivered", async || version() == 1).await;
+    let opted_out = br#"{"userId":"elsewhere","integrations":{"All":false}}"#;
+    // A fetch brings whole batches of the producer, however small it is asked to be.
+    for _ in 0..60 {
+        world.produce_all((0..300).map(|_| (b"key".to_vec(), Some(opted_out.to_vec())))).await;
+    }
+    world.produce("key", &event("moving", 2, false)).await;
+    until("the newer state is delivered", async || version() == 2).await;
+    process.kill();
+    assert_eq!(world.committed("userpilot").0, 0, "committed past a row that has not ended");
+    if let Some(broker) = &world.embedded {
+        broker.round_trip_time(Duration::from_millis(60)).expect("an answer");
+    }
+    let mut process = Process::start(&yaml, &[]);
+    process.wait_log("reading up to the fence").await;
+    world.produce("key", &event("moving", 3, false)).await;
+    until("the newest state is delivered", async || version() == 3).await;
+    assert_eq!(userpilot.summary().regressions, [], "a user's state went back");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_configuration_ends_with_78_all_problems_and_no_token() {
     let yaml = "kafka: { brokers: '', properties: { enable.auto.commit: true } }\nhttp: { listen: 127.0.0.1:0 }\n\
