@@ -70,6 +70,9 @@ impl App {
     pub async fn start(config: &Config) -> Result<App, Error> {
         let address = config.http.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+        // The port that was given, where the setting says 0.
+        let bound = listener.local_addr().unwrap_or(address);
+        tracing::info!(address = %bound, "serving /metrics, /livez, /readyz and /status");
         let metrics = Metrics::new();
         metrics.config_info(&config.hash());
         let mut board = Board::default();

@@ -35,8 +35,14 @@ impl Snapshot {
         self.counters.events_consumed as i64 - self.counters.events_settled() as i64 - self.pending_events as i64
     }
 
-    /// How long the pending rows take at the limit; `None` for unlimited or without a share.
+    /// How long the pending rows take at the limit; `None` for unlimited, without a share, or while nothing gets through.
     pub fn drain_eta(&self) -> Option<Duration> {
+        if matches!(
+            self.state,
+            LaneState::BackingOff | LaneState::AccountFault | LaneState::DeadLetterBlocked | LaneState::MembershipStale
+        ) {
+            return None;
+        }
         let per_second = self.rows_per_minute? / 60.0;
         (per_second > 0.0).then(|| Duration::from_secs_f64(self.pending_rows as f64 / per_second))
     }

@@ -104,7 +104,9 @@ impl Resolution<'_> {
             ));
         }
         let metadata = Some(metadata.clone()).filter(|text| point.keep_metadata && !text.is_empty());
-        self.found.insert(*partition, Assignment { partition: *partition, start: point.position, metadata });
+        let start = point.position;
+        let gap_from = position.map(Position).filter(|committed| point.keep_metadata && *committed < start);
+        self.found.insert(*partition, Assignment { partition: *partition, start, gap_from, metadata });
         Ok(true)
     }
 

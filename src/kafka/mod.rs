@@ -58,6 +58,8 @@ pub struct Assignment {
     pub partition: PartitionId,
     /// Where reading starts: the committed position, or what `kafka.start` says.
     pub start: Position,
+    /// The committed position, where retention has deleted what follows it up to `start`.
+    pub gap_from: Option<Position>,
     /// The commit metadata; `None` where nothing was committed or an operator reset the offset.
     pub metadata: Option<String>,
 }

@@ -201,7 +201,8 @@ impl Lane {
                     .into_iter()
                     .map(|gained| Gained {
                         partition: gained.partition,
-                        start: gained.start,
+                        // So the engine sees the gap in the offsets, and counts it.
+                        start: gained.gap_from.unwrap_or(gained.start),
                         fence: gained.metadata.as_deref().and_then(Fence::parse),
                     })
                     .collect();

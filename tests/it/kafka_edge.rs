@@ -320,6 +320,8 @@ async fn a_paused_partition_delivers_nothing_and_resumes_where_it_stood() {
     lane.consumer.send(Command::Resume(vec![id(0), id(1)]));
     lane.read(2).await;
     lane.consumer.send(Command::Pause(vec![id(0)]));
+    // Commands are executed in order, so once an empty commit is answered the partition stands paused.
+    assert_eq!(lane.commit(1, Vec::new()).await, Ok(()));
     for partition in 0..2 {
         cluster.write(partition, &[(None, Some("2")), (None, Some("3"))]).await;
     }

@@ -3,6 +3,10 @@
 //!
 //! The broker is librdkafka's mock cluster in this process, or the one that `SLUICEGATE_TEST_BROKERS` names.
 
+mod broker;
 mod delivery;
 mod kafka_edge;
+mod layering;
+mod ops;
+mod process;
 mod support;

@@ -293,3 +293,54 @@ async fn create_topics(brokers: &str, topics: &[(&str, i32)]) {
     let results = admin.create_topics(&topics, &AdminOptions::new()).await.expect("topics");
     assert!(results.iter().all(Result::is_ok), "{results:?}");
 }
+
+/// Providers whose limits and jobs are no test's subject.
+pub fn without_limits() -> SimulatorSettings {
+    let mut settings = SimulatorSettings { job_rows_per_minute: 60_000, ..SimulatorSettings::default() };
+    for limits in [&mut settings.vitally, &mut settings.vibefollow, &mut settings.userpilot] {
+        limits.rows_per_window = None;
+    }
+    settings
+}
+
+/// One event for each of these users; every provider takes it as it is.
+pub fn one_event_each(users: std::ops::Range<usize>) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
+    users.map(|n| {
+        let event = serde_json::json!({
+            "type": "identify",
+            "userId": format!("user-{n}"),
+            "messageId": format!("message-{n}"),
+            "traits": { "version": 1, "email": format!("user-{n}@example.com"), "company": { "id": "acme" } },
+        });
+        (format!("user-{n}").into_bytes(), Some(event.to_string().into_bytes()))
+    })
+}
+
+impl World {
+    /// The same configuration as text for a process, with these lines of librdkafka's properties and this `shutdown.drain`.
+    pub fn yaml(&self, destinations: &str, properties: &str, drain: &str) -> String {
+        format!(
+            "kafka:\n  brokers: {}\n  topics: [{}]\n  group: {}\n  commit_interval: 200ms\n  properties: {{ {properties} }}\n\
+             http: {{ listen: 127.0.0.1:0 }}\nshutdown: {{ drain: {drain} }}\nlog: {{ format: text }}\ndestinations:\n{destinations}",
+            self.brokers, self.topic, self.group
+        )
+    }
+
+    /// The fences that a lane has committed, summed over its partitions; 0 where there is none.
+    pub fn fences(&self, id: &str) -> i64 {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.brokers)
+            .set("group.id", format!("{}.{id}", self.group))
+            .create()
+            .expect("a consumer");
+        let mut list = TopicPartitionList::new();
+        (0..self.partitions).for_each(|partition| {
+            list.add_partition(&self.topic, partition);
+        });
+        let committed = consumer.committed_offsets(list, Duration::from_secs(10)).expect("committed offsets");
+        let fences = committed.elements().into_iter().filter_map(|element| {
+            serde_json::from_str::<serde_json::Value>(element.metadata()).ok()?["fence"].as_i64()
+        });
+        fences.sum()
+    }
+}
