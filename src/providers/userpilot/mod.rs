@@ -197,7 +197,8 @@ impl Provider for Userpilot {
     }
 
     fn integration_names(&self) -> &'static [&'static str] {
-        &["userpilot", "userpilot cloud (actions)"]
+        // Segment's names for its four Userpilot destinations, RudderStack's for its one.
+        &["userpilot", "userpilot cloud (actions)", "userpilot web (actions)", "userpilot mobile"]
     }
 
     fn row(&self, row: &Row<'_>) -> Result<EncodedRow, Rejection> {
