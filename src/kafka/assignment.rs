@@ -104,7 +104,9 @@ impl Resolution<'_> {
             ));
         }
         let metadata = Some(metadata.clone()).filter(|text| point.keep_metadata && !text.is_empty());
-        self.found.insert(*partition, Assignment { partition: *partition, start: point.position, metadata });
+        let start = point.position;
+        let committed = position.map_or(start, |position| start.min(Position(position)));
+        self.found.insert(*partition, Assignment { partition: *partition, start, committed, metadata });
         Ok(true)
     }
 

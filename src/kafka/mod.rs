@@ -56,8 +56,10 @@ pub enum SourceEvent {
 #[derive(Clone, Debug)]
 pub struct Assignment {
     pub partition: PartitionId,
-    /// Where reading starts: the committed position, or what `kafka.start` says.
+    /// Where reading starts: the committed position, the oldest record left, or what `kafka.start` says.
     pub start: Position,
+    /// The committed position where retention has overtaken it, else `start`: what lies between was never read.
+    pub committed: Position,
     /// The commit metadata; `None` where nothing was committed or an operator reset the offset.
     pub metadata: Option<String>,
 }

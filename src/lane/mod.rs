@@ -201,7 +201,8 @@ impl Lane {
                     .into_iter()
                     .map(|gained| Gained {
                         partition: gained.partition,
-                        start: gained.start,
+                        // Below the first record to come where retention has overtaken the group: the engine sees the gap.
+                        start: gained.committed,
                         fence: gained.metadata.as_deref().and_then(Fence::parse),
                     })
                     .collect();
