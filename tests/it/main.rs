@@ -3,6 +3,8 @@
 //!
 //! The broker is librdkafka's mock cluster in this process, or the one that `SLUICEGATE_TEST_BROKERS` names.
 
+mod dead_letters;
 mod delivery;
+mod events;
 mod kafka_edge;
 mod support;
