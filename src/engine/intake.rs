@@ -121,6 +121,10 @@ impl Engine {
         if let Some(partition) = self.partitions.get_mut(&id)
             && position >= partition.read
         {
+            if position > partition.read {
+                self.counters.offset_gaps += 1;
+                self.notes.push(Note::Gap { partition: id, from: partition.read, to: position });
+            }
             partition.read = position;
             partition.replay_until = partition.replay_until.map(|_| position);
             self.open(id, now);

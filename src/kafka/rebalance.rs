@@ -48,8 +48,9 @@ impl Context {
         if let Err(error) = consumer.pause(&list) {
             state.weather(format!("cannot pause gained partitions: {error}"));
         }
-        for Assignment { partition, start, .. } in &assignments {
-            state.owned.insert(*partition, Owned { next: *start, floor: *start, paused: true });
+        for Assignment { partition, start, gap_from, .. } in &assignments {
+            let floor = gap_from.unwrap_or(*start);
+            state.owned.insert(*partition, Owned { next: *start, floor, paused: true });
         }
         let total_partitions = state.total_partitions;
         state.outbox.push_back(SourceEvent::Assigned { gained: assignments, total_partitions });

@@ -4,7 +4,9 @@
 //! The broker is librdkafka's mock cluster in this process, or the one that `SLUICEGATE_TEST_BROKERS` names.
 
 mod broker;
+mod dead_letters;
 mod delivery;
+mod events;
 mod kafka_edge;
 mod layering;
 mod ops;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Headers as _, Message as _};
@@ -17,6 +17,7 @@ use sluicegate::config::Config;
 use sluicegate::demo::broker::EmbeddedBroker;
 use sluicegate::demo::expected::{LogEntry, ReadRules, diff, expect};
 use sluicegate::demo::simulator::{Kind, Simulator, SimulatorSettings};
+use sluicegate::event::SkipReason;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -62,6 +63,7 @@ impl World {
             .set("bootstrap.servers", &brokers)
             .set("partitioner", "murmur2_random")
             .set("linger.ms", "5")
+            .set("message.max.bytes", "12582912")
             .create()
             .expect("a producer");
         World {
@@ -147,7 +149,8 @@ impl World {
             list.add_partition(&self.topic, partition);
             end += consumer.fetch_watermarks(&self.topic, partition, Duration::from_secs(10)).expect("watermarks").1;
         }
-        let committed = consumer.committed_offsets(list, Duration::from_secs(10)).expect("committed offsets");
+        // A group that is not there yet may have no coordinator yet.
+        let Ok(committed) = consumer.committed_offsets(list, Duration::from_secs(10)) else { return (0, end) };
         let sum = committed.elements().into_iter().filter_map(|element| match element.offset() {
             Offset::Offset(offset) => Some(offset),
             _ => None,
@@ -294,9 +297,14 @@ async fn create_topics(brokers: &str, topics: &[(&str, i32)]) {
     assert!(results.iter().all(Result::is_ok), "{results:?}");
 }
 
-/// Providers whose limits and jobs are no test's subject.
+/// The pace of a lane and of its retries where neither is the subject.
+pub const QUICK: &str =
+    "limit: { rows_per_minute: 60000 }, retry: { initial: 50ms, max: 500ms }, request: { timeout: 5s }";
+
+/// Providers that count rows but limit none, and whose jobs take no longer than their rows are asked about.
 pub fn without_limits() -> SimulatorSettings {
-    let mut settings = SimulatorSettings { job_rows_per_minute: 60_000, ..SimulatorSettings::default() };
+    let mut settings =
+        SimulatorSettings { job_rows_per_minute: 60_000, job_queue_delay: Duration::ZERO, ..Default::default() };
     for limits in [&mut settings.vitally, &mut settings.vibefollow, &mut settings.userpilot] {
         limits.rows_per_window = None;
     }
@@ -342,5 +350,153 @@ impl World {
             serde_json::from_str::<serde_json::Value>(element.metadata()).ok()?["fence"].as_i64()
         });
         fences.sum()
+    }
+}
+
+impl World {
+    /// `config` with further top-level blocks of YAML.
+    pub fn config_with(&self, more: &str, destinations: &str) -> Config {
+        let yaml = format!(
+            "kafka:\n  brokers: {}\n  topics: [{}]\n  group: {}\n  commit_interval: 200ms\n  properties: {{ group.protocol: consumer }}\n\
+             http: {{ listen: 127.0.0.1:0 }}\nshutdown: {{ drain: 10s }}\n{more}\ndestinations:\n{destinations}",
+            self.brokers, self.topic, self.group
+        );
+        Config::from_yaml(&yaml).unwrap_or_else(|problems| panic!("{problems}\n{yaml}"))
+    }
+
+    /// Writes one record where it is told to, with or without key and value, and returns its place.
+    pub async fn produce_at(&mut self, partition: i32, key: Option<&[u8]>, payload: Option<&[u8]>) -> (i32, i64) {
+        let mut record = FutureRecord::<[u8], [u8]>::to(&self.topic).partition(partition);
+        if let Some(key) = key {
+            record = record.key(key);
+        }
+        if let Some(payload) = payload {
+            record = record.payload(payload);
+        }
+        let delivery = self.producer.send_result(record).unwrap_or_else(|(error, _)| panic!("{error}"));
+        let at = delivery.await.expect("the producer lives").unwrap_or_else(|(error, _)| panic!("{error}"));
+        let entry = LogEntry { partition: at.partition, offset: at.offset, payload: payload.map(<[u8]>::to_vec) };
+        self.log.push(entry);
+        (at.partition, at.offset)
+    }
+
+    /// Lets a topic take records of 12 MiB; the mock cluster's topics do so anyway.
+    pub async fn allow_large_records(&self, topic: &str) {
+        if self.embedded.is_some() {
+            return;
+        }
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", &self.brokers).create().expect("an admin client");
+        let config = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("max.message.bytes", "12582912");
+        let results = admin.alter_configs(&[config], &AdminOptions::new()).await.expect("an answer");
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+    }
+
+    /// Writes a record to partition 0 and takes it away with all before it, as retention does.
+    pub async fn lose_a_record(&mut self) {
+        // Twice what the mock cluster keeps of a partition; Kafka takes it for an ordinary one.
+        let length = if self.embedded.is_some() { 10 * 1024 * 1024 } else { 10 };
+        let payload = format!(r#"{{"userId":"gone","traits":{{"long":"{}"}}}}"#, "x".repeat(length));
+        let (partition, offset) = self.produce_at(0, Some(b"gone"), Some(payload.as_bytes())).await;
+        if self.embedded.is_none() {
+            let admin: AdminClient<DefaultClientContext> =
+                ClientConfig::new().set("bootstrap.servers", &self.brokers).create().expect("an admin client");
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(&self.topic, partition, Offset::Offset(offset + 1)).expect("a list");
+            let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
+            admin.delete_records(&list, &options).await.expect("records are deleted");
+        }
+    }
+
+    /// Compares what this lane says of a log that is settled with the model, with its dead-letter topic and with what the
+    /// provider counted; returns the letters.
+    pub async fn check_books(&self, worker: &Worker, kind: Kind, rules: &ReadRules) -> Vec<Letter> {
+        let (_, text) = worker.get("/metrics").await;
+        let lane = format!("destination=\"{}\"", kind.name());
+        let value = |name: &str, label: &str| metric(&text, name, &[&lane, label]) as u64;
+        let expected = expect(kind, rules, &self.log);
+        let consumed = value("sluicegate_events_consumed_total", "");
+        assert_eq!(consumed, expected.events, "{kind:?}: every record is consumed once");
+        assert_eq!(value("sluicegate_pending_events", ""), 0, "{kind:?}");
+        assert_eq!(value("sluicegate_events_settled_total", ""), consumed, "{kind:?}: every event has an end");
+        assert_eq!(value("sluicegate_ledger_difference", ""), 0, "{kind:?}");
+        for reason in SkipReason::ALL.map(SkipReason::label) {
+            let skipped = value("sluicegate_events_skipped_total", &format!("reason=\"{reason}\""));
+            assert_eq!(skipped, expected.skipped.get(reason).copied().unwrap_or(0), "{kind:?}: skipped for {reason}");
+        }
+        let letters = self.dead_letters(kind.name());
+        assert_eq!(value("sluicegate_dead_letters_total", ""), letters.len() as u64, "{kind:?}");
+        let mut by_reason: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+        for letter in &letters {
+            let (letters, events) = by_reason.entry(letter.header("sluicegate.reason")).or_default();
+            *letters += 1;
+            *events += letter.header("sluicegate.events").parse::<u64>().expect("a number");
+        }
+        for (reason, (letters, events)) in &by_reason {
+            let counted = value("sluicegate_dead_letters_total", &format!("reason=\"{reason}\""));
+            assert_eq!(counted, *letters, "{kind:?}: dead letters for {reason}");
+            let allowed = expected.dead_letters.get(*reason).copied().unwrap_or_default();
+            assert!(allowed.allows(*events), "{kind:?}: {events} events are dead for {reason}, not {allowed:?}");
+        }
+        let dead_events: u64 = by_reason.values().map(|(_, events)| events).sum();
+        assert_eq!(value("sluicegate_events_settled_total", "outcome=\"dead_lettered\""), dead_events, "{kind:?}");
+        for (reason, count) in &expected.dead_letters {
+            let events = by_reason.get(reason.as_str()).map_or(0, |(_, events)| *events);
+            assert!(count.allows(events), "{kind:?}: {events} events are dead for {reason}, not {count:?}");
+        }
+        let received = self.simulator.provider(kind).summary().counters.rows_received;
+        assert_eq!(value("sluicegate_rows_sent_total", ""), received, "{kind:?}: rows sent");
+        letters
+    }
+}
+
+impl Letter {
+    /// The header's text.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).unwrap_or_else(|| panic!("no header {name} among {:?}", self.headers))
+    }
+}
+
+/// Scrapes a worker without pause and takes the books of each lane in each scrape.
+pub struct LedgerWatch {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<u64>,
+}
+
+impl LedgerWatch {
+    pub fn start(worker: &Worker) -> LedgerWatch {
+        let (stop, stopped) = watch::channel(false);
+        let url = format!("http://{}/metrics", worker.address);
+        let task = tokio::spawn(async move {
+            let client = reqwest::Client::new();
+            let mut scrapes = 0;
+            while !*stopped.borrow() {
+                let reply = client.get(&url).send().await.expect("the ops endpoint answers");
+                let text = reply.text().await.expect("text");
+                for kind in Kind::ALL {
+                    let lane = format!("destination=\"{}\"", kind.name());
+                    let value = |name: &str| metric(&text, name, &[&lane]);
+                    let ends = value("sluicegate_events_settled_total") + value("sluicegate_pending_events");
+                    assert_eq!(value("sluicegate_events_consumed_total"), ends, "{kind:?}, scrape {scrapes}");
+                    assert_eq!(value("sluicegate_ledger_difference"), 0.0, "{kind:?}, scrape {scrapes}");
+                }
+                scrapes += 1;
+                tokio::task::yield_now().await;
+            }
+            scrapes
+        });
+        LedgerWatch { stop, task }
+    }
+
+    /// Ends it and returns how many scrapes it made.
+    ///
+    /// # Panics
+    /// When the books of one of them did not add up.
+    pub async fn end(self) -> u64 {
+        self.stop.send_replace(true);
+        self.task.await.expect("the books added up in every scrape")
     }
 }

@@ -9,8 +9,9 @@ use crate::demo::random::Random;
 
 /// The faults of one provider; the default is none. They add up: a latency delays the answers of an outage too.
 ///
-/// Two more faults lie in the data, so that they need no setting: a row with the trait `"poison": true` is refused as
-/// the vendor refuses a bad row, and a request that holds a row with `"toxic": true` is answered with 500.
+/// Three more faults lie in the data, so that they need no setting: a row with the trait `"poison": true` is refused as
+/// the vendor refuses a bad row, a request that holds a row with `"toxic": true` is answered with 500, and a Userpilot job
+/// that holds a row with `"spoiled": true` is accepted and then fails.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {

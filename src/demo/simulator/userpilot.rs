@@ -134,7 +134,8 @@ impl Userpilot {
         if let Err(refusal) = book.admit(Kind::Userpilot, cargo.count(), now) {
             return refusal;
         }
-        let fails = faults.fail_jobs > 0;
+        let spoiled = cargo.rows.iter().any(|row| row["metadata"]["spoiled"] == true);
+        let fails = spoiled || faults.fail_jobs > 0;
         faults.fail_jobs = faults.fail_jobs.saturating_sub(1);
         book.store.counters.jobs_submitted += 1;
         let job = Job {
@@ -314,6 +315,16 @@ mod tests {
         let path = job_path(&bench.post(BULK, &users(1)).body);
         bench.pass(Duration::from_secs(10));
         assert_eq!(bench.get(&path).status, 404);
+        assert_eq!(bench.get(&path).body["status"], "failed");
+        assert!(bench.users().is_empty());
+    }
+
+    #[test]
+    fn a_spoiled_row_is_taken_and_makes_its_job_fail() {
+        let mut bench = bench();
+        let rows = json!({"users": [{"user_id": "a"}, {"user_id": "b", "metadata": {"spoiled": true}}]});
+        let path = job_path(&bench.post(BULK, &rows).body);
+        bench.pass(Duration::from_secs(10));
         assert_eq!(bench.get(&path).body["status"], "failed");
         assert!(bench.users().is_empty());
     }
