@@ -4,5 +4,6 @@
 //! The broker is librdkafka's mock cluster in this process, or the one that `SLUICEGATE_TEST_BROKERS` names.
 
 mod delivery;
+mod faults;
 mod kafka_edge;
 mod support;
