@@ -6,4 +6,5 @@
 mod delivery;
 mod faults;
 mod kafka_edge;
+mod lanes;
 mod support;

@@ -2,7 +2,9 @@
 
 use sluicegate::demo::simulator::{Kind, Mishap, Step};
 
-use super::{QUICK, all_delivered, event, lane_metric, no_overlaps, outage, retries, roomy, round, script, set, wait_state};
+use super::{
+    QUICK, all_delivered, event, lane_metric, no_overlaps, outage, retries, roomy, round, script, set, wait_state,
+};
 use crate::support::{Worker, World, until};
 
 /// All three lanes through the same outage, with newer events of the same users arriving meanwhile.
