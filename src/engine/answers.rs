@@ -228,7 +228,9 @@ impl Engine {
             // Also while nothing succeeds: rows that always travel together would hide which of them it is.
             return self.halve(index, rows, now);
         }
-        if rows == 1 {
+        if rows == 1 && others_succeed {
+            // Not what came before the first success: an outage fails everybody, and the first failure after it would
+            // already be one too many.
             trouble.failures_alone += 1;
         }
         if failures >= max_attempts && trouble.failures_alone >= max_attempts.min(ALONE) && others_succeed {

@@ -57,7 +57,7 @@ impl Key {
 pub struct Trouble {
     /// Requests with this row whose outcome was an outage or a suspect refusal.
     pub failures: u32,
-    /// Outages of requests that held no other row.
+    /// Outages of requests that held no other row, after others had succeeded.
     pub failures_alone: u32,
     pub first_failure: Instant,
     /// Most rows in a request that holds this one: halved by each split.

@@ -26,6 +26,8 @@ pub struct Faults {
     pub wrong_token: bool,
     /// Vitally only: the account blocks the message type `user`, so every user message is a 400.
     pub blocked: bool,
+    /// A body of more bytes than this is a 413, as at a gateway in front of the API.
+    pub max_bytes: Option<usize>,
     /// Userpilot only: this many of the next jobs end as `failed`, with nothing applied.
     pub fail_jobs: u32,
     /// Userpilot only: this many of the next questions about a job are answered with 404.
@@ -41,13 +43,21 @@ pub struct Latency {
     pub max_ms: u64,
 }
 
-/// What comes of one request. In JSON: `503`, `"reset"`, or `{"status": 429, "retry_after": "2"}`.
+/// What comes of one request. In JSON: `503`, `"reset"`, `{"status": 429, "retry_after": "2"}`, or
+/// `{"status": 429, "code": "backfill_queue_full"}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Step {
     /// This status in the vendor's envelope, nothing applied; 2xx is a normal answer.
     Status(u16),
     Named(Mishap),
+    /// This status with a code of the vendor's in its envelope, nothing applied. Before `Answer`, which would also match.
+    Coded {
+        status: u16,
+        code: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after: Option<String>,
+    },
     Answer {
         status: u16,
         /// Sent as it is: seconds, a date, or junk.
@@ -109,6 +119,7 @@ impl Step {
     pub(super) fn applies(&self) -> bool {
         match self {
             Step::Status(status) => (200..300).contains(status),
+            Step::Coded { .. } => false,
             Step::Answer { status, applied, .. } => *applied || (200..300).contains(status),
             Step::Named(mishap) => matches!(mishap, Mishap::Ok | Mishap::ApplyThenReset | Mishap::ApplyThenHang),
         }
@@ -126,6 +137,8 @@ mod tests {
                 .expect("a valid script");
         let answer = Step::Answer { status: 429, retry_after: Some("2".into()), applied: false };
         assert_eq!(faults.script, [Step::Status(503), Step::Named(Mishap::Reset), Step::Status(200), answer]);
+        let coded: Step = serde_json::from_str(r#"{"status": 429, "code": "full"}"#).expect("a valid step");
+        assert_eq!(coded, Step::Coded { status: 429, code: "full".into(), retry_after: None });
         assert!(serde_json::from_str::<Faults>(r#"{"outrage": 503}"#).is_err());
     }
 

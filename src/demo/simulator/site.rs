@@ -274,6 +274,9 @@ impl Site {
         if let Err(refusal) = admitted {
             return refusal;
         }
+        if self.faults.max_bytes.is_some_and(|most| call.body.len() > most) {
+            return refusal(self.kind, 413, "too_large", "body too large", None);
+        }
         if !step.applies() {
             return self.mishap(cargo, step);
         }
@@ -292,16 +295,18 @@ impl Site {
     }
 
     fn mishap(&mut self, cargo: &Cargo, step: &Step) -> Reply {
-        let (status, retry_after) = match step {
-            Step::Status(status) => (*status, None),
-            Step::Answer { status, retry_after, .. } => (*status, retry_after.clone()),
+        let (status, code, retry_after) = match step {
+            Step::Status(status) => (*status, None, None),
+            Step::Coded { status, code, retry_after } => (*status, Some(code.as_str()), retry_after.clone()),
+            Step::Answer { status, retry_after, .. } => (*status, None, retry_after.clone()),
             // The server makes these of the connection; the status only fills the place.
-            Step::Named(_) => (200, None),
+            Step::Named(_) => (200, None, None),
         };
         if status == 429 {
             self.book.store.counters.rows_throttled += u64::from(cargo.count());
         }
-        let refusal = refusal(self.kind, status, if status == 429 { "rate_limited" } else { "fault" }, "fault", None);
+        let code = code.unwrap_or(if status == 429 { "rate_limited" } else { "fault" });
+        let refusal = refusal(self.kind, status, code, "fault", None);
         Reply { retry_after, ..refusal }
     }
 

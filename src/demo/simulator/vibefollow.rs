@@ -136,10 +136,11 @@ fn apply(row: &Value, book: &mut Book) {
 
 #[cfg(test)]
 mod tests {
+    use http::Method;
     use serde_json::{Value, json};
 
-    use crate::demo::simulator::Kind;
     use crate::demo::simulator::bench::Bench;
+    use crate::demo::simulator::{Kind, Step};
 
     const KEY: &str = "7b6c7e9e-2c2d-4a8d-9d3a-4f3d2c1b0a99";
     const OTHER_KEY: &str = "7b6c7e9e-2c2d-4a8d-9d3a-4f3d2c1b0a98";
@@ -182,6 +183,23 @@ mod tests {
         assert_eq!(reply.status, 422);
         assert_eq!(reply.body["errors"][0]["code"], "idempotency_key_reuse");
         assert_eq!(bench.users()["a"]["traits"]["plan"], "one");
+    }
+
+    #[test]
+    fn a_body_over_the_byte_limit_is_a_413_and_a_smaller_one_is_taken() {
+        let mut bench = bench();
+        bench.site.faults.max_bytes = Some(100);
+        assert_eq!(bench.post("/api/v1/users", &user("a", &"x".repeat(100))).status, 413);
+        assert!(bench.users().is_empty());
+        assert_eq!(bench.post("/api/v1/users", &user("a", "x")).status, 202);
+    }
+
+    #[test]
+    fn a_step_with_a_code_answers_with_that_code() {
+        let mut bench = bench();
+        let step = Step::Coded { status: 429, code: "backfill_queue_full".into(), retry_after: None };
+        let reply = bench.call(Method::POST, "/api/v1/users", user("a", "x").to_string().into(), &step);
+        assert_eq!((reply.status, &reply.body["errors"][0]["code"]), (429, &json!("backfill_queue_full")));
     }
 
     #[test]

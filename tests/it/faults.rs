@@ -1,0 +1,93 @@
+//! What a provider can do to us, one fault at a time: nothing is lost, nothing goes backwards, and the lane says what it is.
+
+mod account;
+mod guard;
+mod jobs;
+mod outage;
+mod rows;
+mod throttle;
+
+use serde_json::json;
+use sluicegate::demo::simulator::{Faults, Kind, SimulatorSettings, Step};
+
+use crate::support::{Worker, World, until};
+
+/// Keys of a block that make a test short: no linger, quick retries, and a limit that is not the subject.
+const QUICK: &str = "batch: { linger: 0s }, request: { timeout: 5s }, retry: { initial: 50ms, max: 500ms }, \
+                     limit: { rows_per_minute: 60000 }";
+
+/// The same with one request at a time, so that arrivals can be told apart.
+const ONE_BY_ONE: &str = "batch: { linger: 0s }, request: { timeout: 5s, max_in_flight: 1 }, \
+                          retry: { initial: 50ms, max: 500ms }, limit: { rows_per_minute: 60000 }";
+
+/// Providers without limits, whose jobs end at once.
+pub fn roomy() -> SimulatorSettings {
+    let mut settings = SimulatorSettings { job_rows_per_minute: 60_000, ..SimulatorSettings::default() };
+    for limits in [&mut settings.vitally, &mut settings.vibefollow, &mut settings.userpilot] {
+        limits.rows_per_window = None;
+    }
+    settings
+}
+
+/// An event of this user that every provider takes; `more` are further traits.
+pub fn event(user: &str, version: u64, more: serde_json::Value) -> (Vec<u8>, Option<Vec<u8>>) {
+    let mut traits = json!({ "version": version, "plan": "pro" });
+    if let (Some(traits), serde_json::Value::Object(more)) = (traits.as_object_mut(), more) {
+        traits.extend(more);
+    }
+    let event = json!({
+        "type": "identify", "userId": user, "messageId": format!("{user}-{version}"),
+        "timestamp": "2026-01-02T03:04:05.000Z", "context": { "groupId": "acme" }, "traits": traits,
+    });
+    (user.as_bytes().to_vec(), Some(event.to_string().into_bytes()))
+}
+
+/// One event for each of so many users.
+pub fn round(users: u64, version: u64) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
+    (0..users).map(move |user| event(&format!("user-{user}"), version, json!({})))
+}
+
+pub fn set(world: &World, kind: Kind, faults: Faults) {
+    world.simulator.provider(kind).set_faults(faults);
+}
+
+pub fn outage(step: Step) -> Faults {
+    Faults { outage: Some(step), ..Faults::default() }
+}
+
+pub fn script(steps: impl IntoIterator<Item = Step>) -> Faults {
+    Faults { script: steps.into_iter().collect(), ..Faults::default() }
+}
+
+/// Waits until this lane has committed the whole log, then demands the log's state at its provider, no user set back, no
+/// user under way twice, and no dead letter.
+pub async fn all_delivered(world: &World, worker: &Worker, kind: Kind) {
+    let id = kind.name();
+    world.wait_committed(id).await;
+    assert_eq!(world.wrong_state(kind), Vec::<String>::new(), "{id}");
+    let summary = world.simulator.provider(kind).summary();
+    assert_eq!((summary.counters.regressions, summary.counters.keys_reused, summary.counters.malformed), (0, 0, 0));
+    assert_eq!(summary.counters.redirects_followed, 0, "{id}");
+    assert_eq!(lane_metric(worker, "sluicegate_dead_letters_total", id).await, 0.0, "{id}");
+    assert!(world.dead_letters(id).is_empty(), "{id}");
+    assert_eq!(lane_metric(worker, "sluicegate_ledger_difference", id).await, 0.0, "{id}");
+    assert_eq!(lane_metric(worker, "sluicegate_pending_events", id).await, 0.0, "{id}");
+}
+
+/// Demands that each user is under way once at most at a time.
+pub fn no_overlaps(world: &World, kind: Kind) {
+    assert_eq!(world.simulator.provider(kind).summary().overlaps, Vec::<String>::new(), "{kind:?}");
+}
+
+pub async fn lane_metric(worker: &Worker, name: &str, id: &str) -> f64 {
+    worker.metric(name, &[&format!("destination=\"{id}\"")]).await
+}
+
+pub async fn retries(worker: &Worker, id: &str, reason: &str) -> f64 {
+    let labels = [format!("destination=\"{id}\""), format!("reason=\"{reason}\"")];
+    worker.metric("sluicegate_retries_total", &[&labels[0], &labels[1]]).await
+}
+
+pub async fn wait_state(worker: &Worker, id: &str, state: &str) {
+    until(&format!("{id} is {state}"), async || worker.state(id).await == state).await;
+}

@@ -1,0 +1,153 @@
+//! Token, address or account are wrong: nothing is dead-lettered, one row now and then asks whether it is mended.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+use sluicegate::demo::simulator::{Faults, Kind, Step};
+
+use super::{ONE_BY_ONE, QUICK, all_delivered, event, lane_metric, outage, retries, roomy, round, set, wait_state};
+use crate::support::{Worker, World, until};
+
+/// A block like `World::block`, with a token file.
+fn block_with_file(world: &World, kind: Kind, file: &Path, more: &str) -> String {
+    let token = format!("token: demo-{}-token", kind.name());
+    let block = world.block(kind.name(), kind, more);
+    assert!(block.contains(&token));
+    block.replace(&token, &format!("token_file: {}", file.display()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_token_sends_single_probes_ever_more_rarely_until_its_file_is_replaced() {
+    let mut world = World::start(2, roomy()).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = ONE_BY_ONE.replace("initial: 50ms, max: 500ms", "initial: 100ms, max: 5s");
+    let files = Kind::ALL.map(|kind| folder.path().join(kind.name()));
+    for file in &files {
+        std::fs::write(file, "wrong\n").expect("a token file");
+    }
+    world.produce_all(round(30, 1)).await;
+    let blocks: Vec<String> =
+        Kind::ALL.iter().zip(&files).map(|(kind, file)| block_with_file(&world, *kind, file, &settings)).collect();
+    let worker = Worker::start(&world.config(&blocks.concat())).await;
+    for kind in Kind::ALL {
+        wait_state(&worker, kind.name(), "account_fault").await;
+        let provider = world.simulator.provider(kind);
+        until("five probes have come", async || provider.summary().counters.unauthorized >= 6).await;
+        assert_eq!(worker.state(kind.name()).await, "account_fault");
+        assert_eq!(lane_metric(&worker, "sluicegate_dead_letters_total", kind.name()).await, 0.0);
+        assert!(retries(&worker, kind.name(), "account_fault").await >= 6.0);
+    }
+    // Userpilot's bulk is counted when a job is accepted, so only these two show when refused requests came.
+    for kind in [Kind::Vitally, Kind::Vibefollow] {
+        let arrivals = world.simulator.provider(kind).arrivals();
+        for (n, pair) in arrivals.windows(2).take(5).enumerate() {
+            assert_eq!(pair[1].1, 1, "{kind:?}: a probe is one row");
+            // Doubled from 100 ms, jittered down to a half at most.
+            let (gap, least) = (pair[1].0 - pair[0].0, Duration::from_millis(50) * 2u32.pow(n as u32));
+            assert!(gap >= least, "{kind:?}: probe {n} came after {gap:?}, not {least:?}");
+        }
+    }
+    world.produce_all(round(40, 2)).await;
+    for (kind, file) in Kind::ALL.iter().zip(&files) {
+        std::fs::write(file, format!("demo-{}-token\n", kind.name())).expect("a token file");
+    }
+    for kind in Kind::ALL {
+        all_delivered(&world, &worker, kind).await;
+    }
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statuses_that_mean_the_account_or_the_address_lose_nothing() {
+    let mut world = World::start(2, roomy()).await;
+    let blocks = Kind::ALL.map(|kind| world.block(kind.name(), kind, QUICK)).concat();
+    let worker = Worker::start(&world.config(&blocks)).await;
+    for (version, status) in (1..).zip([401, 403, 404, 405]) {
+        Kind::ALL.iter().for_each(|kind| set(&world, *kind, outage(Step::Status(status))));
+        world.produce_all(round(10, version)).await;
+        for kind in Kind::ALL {
+            wait_state(&worker, kind.name(), "account_fault").await;
+            let asked = retries(&worker, kind.name(), "account_fault").await;
+            until("it asks again", async || retries(&worker, kind.name(), "account_fault").await > asked).await;
+            set(&world, kind, Faults::default());
+        }
+        for kind in Kind::ALL {
+            all_delivered(&world, &worker, kind).await;
+        }
+    }
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blocked_vitally_account_is_told_from_bad_rows_and_costs_none() {
+    let mut world = World::start(2, roomy()).await;
+    set(&world, Kind::Vitally, Faults { blocked: true, ..Faults::default() });
+    let worker = Worker::start(&world.config(&world.block("vitally", Kind::Vitally, QUICK))).await;
+    world.produce_all(round(60, 1)).await;
+    wait_state(&worker, "vitally", "account_fault").await;
+    let asked = retries(&worker, "vitally", "suspect").await;
+    until("it asks again", async || retries(&worker, "vitally", "suspect").await >= asked + 3.0).await;
+    assert_eq!(worker.state("vitally").await, "account_fault");
+    world.produce_all(round(70, 2)).await;
+    set(&world, Kind::Vitally, Faults::default());
+    all_delivered(&world, &worker, Kind::Vitally).await;
+    until("the fault is over", async || worker.state("vitally").await == "idle").await;
+    worker.stop().await;
+}
+
+/// Bad rows before, among and behind good ones, in a stream that goes on: each bad one is a dead letter, each good one
+/// arrives.
+async fn bad_rows(mode: &str, bad: &[u64]) {
+    let mut world = World::start(1, roomy()).await;
+    let block = world.block("vitally", Kind::Vitally, &format!("mode: {mode}, {QUICK}"));
+    world
+        .produce_all((0..60).map(|user| {
+            let more = if bad.contains(&user) { json!({ "poison": true }) } else { json!({}) };
+            event(&format!("user-{user:02}"), 1, more)
+        }))
+        .await;
+    let worker = Worker::start(&world.config(&block)).await;
+    // A refusal is a row's own fault only when another user's row is taken after it, so the stream has to go on.
+    let mut walkers = 0;
+    while lane_metric(&worker, "sluicegate_dead_letters_total", "vitally").await < bad.len() as f64 {
+        walkers += 1;
+        assert!(walkers < 200, "the bad rows do not end");
+        world.produce_all([event(&format!("walker-{walkers}"), 1, json!({}))]).await;
+        let provider = world.simulator.provider(Kind::Vitally).clone();
+        until("a good row arrives", async || provider.users().contains_key(&format!("walker-{walkers}"))).await;
+    }
+    world.wait_committed("vitally").await;
+    let users = world.simulator.provider(Kind::Vitally).users();
+    assert_eq!(users.len(), 60 - bad.len() + walkers);
+    let mut refused: Vec<String> = Vec::new();
+    for letter in world.dead_letters("vitally") {
+        let header = |name: &str| letter.headers.get(name).map_or("", String::as_str);
+        assert_eq!(
+            [header("sluicegate.class"), header("sluicegate.reason"), header("sluicegate.status")],
+            ["rejected", "invalid", "400"]
+        );
+        refused.push(String::from_utf8(letter.key.expect("a key")).expect("text"));
+    }
+    refused.sort();
+    let expected: Vec<String> = bad.iter().map(|user| format!("user-{user:02}")).collect();
+    assert_eq!(refused, expected);
+    until("the lane is well", async || worker.state("vitally").await == "idle").await;
+    assert_eq!(lane_metric(&worker, "sluicegate_ledger_difference", "vitally").await, 0.0);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_few_bad_rows_in_a_batch_are_dead_letters_and_their_mates_arrive() {
+    bad_rows("batch", &[7, 23, 24, 51]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn six_bad_rows_in_front_do_not_close_the_lane() {
+    bad_rows("batch", &[0, 1, 2, 3, 4, 5]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twelve_bad_rows_in_front_of_single_requests_do_not_close_the_lane() {
+    bad_rows("single", &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]).await;
+}

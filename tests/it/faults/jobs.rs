@@ -1,0 +1,89 @@
+//! Userpilot's bulk jobs: somebody else's, failed ones, lost ones, and ones that nobody can be asked about.
+
+use serde_json::json;
+use sluicegate::demo::simulator::{Faults, Kind, Mishap, SimulatorSettings, Step};
+
+use super::{QUICK, all_delivered, lane_metric, no_overlaps, roomy, round, set, wait_state};
+use crate::support::{Worker, World, until};
+
+async fn jobs(worker: &Worker, outcome: &str) -> f64 {
+    worker.metric("sluicegate_jobs_total", &[&format!("outcome=\"{outcome}\"")]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_elses_job_is_waited_for() {
+    // 1,500 foreign rows take three seconds.
+    let mut world = World::start(1, SimulatorSettings { job_rows_per_minute: 30_000, ..roomy() }).await;
+    let users: Vec<_> = (0..1_500).map(|n| json!({ "user_id": format!("foreign-{n}"), "metadata": {} })).collect();
+    let reply = reqwest::Client::new()
+        .post(format!("{}/v1/users/bulk_identify", world.simulator.base_url()))
+        .header("authorization", "Token demo-userpilot-token")
+        .header("accept", "application/json, text/plain, */*")
+        .header("content-type", "application/json")
+        .body(json!({ "users": users }).to_string())
+        .send()
+        .await
+        .expect("an answer");
+    assert_eq!(reply.status(), 202);
+    world.produce_all(round(20, 1)).await;
+    let worker = Worker::start(&world.config(&world.block("userpilot", Kind::Userpilot, QUICK))).await;
+    wait_state(&worker, "userpilot", "waiting_for_job").await;
+    assert_eq!(jobs(&worker, "submitted").await, 0.0);
+    world.wait_committed("userpilot").await;
+    let provider = world.simulator.provider(Kind::Userpilot);
+    assert!(provider.summary().counters.jobs_refused > 0);
+    assert_eq!(provider.users().len(), 1_520);
+    assert_eq!(jobs(&worker, "completed").await, 1.0);
+    assert_eq!(lane_metric(&worker, "sluicegate_dead_letters_total", "userpilot").await, 0.0);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_fails_once_is_sent_again() {
+    let mut world = World::start(1, roomy()).await;
+    set(&world, Kind::Userpilot, Faults { fail_jobs: 1, ..Faults::default() });
+    world.produce_all(round(20, 1)).await;
+    let worker = Worker::start(&world.config(&world.block("userpilot", Kind::Userpilot, QUICK))).await;
+    all_delivered(&world, &worker, Kind::Userpilot).await;
+    no_overlaps(&world, Kind::Userpilot);
+    let counters = world.simulator.provider(Kind::Userpilot).summary().counters;
+    assert_eq!((counters.jobs_failed, counters.rows_applied), (1, 20));
+    assert_eq!(jobs(&worker, "failed").await, 1.0);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_the_provider_forgot_is_sent_again() {
+    let mut world = World::start(1, roomy()).await;
+    set(&world, Kind::Userpilot, Faults { lose_polls: 1, ..Faults::default() });
+    world.produce_all(round(20, 1)).await;
+    let worker = Worker::start(&world.config(&world.block("userpilot", Kind::Userpilot, QUICK))).await;
+    all_delivered(&world, &worker, Kind::Userpilot).await;
+    assert_eq!(jobs(&worker, "lost").await, 1.0);
+    assert_eq!(jobs(&worker, "completed").await, jobs(&worker, "submitted").await - 1.0);
+    assert_eq!(lane_metric(&worker, "sluicegate_events_settled_total", "userpilot").await, 20.0);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_cannot_be_asked_about_keeps_its_rows_and_delivers_them_once() {
+    let mut world = World::start(1, roomy()).await;
+    let poll_script = [Step::Status(503), Step::Named(Mishap::Reset)].into();
+    set(&world, Kind::Userpilot, Faults { poll_script, ..Faults::default() });
+    world.produce_all(round(20, 1)).await;
+    let worker = Worker::start(&world.config(&world.block("userpilot", Kind::Userpilot, QUICK))).await;
+    wait_state(&worker, "userpilot", "waiting_for_job").await;
+    // The user's newer event waits behind the job.
+    world.produce_all(round(1, 2)).await;
+    let provider = world.simulator.provider(Kind::Userpilot);
+    until("both polls have failed", async || provider.summary().counters.polls >= 2).await;
+    assert_eq!(worker.state("userpilot").await, "waiting_for_job");
+    assert_eq!(provider.summary().counters.jobs_submitted, 1);
+    assert_eq!(world.committed("userpilot").0, 0);
+    assert_eq!(lane_metric(&worker, "sluicegate_pending_events", "userpilot").await, 21.0);
+    all_delivered(&world, &worker, Kind::Userpilot).await;
+    no_overlaps(&world, Kind::Userpilot);
+    assert_eq!((provider.summary().counters.jobs_submitted, provider.summary().counters.rows_applied), (2, 21));
+    assert_eq!(jobs(&worker, "lost").await + jobs(&worker, "failed").await, 0.0);
+    worker.stop().await;
+}
