@@ -21,7 +21,9 @@ pub use super::summary::{Check, Summary};
 use super::summary::{Evidence, judge, print_holdings};
 use super::topics::{self, Auditor, Letter, PARTITIONS, Positions, TOPIC, ends};
 use super::view::{Frame, View};
-use crate::{app, config, kafka};
+use crate::app;
+use crate::config;
+use crate::kafka;
 
 /// Events for each second of the run, where `events` is not given: 12,000 in 90 s.
 const EVENTS_PER_SECOND: f64 = 134.0;

@@ -13,7 +13,7 @@ use super::{Batch, BatchId, DeadLetterCause, Engine, Job};
 /// rows that happens by chance once in 3 million.
 const SUSPECTS: usize = 5;
 
-/// A row that failed in company must also have failed this often alone before it is given up: once may be chance.
+/// A row must have failed this often alone, others getting through between, before it is given up: once may be chance.
 const ALONE: u32 = 3;
 
 /// A job is given three times the provider's pace of 1,200 rows a minute plus five minutes before it counts as lost
@@ -154,13 +154,13 @@ impl Engine {
             }
             Verdict::Split => {
                 self.counters.retried("split");
-                self.halve(index, rows, now);
+                self.halve(index, rows);
             }
             Verdict::Throttled { .. } => self.again(index, "throttled"),
             Verdict::Busy { .. } => self.again(index, "busy"),
             Verdict::AccountFault(_) => self.again(index, "account_fault"),
             Verdict::Unavailable(outage) => self.unavailable(index, rows, outage, now),
-            Verdict::JobFailed(rejection) => self.job_failed(index, rows, rejection, now),
+            Verdict::JobFailed(rejection) => self.job_failed(index, rows, rejection),
             Verdict::KeyReused(rejection) => self.key_reused(index, rejection),
         }
     }
@@ -206,9 +206,9 @@ impl Engine {
         self.put_back(index, Stage::Ready);
     }
 
-    fn halve(&mut self, index: RowIndex, rows: usize, now: Instant) {
+    fn halve(&mut self, index: RowIndex, rows: usize) {
         if let Some(row) = self.rows.get_mut(index) {
-            let trouble = row.trouble(now);
+            let trouble = row.trouble();
             trouble.cap = trouble.cap.min(rows.div_ceil(2));
         }
         self.put_back(index, Stage::Ready);
@@ -220,20 +220,20 @@ impl Engine {
         let max_attempts = self.policy.retry.max_attempts;
         let last_success = self.last_success;
         let Some(row) = self.rows.get_mut(index) else { return };
-        let trouble = row.trouble(now);
+        let trouble = row.trouble();
         trouble.failures += 1;
         let failures = trouble.failures;
-        let others_succeed = last_success.is_some_and(|at| at > trouble.first_failure);
+        // Only what failed while others got through counts against the row: an outage fails everybody, however long.
+        let others_succeeded = trouble.failed_at.is_some_and(|failed_at| last_success.is_some_and(|at| at > failed_at));
+        trouble.failed_at = Some(now);
         if failures >= max_attempts && rows > 1 {
             // Also while nothing succeeds: rows that always travel together would hide which of them it is.
-            return self.halve(index, rows, now);
+            return self.halve(index, rows);
         }
-        if rows == 1 && others_succeed {
-            // Not what came before the first success: an outage fails everybody, and the first failure after it would
-            // already be one too many.
+        if rows == 1 && others_succeeded {
             trouble.failures_alone += 1;
         }
-        if failures >= max_attempts && trouble.failures_alone >= max_attempts.min(ALONE) && others_succeed {
+        if failures >= max_attempts && trouble.failures_alone >= max_attempts.min(ALONE) {
             return self.bury_row(index, DeadLetterCause::Exhausted(outage.label()));
         }
         // The first failure keeps its place. After the second other rows go first, so that one poisonous row cannot keep the
@@ -245,16 +245,16 @@ impl Engine {
         self.put_back(index, stage);
     }
 
-    fn job_failed(&mut self, index: RowIndex, rows: usize, rejection: Rejection, now: Instant) {
+    fn job_failed(&mut self, index: RowIndex, rows: usize, rejection: Rejection) {
         let Some(row) = self.rows.get_mut(index) else { return };
-        let trouble = row.trouble(now);
+        let trouble = row.trouble();
         trouble.job_failures += 1;
         match (trouble.job_failures, rows) {
             (1, _) => self.again(index, "job_failed"),
             (_, 1) => self.bury_row(index, DeadLetterCause::Rejected(rejection)),
             _ => {
                 self.counters.retried("job_failed");
-                self.halve(index, rows, now);
+                self.halve(index, rows);
             }
         }
     }
@@ -273,7 +273,7 @@ impl Engine {
         self.counters.retried("suspect");
         let Some(row) = self.rows.get_mut(index) else { return };
         let arrived = row.arrived;
-        let trouble = row.trouble(now);
+        let trouble = row.trouble();
         trouble.failures += 1;
         // With the buffer full behind it no other row may ever come to decide. Then what the provider took since this row
         // came shows that the account is in order.

@@ -144,15 +144,10 @@ impl Engine {
         }
         let payload = record.payload.unwrap_or_default();
         self.pending_events += 1;
-        let (tail, same) = match self.rows.find(&identify.user_id, record.partition) {
-            Some((tail, same)) => (Some(tail), same),
-            None => (None, None),
-        };
-        if tail.is_some() && same.is_none() {
-            self.counters.miskeyed_events += 1;
-        }
+        let chain = self.rows.find(&identify.user_id, record.partition);
+        self.counters.miskeyed_events += u64::from(chain.is_some_and(|chain| chain.has_others));
         // Between partitions there is no order, so an event joins its partition's row wherever that stands in the chain.
-        if let Some(index) = same
+        if let Some(index) = chain.and_then(|chain| chain.same)
             && let Some(row) = self.rows.get_mut(index)
             && !matches!(row.stage, Stage::Sealed | Stage::InFlight | Stage::Ghost)
         {
@@ -166,7 +161,7 @@ impl Engine {
             }
             return;
         }
-        let stage = match tail {
+        let stage = match chain {
             Some(_) => Stage::Behind,
             None if !partition.is_open => Stage::Held,
             None => Stage::Ready,
@@ -176,8 +171,8 @@ impl Engine {
         let entry = partition.tracker.open(record.offset, Owner::Row(u32::MAX));
         let row = Row::new(self.next_id, entry, &identify.user_id, record, payload, stage, now);
         partition.pending_bytes += row.bytes() as u64;
-        let index = match tail {
-            Some(tail) => self.rows.insert_behind(tail, row),
+        let index = match chain {
+            Some(chain) => self.rows.insert_behind(chain.tail, row),
             None => self.rows.insert_head(row),
         };
         partition.tracker.hand_over(entry, Owner::Row(index));

@@ -59,7 +59,7 @@ pub struct Trouble {
     pub failures: u32,
     /// Outages of requests that held no other row, after others had succeeded.
     pub failures_alone: u32,
-    pub first_failure: Instant,
+    pub failed_at: Option<Instant>,
     /// Most rows in a request that holds this one: halved by each split.
     pub cap: usize,
     pub job_failures: u32,
@@ -183,12 +183,12 @@ impl Row {
         self.trouble.as_ref().map_or(usize::MAX, |trouble| trouble.cap)
     }
 
-    pub fn trouble(&mut self, now: Instant) -> &mut Trouble {
+    pub fn trouble(&mut self) -> &mut Trouble {
         self.trouble.get_or_insert_with(|| {
             Box::new(Trouble {
                 failures: 0,
                 failures_alone: 0,
-                first_failure: now,
+                failed_at: None,
                 cap: usize::MAX,
                 job_failures: 0,
                 suspect: None,

@@ -14,6 +14,16 @@ use crate::record::PartitionId;
 /// Where a row lives; reused after the row is gone, so whoever keeps one keeps the row's `seq` beside it.
 pub type RowIndex = u32;
 
+/// The rows of one user.
+#[derive(Clone, Copy, Debug)]
+pub struct Chain {
+    pub tail: RowIndex,
+    /// The last row of the partition that was asked for.
+    pub same: Option<RowIndex>,
+    /// Whether there are rows of other partitions.
+    pub has_others: bool,
+}
+
 #[derive(Debug)]
 pub struct Rows {
     rows: Slab<Row>,
@@ -76,18 +86,19 @@ impl Rows {
         !self.deferred.is_empty()
     }
 
-    /// The last row in a user's chain, and the last one of this partition in it.
-    pub fn find(&self, user: &str, partition: PartitionId) -> Option<(RowIndex, Option<RowIndex>)> {
+    /// The chain of a user, as seen from one partition.
+    pub fn find(&self, user: &str, partition: PartitionId) -> Option<Chain> {
         let mut tail = *self.heads.find(self.hash(user), |head| self.is_of(*head, user))?;
-        let mut of_partition = None;
+        let (mut same, mut has_others) = (None, false);
         loop {
             let row = self.get(tail)?;
-            if row.partition == partition {
-                of_partition = Some(tail);
+            match row.partition == partition {
+                true => same = Some(tail),
+                false => has_others = true,
             }
             match row.next {
                 Some(next) => tail = next,
-                None => return Some((tail, of_partition)),
+                None => return Some(Chain { tail, same, has_others }),
             }
         }
     }
