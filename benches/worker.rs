@@ -16,10 +16,10 @@ use sluicegate::demo::simulator::{Kind, Simulator, SimulatorSettings};
 const TOPIC: &str = "identify";
 
 /// Records sent one by one for the latency figure.
-const PROBES: usize = 40;
+const PROBES: usize = 30;
 
 /// How long CPU is measured for in each phase.
-const PHASE: Duration = Duration::from_secs(20);
+const PHASE: Duration = Duration::from_secs(15);
 
 #[tokio::main]
 async fn main() {
@@ -34,7 +34,6 @@ async fn main() {
         .set("linger.ms", "0")
         .create()
         .expect("a producer");
-    let mut config = tempfile::NamedTempFile::new().expect("a file");
     let blocks = Kind::ALL.map(|kind| {
         let name = kind.name();
         let url = simulator.base_url();
@@ -43,14 +42,21 @@ async fn main() {
         )
     });
     let brokers = broker.bootstrap_servers();
-    write!(
-        config,
-        "kafka: {{ brokers: \"{brokers}\", topics: [{TOPIC}], properties: {{ group.protocol: consumer }} }}\n\
-         http: {{ listen: 127.0.0.1:0 }}\nlog: {{ level: warn }}\ndestinations:\n{}",
-        blocks.concat()
-    )
-    .expect("written");
-    let mut worker = Worker::start(config.path());
+    let config = |group: &str, properties: &str| {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        write!(
+            file,
+            "kafka: {{ brokers: \"{brokers}\", topics: [{TOPIC}], group: {group}, properties: {{ group.protocol: consumer{properties} }} }}\n\
+             http: {{ listen: 127.0.0.1:0 }}\nlog: {{ level: warn }}\ndestinations:\n{}",
+            blocks.concat()
+        )
+        .expect("written");
+        file
+    };
+    // The mock cluster answers a fetch only when its wait is over, where Kafka answers as soon as there is a record: with
+    // the default of 500 ms the figure would be the mock's.
+    let waiting_briefly = config("latency", ", fetch.wait.max.ms: 5");
+    let mut worker = Worker::start(waiting_briefly.path());
 
     produce(&producer, "first").await;
     let vitally = simulator.provider(Kind::Vitally);
@@ -77,7 +83,10 @@ async fn main() {
         took[PROBES - 1]
     );
 
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    worker.end();
+    let usual = config("cpu", "");
+    worker = Worker::start(usual.path());
+    tokio::time::sleep(Duration::from_secs(30)).await;
     println!("cpu, three idle lanes: {:.2}% of a core each", worker.cpu_share().await / 3.0 * 100.0);
     for user in 0..20_000 {
         let event = format!(r#"{{"userId":"user-{user}","context":{{"groupId":"acme"}},"traits":{{"plan":"pro"}}}}"#);
@@ -87,8 +96,7 @@ async fn main() {
     tokio::time::sleep(Duration::from_secs(10)).await;
     println!("cpu, three limited lanes with a backlog: {:.2}% of a core each", worker.cpu_share().await / 3.0 * 100.0);
     println!("memory, three lanes with that backlog: {} MiB resident", worker.resident() >> 20);
-    let _ = worker.child.kill();
-    let _ = worker.child.wait();
+    worker.end();
 }
 
 async fn produce(producer: &FutureProducer, user: &str) {
@@ -110,6 +118,11 @@ impl Worker {
             .spawn()
             .expect("the worker starts");
         Worker { child }
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     /// CPU seconds per second over a phase.

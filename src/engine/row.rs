@@ -13,7 +13,7 @@ const MERGE_AT: usize = 4;
 
 /// What a pending row costs beside its user id and events: the row itself, its places in index, queue and tracker, and
 /// the allocator's rounding (measured by `benches/engine.rs`).
-pub const ROW_OVERHEAD: usize = 256;
+pub const ROW_OVERHEAD: usize = 320;
 
 /// Where a row stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
