@@ -101,6 +101,7 @@ enum Happening {
     },
     /// A job ends at the provider.
     JobEnds {
+        job: String,
         applied: Vec<SentRow>,
         users: Vec<String>,
     },
@@ -403,7 +404,8 @@ impl Run {
                     self.engine.on_answer(batch, answer, self.now);
                 }
             }
-            Happening::JobEnds { applied, users } => {
+            Happening::JobEnds { job, applied, users } => {
+                self.jobs.iter_mut().filter(|known| known.id == job).for_each(|known| known.has_ended = true);
                 applied.iter().for_each(|row| self.provider.apply(row));
                 users.iter().for_each(|user| self.leave(user));
             }
