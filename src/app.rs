@@ -1,8 +1,10 @@
 //! Builds one lane per destination and runs them all, until a signal or until one cannot go on.
 
+use std::io;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -15,7 +17,9 @@ use crate::ops::{self, Board, Ops};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot listen on {address} (http.listen): {source}; choose a free port")]
-    Listen { address: std::net::SocketAddr, source: std::io::Error },
+    Listen { address: std::net::SocketAddr, source: io::Error },
+    #[error("cannot listen for signals: {0}")]
+    Signals(io::Error),
     #[error(transparent)]
     Lane(#[from] lane::Error),
     #[error("a lane panicked; this is a bug, restart the worker")]
@@ -27,12 +31,14 @@ pub enum Error {
 /// # Errors
 /// What keeps it from starting, or ends a lane.
 pub async fn run(config: &Config) -> Result<(), Error> {
+    // Before anything is started: a signal during the start must not kill the process unheard.
+    let mut signals = Signals::new().map_err(Error::Signals)?;
     let app = App::start(config).await?;
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(async move {
-        signal().await;
+        signals.next().await;
         let _ = stop.send(true);
-        signal().await;
+        signals.next().await;
         tracing::warn!("second signal: ending at once, what is in flight will be sent again");
         std::process::exit(SECOND_SIGNAL);
     });
@@ -42,16 +48,23 @@ pub async fn run(config: &Config) -> Result<(), Error> {
 /// The drain was cut short: the exit code of unavailability, since nothing is lost and nothing is wrong.
 pub(crate) const SECOND_SIGNAL: i32 = 69;
 
-/// Completes at the next SIGTERM or SIGINT.
-pub(crate) async fn signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// What asks a process to stop: SIGTERM and SIGINT, from the moment this is made.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(crate) fn new() -> io::Result<Signals> {
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Completes at the next of them.
+    pub(crate) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 

@@ -245,7 +245,7 @@ fn run_worker(config: &Config) -> Exit {
             match error {
                 app::Error::Lane(lane::Error::LostTask { .. }) | app::Error::Panicked => Exit::Bug,
                 app::Error::Lane(_) => Exit::Config,
-                app::Error::Listen { .. } => Exit::Unavailable,
+                app::Error::Listen { .. } | app::Error::Signals(_) => Exit::Unavailable,
             }
         }
     }

@@ -4,10 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-
 use super::ask::on_this_machine;
 use super::{Exit, Simulate, block_on, complain, say};
+use crate::app::Signals;
 use crate::demo::simulator::{Kind, Simulator, SimulatorSettings};
 
 /// How long open connections may hold up the end; they are on this machine or near it (a guess).
@@ -41,25 +40,6 @@ async fn serve(listen: SocketAddr) -> Exit {
         () = signals.next() => {}
     }
     Exit::Ok
-}
-
-/// What asks a process to stop.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Signals> {
-        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }
 
 /// A configuration file that delivers to the simulator at `addr`.

@@ -23,10 +23,12 @@ pub(super) fn open_view(results_on_stdout: bool) -> View {
 pub(super) fn watch_signals(terminal: bool) -> oneshot::Receiver<()> {
     let (first, interrupted) = oneshot::channel();
     tokio::spawn(async move {
-        app::signal().await;
+        // Without handlers a signal ends the demo as it ends any program.
+        let Ok(mut signals) = app::Signals::new() else { return std::future::pending().await };
+        signals.next().await;
         // The run may be over.
         let _ = first.send(());
-        app::signal().await;
+        signals.next().await;
         if terminal {
             drop(stdout().write_all(RESTORE));
             drop(stdout().flush());

@@ -23,6 +23,8 @@ pub fn common(reply: &Reply) -> Verdict {
         401 => Verdict::AccountFault(Fault::Unauthorized),
         403 => Verdict::AccountFault(Fault::Forbidden),
         404 | 405 => Verdict::AccountFault(Fault::WrongAddress),
+        // RFC 9110 section 10.2.3: with 503 the header says how long the service is expected to be away.
+        503 if headers::retry_after(reply).is_some() => throttled(headers::retry_after(reply)),
         408 | 500..=599 => Verdict::Unavailable(Outage::Server),
         429 => throttled(headers::retry_after(reply)),
         _ if status.is_redirection() => Verdict::AccountFault(Fault::Redirected),
