@@ -17,12 +17,12 @@ const SUSPECTS: usize = 5;
 const ALONE: u32 = 3;
 
 /// A job is given three times the provider's pace of 1,200 rows a minute plus five minutes before it counts as lost
-/// (`reference`: Userpilot's bulk limits; factor and allowance are guesses).
+/// (Userpilot, "Limitations": up to 1,200 rows processed per minute; factor and allowance are guesses).
 fn job_deadline(rows: usize, now: Instant) -> Instant {
     now + Duration::from_millis(50) * 3 * u32::try_from(rows).unwrap_or(u32::MAX) + Duration::from_secs(300)
 }
 
-/// While a job cannot be asked about, it is asked again after this time, doubled by nothing: a poll costs no budget.
+/// A poll that failed is repeated after this time: it costs no budget, and the job goes on meanwhile (a guess).
 const POLL_AGAIN: Duration = Duration::from_secs(5);
 
 impl Engine {
