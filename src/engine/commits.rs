@@ -120,7 +120,11 @@ impl Engine {
             let bytes = replay.max(partition.footprint);
             // Before the wait is over, requests of the owner before us may still be out.
             let clean = is_clean && (is_final || !releasing.is_empty()) && partition.usable_at <= now.at;
-            let metadata = Fence::new(fence, now.wall_ms, clean, bytes).to_metadata();
+            let metadata = Fence::new(fence, now.wall_ms, clean, bytes);
+            let metadata = match is_final || !releasing.is_empty() {
+                true => partition.ahead.to_metadata(metadata, position),
+                false => metadata.to_metadata(),
+            };
             entries.push(Entry { partition: partition_id, epoch: partition.epoch, position, fence });
             commits.push(Commit { partition: partition_id, position, metadata });
         }
@@ -191,6 +195,7 @@ impl Engine {
                     partition.committed = entry.position;
                     partition.committed_at = Some(out.at);
                     partition.tracker.committed(entry.position);
+                    partition.ahead.committed(entry.position);
                 }
                 self.commits.is_final |= out.is_final;
                 self.release(&out.releasing, now);

@@ -7,7 +7,7 @@ use super::offsets::{OffsetTracker, Owner};
 use super::rate_limit::LastOwner;
 use super::row::{ROW_OVERHEAD, Row, Stage};
 use super::rows::RowIndex;
-use super::{Action, Engine, Fence, MessageIds, Note, Now, Partition};
+use super::{Action, Ahead, Engine, Fence, MessageIds, Note, Now, Partition};
 use crate::event::{self, Decoded, Identify, SkipReason};
 use crate::record::{PartitionId, Position, Record};
 
@@ -19,13 +19,15 @@ const RESUME_BELOW: f64 = 0.8;
 const LETTERS_WAITING: usize = 1000;
 
 /// A partition that the group gave us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gained {
     pub partition: PartitionId,
     /// Where reading starts.
     pub start: Position,
     /// What the last owner's commit says.
     pub fence: Option<Fence>,
+    /// What it had settled beyond `start`.
+    pub ahead: Ahead,
 }
 
 impl Engine {
@@ -62,6 +64,7 @@ impl Engine {
                 footprint: gained.fence.filter(|_| replay_until.is_some()).map_or(0, |fence| fence.bytes()),
                 pending_bytes: 0,
                 ids: MessageIds::new(self.policy.message_id_window),
+                ahead: gained.ahead.clone(),
                 admitted: false,
                 paused: true,
                 revoking: false,
@@ -141,6 +144,9 @@ impl Engine {
             && !partition.ids.insert(id, self.rows.hasher())
         {
             return self.counters.skipped(SkipReason::Duplicate);
+        }
+        if partition.ahead.holds(&identify.user_id, record.offset) {
+            return self.counters.skipped(SkipReason::Settled);
         }
         let payload = record.payload.unwrap_or_default();
         self.pending_events += 1;

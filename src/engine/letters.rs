@@ -34,7 +34,8 @@ pub struct DeadLetter {
 struct Letter {
     entry: EntryId,
     bytes: usize,
-    is_row: bool,
+    /// Of a row.
+    user: Option<Box<str>>,
     content: Arc<DeadLetter>,
     out: bool,
 }
@@ -62,7 +63,7 @@ impl Letters {
             first: record.offset,
             last: record.offset,
         };
-        self.add(id, Letter { entry, bytes, is_row: false, content: Arc::new(content), out: false });
+        self.add(id, Letter { entry, bytes, user: None, content: Arc::new(content), out: false });
     }
 
     fn add(&mut self, id: u64, letter: Letter) {
@@ -164,11 +165,14 @@ impl Engine {
         let content = &letter.content;
         self.pending_events -= u64::from(content.events);
         self.counters.events_dead_lettered += u64::from(content.events);
-        self.counters.rows_dead_lettered += u64::from(letter.is_row);
+        self.counters.rows_dead_lettered += u64::from(letter.user.is_some());
         *self.counters.dead_letters.entry(content.cause.reason()).or_default() += 1;
         if let Some(partition) = self.partitions.get_mut(&content.partition) {
             partition.pending_bytes -= letter.bytes as u64;
             partition.tracker.settle(letter.entry, letter.bytes);
+            if let Some(user) = &letter.user {
+                partition.note_ahead(user, content.last);
+            }
         }
     }
 
@@ -189,8 +193,13 @@ impl Engine {
             first: row.first,
             last: row.last,
         };
-        let letter =
-            Letter { entry: row.entry, bytes: row.bytes(), is_row: true, content: Arc::new(content), out: false };
+        let letter = Letter {
+            entry: row.entry,
+            bytes: row.bytes(),
+            user: Some(row.user.clone()),
+            content: Arc::new(content),
+            out: false,
+        };
         self.letters.add(id, letter);
     }
 }

@@ -12,6 +12,7 @@
 //! A row is sealed (takes no more events) shortly before the budget lets it go, so that its events can lie below a committed
 //! fence at that time however fast its user talks.
 
+mod ahead;
 mod answers;
 mod commits;
 mod counters;
@@ -41,6 +42,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use ahead::Ahead;
 pub use commits::{Commit, CommitOutcome};
 pub use counters::{Cause as DeadLetterCause, Counters};
 pub use fence::Fence;
@@ -179,6 +181,7 @@ struct Partition {
     /// Bytes of unsettled rows and dead letters.
     pending_bytes: u64,
     ids: MessageIds,
+    ahead: Ahead,
     admitted: bool,
     paused: bool,
     revoking: bool,
@@ -187,6 +190,13 @@ struct Partition {
 impl Partition {
     fn usage(&self) -> u64 {
         self.pending_bytes + self.tracker.settled_bytes()
+    }
+
+    /// Remembers a settled row that the committed position will not cover.
+    fn note_ahead(&mut self, user: &str, last: Offset) {
+        if last.position() >= self.tracker.committable(self.read) {
+            self.ahead.note(user, last);
+        }
     }
 
     fn is_replaying(&self) -> bool {

@@ -62,11 +62,19 @@ pub enum SkipReason {
     Duplicate,
     /// `integrations` opts out of this destination.
     OptedOut,
+    /// Settled by the last owner before it left, beyond the position that it could commit.
+    Settled,
 }
 
 impl SkipReason {
-    pub const ALL: [SkipReason; 5] =
-        [SkipReason::Type, SkipReason::Anonymous, SkipReason::Tombstone, SkipReason::Duplicate, SkipReason::OptedOut];
+    pub const ALL: [SkipReason; 6] = [
+        SkipReason::Type,
+        SkipReason::Anonymous,
+        SkipReason::Tombstone,
+        SkipReason::Duplicate,
+        SkipReason::OptedOut,
+        SkipReason::Settled,
+    ];
 
     /// The metric label.
     pub fn label(self) -> &'static str {
@@ -76,6 +84,7 @@ impl SkipReason {
             SkipReason::Tombstone => "tombstone",
             SkipReason::Duplicate => "duplicate",
             SkipReason::OptedOut => "opted_out",
+            SkipReason::Settled => "settled",
         }
     }
 }

@@ -25,6 +25,13 @@ impl Run {
         if rows.is_empty() || rows.len() > self.policy.batch.max_rows {
             self.faults.push(format!("a request of {} rows", rows.len()));
         }
+        for row in &rows {
+            let last = self.delivered.get(&(row.partition, row.user.clone()));
+            if self.is_clean && last.is_some_and(|last| row.last <= *last) {
+                self.faults.push(format!("a row of {} is sent again after clean restarts", row.user));
+            }
+        }
+        self.sent.insert(batch, rows.clone());
         let (answer, applied) = self.answer(&rows);
         // A provider of jobs takes one at a time; of the requests that it refuses meanwhile it keeps nothing.
         let users: Vec<String> = match &answer {
@@ -133,6 +140,22 @@ impl Run {
         );
         let after = self.random.millis(1, 300);
         self.later(after, Happening::Answers { life: self.life, batch, answer, users: Vec::new() });
+    }
+
+    /// Notes what the engine now knows as delivered.
+    pub(super) fn on_delivered(&mut self, batch: BatchId, answer: &Answer) {
+        let rows = self.sent.get(&batch).cloned().unwrap_or_default();
+        for (n, row) in rows.into_iter().enumerate() {
+            let is_delivered = match answer {
+                Answer::All(verdict) => *verdict == Verdict::Delivered,
+                Answer::PerRow(verdicts) => verdicts.get(n) == Some(&Verdict::Delivered),
+                Answer::Pending { .. } => false,
+            };
+            if is_delivered {
+                let last = self.delivered.entry((row.partition, row.user)).or_insert(row.last);
+                *last = row.last.max(*last);
+            }
+        }
     }
 
     pub(super) fn leave(&mut self, user: &str) {

@@ -16,7 +16,7 @@ use super::world::{Graves, Kind, Log, Odd, Provider, Random, SentRow};
 use crate::engine::testing::start;
 use crate::engine::verdict::{Answer, EncodedRow, RejectReason, Rejection};
 use crate::engine::{
-    Action, BatchId, BatchPolicy, CommitId, CommitOutcome, DeadLetter, DeadLetterCause, Engine, Fence, Gained,
+    Action, Ahead, BatchId, BatchPolicy, CommitId, CommitOutcome, DeadLetter, DeadLetterCause, Engine, Fence, Gained,
     GuardPolicy, LetterId, Now, Outgoing, Policy, RetryPolicy,
 };
 use crate::event::Rules;
@@ -144,6 +144,13 @@ pub struct Run {
     order: u64,
     in_flight: BTreeMap<String, usize>,
     jobs: Vec<Job>,
+    /// The rows of each request of this life.
+    sent: BTreeMap<BatchId, Vec<SentRow>>,
+    /// The newest event of each user and partition that an engine knows as delivered.
+    delivered: BTreeMap<(PartitionId, String), i64>,
+    /// Whether all owners so far left cleanly: then nothing that was delivered may be sent again.
+    is_clean: bool,
+    last_commit: CommitOutcome,
     totals: Totals,
     faults: Vec<String>,
 }
@@ -201,6 +208,10 @@ impl Run {
             order: 0,
             in_flight: BTreeMap::new(),
             jobs: Vec::new(),
+            sent: BTreeMap::new(),
+            delivered: BTreeMap::new(),
+            is_clean: true,
+            last_commit: CommitOutcome::Done,
             totals: Totals::default(),
             faults: Vec::new(),
         };
@@ -289,7 +300,8 @@ impl Run {
             };
             self.totals.replays += u64::from(fence.is_some_and(|fence| fence.position() > start));
             self.readers.insert(id, (start, true));
-            gained.push(Gained { partition: id, start, fence });
+            let ahead = self.broker.get(&id).map_or_else(Ahead::default, |(_, metadata)| Ahead::parse(metadata));
+            gained.push(Gained { partition: id, start, fence, ahead });
         }
         if !gained.is_empty() {
             self.engine.assigned(&gained, self.n_partitions as usize, self.clock());
@@ -304,6 +316,7 @@ impl Run {
         let owned: Vec<PartitionId> = self.readers.keys().copied().collect();
         let id = self.random.pick(&owned);
         self.totals.revokes += 1;
+        self.is_clean = false;
         self.readers.remove(&id);
         if self.random.chance(30) {
             self.engine.lost(&[id], self.now);
@@ -317,6 +330,7 @@ impl Run {
     /// The process dies: what it knew is gone, what it sent is still on its way.
     fn crash(&mut self) {
         self.totals.crashes += 1;
+        self.is_clean = false;
         self.restart();
         if self.random.chance(50) {
             // The new owner gives a partition up again before the requests of the old one have ended.
@@ -329,6 +343,7 @@ impl Run {
 
     fn restart(&mut self) {
         self.life += 1;
+        self.sent.clear();
         self.policy.seed = self.random.next();
         self.engine = Engine::new(self.policy.clone(), self.now);
         self.readers.clear();
@@ -347,6 +362,9 @@ impl Run {
         }
         if !self.engine.is_drained() {
             self.faults.push(format!("does not drain: {:?}", self.engine.snapshot(self.clock())));
+        }
+        if !self.engine.is_drained() || self.last_commit != CommitOutcome::Done {
+            self.is_clean = false;
         }
         self.restart();
     }
@@ -401,6 +419,7 @@ impl Run {
             Happening::Answers { life, batch, answer, users } => {
                 users.iter().for_each(|user| self.leave(user));
                 if life == self.life {
+                    self.on_delivered(batch, &answer);
                     self.engine.on_answer(batch, answer, self.now);
                 }
             }
@@ -421,7 +440,9 @@ impl Run {
                     return;
                 }
                 self.engine.on_commit(id, outcome, self.now);
+                self.last_commit = outcome;
                 if outcome == CommitOutcome::Fenced {
+                    self.is_clean = false;
                     // The group takes everything away and gives it back.
                     let owned: Vec<PartitionId> = self.readers.keys().copied().collect();
                     self.engine.lost(&owned, self.now);
