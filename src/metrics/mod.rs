@@ -223,7 +223,7 @@ impl LaneMetrics {
                 .total("dead_letter_failures_total", "Attempts to write a dead letter that failed."),
             delivery_latency_seconds: lane.histogram(
                 "delivery_latency_seconds",
-                "Time from a delivered row's newest event to its delivery.",
+                "Time from a delivered row's oldest event to its delivery.",
                 &LATENCY_SECONDS,
             ),
             drain_eta_seconds: lane.gauge(
