@@ -14,3 +14,4 @@ mod layering;
 mod ops;
 mod process;
 mod support;
+mod worker_process;

@@ -1,107 +1,16 @@
 //! The binary as a process: signals, crashes, exit codes.
 
-use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
-use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sluicegate::demo::generator::{Generator, GeneratorSettings};
 use sluicegate::demo::simulator::{Faults, Kind, Latency, Mishap, Step};
 
 use crate::support::{World, metric, one_event_each, until, without_limits};
+use crate::worker_process::{Process, SESSION};
 
 /// A new member is assigned within milliseconds, and a dead one forgotten only after the session timeout.
 const NEW_PROTOCOL: &str = "group.protocol: consumer";
-
-/// Longest session of Kafka's new protocol in use here: the mock's. A member that did not leave blocks the next for as long.
-const SESSION: Duration = Duration::from_secs(30);
-
-/// A running `sluicegate run`; killed when dropped.
-struct Process {
-    child: std::process::Child,
-    log: Arc<Mutex<Vec<String>>>,
-    _config: tempfile::NamedTempFile,
-}
-
-impl Process {
-    fn start(yaml: &str, arguments: &[&str]) -> Process {
-        let config = tempfile::NamedTempFile::new().expect("a file");
-        std::fs::write(config.path(), yaml).expect("written");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
-            .arg("run")
-            .arg("-c")
-            .arg(config.path())
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("a process");
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let (lines, stderr) = (Arc::clone(&log), child.stderr.take().expect("a pipe"));
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                lines.lock().expect("no panic").push(line);
-            }
-        });
-        Process { child, log, _config: config }
-    }
-
-    fn log(&self) -> String {
-        self.log.lock().expect("no panic").join("\n")
-    }
-
-    async fn wait_log(&mut self, text: &str) {
-        let started = Instant::now();
-        while !self.log().contains(text) {
-            let ended = self.child.try_wait().expect("a child");
-            assert!(ended.is_none() && started.elapsed() < SESSION * 2, "no line with {text:?} in\n{}", self.log());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    async fn get(&mut self, path: &str) -> (u16, String) {
-        self.wait_log("serving ").await;
-        let log = self.log();
-        let address = log.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("an address");
-        let reply = reqwest::get(format!("http://{address}{path}")).await.expect("an answer");
-        (reply.status().as_u16(), reply.text().await.expect("text"))
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        let status = Command::new("kill").arg(format!("-{name}")).arg(pid).status().expect("the kill command");
-        assert!(status.success(), "kill -{name}: {status}");
-    }
-
-    /// The exit code; panics when it takes longer than `limit`, or the process died of a signal.
-    async fn exit(&mut self, limit: Duration) -> i32 {
-        let started = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().expect("a child") {
-                // The reader of its last lines may be a moment behind.
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                return status.code().unwrap_or_else(|| panic!("{status}\n{}", self.log()));
-            }
-            assert!(started.elapsed() < limit, "still running after {limit:?}\n{}", self.log());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// As the kernel's memory killer or a lost node ends it.
-    fn kill(mut self) {
-        self.child.kill().expect("killed");
-        self.child.wait().expect("ended");
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 fn received(world: &World, kind: Kind) -> u64 {
     world.simulator.provider(kind).summary().counters.rows_received
@@ -194,7 +103,7 @@ async fn a_second_sigterm_ends_at_once_with_69() {
     until("a request hangs", async || vitally.summary().counters.requests >= 1).await;
     process.signal("TERM");
     process.wait_log("draining").await;
-    assert!(process.child.try_wait().expect("a child").is_none(), "it did not wait for what is in flight");
+    assert!(process.is_running(), "it did not wait for what is in flight");
     process.signal("TERM");
     assert_eq!(process.exit(Duration::from_secs(10)).await, 69, "{}", process.log());
 }

@@ -1,0 +1,99 @@
+//! The binary as a child process of a test: started, asked, signalled, killed.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Longest session of Kafka's new protocol in use here: the mock's. A member that did not leave blocks the next for as long.
+pub const SESSION: Duration = Duration::from_secs(30);
+
+/// A running `sluicegate run`; killed when dropped.
+pub struct Process {
+    child: std::process::Child,
+    log: Arc<Mutex<Vec<String>>>,
+    _config: tempfile::NamedTempFile,
+}
+
+impl Process {
+    pub fn start(yaml: &str, arguments: &[&str]) -> Process {
+        let config = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(config.path(), yaml).expect("written");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
+            .arg("run")
+            .arg("-c")
+            .arg(config.path())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("a process");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (lines, stderr) = (Arc::clone(&log), child.stderr.take().expect("a pipe"));
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                lines.lock().expect("no panic").push(line);
+            }
+        });
+        Process { child, log, _config: config }
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no panic").join("\n")
+    }
+
+    pub async fn wait_log(&mut self, text: &str) {
+        let started = Instant::now();
+        while !self.log().contains(text) {
+            let ended = self.child.try_wait().expect("a child");
+            assert!(ended.is_none() && started.elapsed() < SESSION * 2, "no line with {text:?} in\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub async fn get(&mut self, path: &str) -> (u16, String) {
+        self.wait_log("serving ").await;
+        let log = self.log();
+        let address = log.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("an address");
+        let reply = reqwest::get(format!("http://{address}{path}")).await.expect("an answer");
+        (reply.status().as_u16(), reply.text().await.expect("text"))
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_none()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill").arg(format!("-{name}")).arg(pid).status().expect("the kill command");
+        assert!(status.success(), "kill -{name}: {status}");
+    }
+
+    /// The exit code; panics when it takes longer than `limit`, or the process died of a signal.
+    pub async fn exit(&mut self, limit: Duration) -> i32 {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                // The reader of its last lines may be a moment behind.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                return status.code().unwrap_or_else(|| panic!("{status}\n{}", self.log()));
+            }
+            assert!(started.elapsed() < limit, "still running after {limit:?}\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// As the kernel's memory killer or a lost node ends it.
+    pub fn kill(mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("ended");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
