@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group};
-use sluicegate::engine::{Ahead, BatchPolicy, Engine, Gained, GuardPolicy, Now, Policy, RetryPolicy};
+use sluicegate::engine::{BatchPolicy, Engine, Gained, GuardPolicy, Now, Policy, RetryPolicy, Settled};
 use sluicegate::event::Rules;
 use sluicegate::record::{Offset, PartitionId, Position, Record};
 
@@ -48,7 +48,7 @@ fn engine(now: Instant) -> Engine {
     };
     let mut engine = Engine::new(policy, now);
     engine.assigned(
-        &[Gained { partition: PARTITION, start: Position(0), fence: None, ahead: Ahead::default() }],
+        &[Gained { partition: PARTITION, start: Position(0), fence: None, settled: Settled::default() }],
         1,
         Now { at: now, wall_ms: 0 },
     );

@@ -7,7 +7,7 @@ use super::row::{Row, Stage};
 use super::rows::RowIndex;
 use super::state::{Cause, Hold};
 use super::verdict::{Answer, Fault, JobId, Outage, RejectReason, Rejection, Verdict};
-use super::{Batch, BatchId, DeadLetterCause, Engine, Job};
+use super::{Batch, BatchId, DeadLetterCause, Engine, Job, Member};
 
 /// Refusals from this many distinct users in a row, none taken between them, mean the account and not the rows: at 5% bad
 /// rows that happens by chance once in 3 million.
@@ -198,7 +198,7 @@ impl Engine {
         if let Some(partition) = self.partitions.get_mut(&row.partition) {
             partition.pending_bytes -= row.bytes() as u64;
             partition.tracker.settle(row.entry, row.bytes());
-            partition.note_ahead(&row.user, row.last);
+            partition.note_ahead(Member::user(&row.user), row.last);
         }
     }
 

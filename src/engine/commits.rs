@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::{Action, CommitId, Engine, Fence, Note, Now};
+use super::{Action, CommitId, Engine, Fence, Note, Now, Settled};
 use crate::record::{PartitionId, Position};
 
 /// Commits for the fence are at least this far apart.
@@ -112,6 +112,8 @@ impl Engine {
         let mut entries = Vec::with_capacity(ids.len());
         let mut commits = Vec::with_capacity(ids.len());
         for partition_id in ids {
+            let unsettled =
+                if is_final || !releasing.is_empty() { self.unsettled(partition_id) } else { BTreeSet::new() };
             let Some(partition) = self.partitions.get_mut(&partition_id) else { continue };
             let position = partition.tracker.committable(partition.read).max(partition.committed);
             // A fence that a former owner set stands until it has been read up to.
@@ -122,7 +124,12 @@ impl Engine {
             let clean = is_clean && (is_final || !releasing.is_empty()) && partition.usable_at <= now.at;
             let metadata = Fence::new(fence, now.wall_ms, clean, bytes);
             let metadata = match is_final || !releasing.is_empty() {
-                true => partition.ahead.to_metadata(metadata, position),
+                // Before its end a replay changes nothing about what the last owner had settled.
+                true if partition.is_replaying() => partition.settled.to_metadata(metadata),
+                true => {
+                    let roll = partition.ahead.roll(position, &unsettled);
+                    Settled::new(&roll, metadata).to_metadata(metadata)
+                }
                 false => metadata.to_metadata(),
             };
             entries.push(Entry { partition: partition_id, epoch: partition.epoch, position, fence });

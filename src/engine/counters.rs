@@ -39,8 +39,8 @@ impl Counters {
             + self.events_skipped.values().sum::<u64>()
     }
 
-    pub fn skipped(&mut self, reason: SkipReason) {
-        *self.events_skipped.entry(reason.label()).or_default() += 1;
+    pub fn skipped(&mut self, reason: SkipReason, events: u64) {
+        *self.events_skipped.entry(reason.label()).or_default() += events;
     }
 
     pub fn retried(&mut self, reason: &'static str) {

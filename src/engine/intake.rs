@@ -7,7 +7,7 @@ use super::offsets::{OffsetTracker, Owner};
 use super::rate_limit::LastOwner;
 use super::row::{ROW_OVERHEAD, Row, Stage};
 use super::rows::RowIndex;
-use super::{Action, Ahead, Engine, Fence, MessageIds, Note, Now, Partition};
+use super::{Action, Ahead, Engine, Fence, Member, MessageIds, Note, Now, Partition, Settled};
 use crate::event::{self, Decoded, Identify, SkipReason};
 use crate::record::{PartitionId, Position, Record};
 
@@ -27,7 +27,7 @@ pub struct Gained {
     /// What the last owner's commit says.
     pub fence: Option<Fence>,
     /// What it had settled beyond `start`.
-    pub ahead: Ahead,
+    pub settled: Settled,
 }
 
 impl Engine {
@@ -64,7 +64,8 @@ impl Engine {
                 footprint: gained.fence.filter(|_| replay_until.is_some()).map_or(0, |fence| fence.bytes()),
                 pending_bytes: 0,
                 ids: MessageIds::new(self.policy.message_id_window),
-                ahead: gained.ahead.clone(),
+                settled: replay_until.map_or_else(Settled::default, |_| gained.settled.clone()),
+                ahead: Ahead::default(),
                 admitted: false,
                 paused: true,
                 revoking: false,
@@ -101,6 +102,10 @@ impl Engine {
         if record.offset.position() < partition.read || partition.revoking || self.draining {
             return;
         }
+        if partition.replay_until.is_some_and(|until| record.offset.position() >= until) {
+            self.end_replay(record.partition);
+        }
+        let Some(partition) = self.partitions.get_mut(&record.partition) else { return };
         if record.offset.position() > partition.read {
             let (from, to) = (partition.read, record.offset.position());
             self.counters.offset_gaps += 1;
@@ -109,7 +114,7 @@ impl Engine {
         partition.read = record.offset.next();
         self.counters.events_consumed += 1;
         match event::decode(record.payload, &self.policy.rules) {
-            Ok(Decoded::Skipped(reason)) => self.counters.skipped(reason),
+            Ok(Decoded::Skipped(reason)) => self.counters.skipped(reason, 1),
             Ok(Decoded::Identify(identify)) => self.on_identify(record, &identify, now),
             Err(error) => {
                 self.guard.record(Stream::Events, true);
@@ -129,7 +134,9 @@ impl Engine {
                 self.notes.push(Note::Gap { partition: id, from: partition.read, to: position });
             }
             partition.read = position;
-            partition.replay_until = partition.replay_until.map(|_| position);
+            if partition.is_replaying() {
+                self.end_replay(id);
+            }
             self.open(id, now);
         }
     }
@@ -137,16 +144,15 @@ impl Engine {
     fn on_identify(&mut self, record: &Record<'_>, identify: &Identify<'_>, now: Instant) {
         self.guard.record(Stream::Events, false);
         if !identify.allows(&self.policy.names) {
-            return self.counters.skipped(SkipReason::OptedOut);
+            return self.counters.skipped(SkipReason::OptedOut, 1);
         }
         let Some(partition) = self.partitions.get_mut(&record.partition) else { return };
         if let Some(id) = &identify.message_id
             && !partition.ids.insert(id, self.rows.hasher())
         {
-            return self.counters.skipped(SkipReason::Duplicate);
-        }
-        if partition.ahead.holds(&identify.user_id, record.offset) {
-            return self.counters.skipped(SkipReason::Settled);
+            // A successor that starts behind the original takes the repeat for an event of its own.
+            partition.note_ahead(Member::user(&identify.user_id), record.offset);
+            return self.counters.skipped(SkipReason::Duplicate, 1);
         }
         let payload = record.payload.unwrap_or_default();
         self.pending_events += 1;
@@ -192,6 +198,10 @@ impl Engine {
         partition.pending_bytes += bytes as u64;
         self.pending_events += 1;
         self.letters.add_record(id, record, entry, bytes, error);
+        // What is replayed may have been written by the last owner: the end of the replay tells.
+        if !partition.is_replaying() {
+            self.letters.enqueue(id);
+        }
     }
 
     /// Opens the partitions whose wait is over.
@@ -209,11 +219,13 @@ impl Engine {
 
     /// Lets the held rows of a partition go once it has been read up to its fence and the last owner's requests have ended.
     fn open(&mut self, id: PartitionId, now: Instant) {
-        let Some(partition) = self.partitions.get_mut(&id).filter(|partition| !partition.is_open) else { return };
-        if partition.replay_until.is_some_and(|until| partition.read >= until) {
-            partition.replay_until = None;
-            partition.footprint = 0;
+        if self.partitions.get(&id).is_none_or(|partition| partition.is_open) {
+            return;
         }
+        if self.partitions.get(&id).and_then(|p| p.replay_until.map(|until| p.read >= until)) == Some(true) {
+            self.end_replay(id);
+        }
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
         if partition.is_replaying() || partition.usable_at > now || partition.revoking {
             return;
         }
@@ -242,7 +254,7 @@ impl Engine {
         for owner in owners {
             match owner {
                 Owner::Letter(letter) => {
-                    let events = self.letters.forget(letter);
+                    let events = self.letters.take(letter).map_or(0, |letter| letter.content.events);
                     self.pending_events -= u64::from(events);
                     self.counters.events_released += u64::from(events);
                 }

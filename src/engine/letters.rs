@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::guard::Stream;
 use super::offsets::{EntryId, Owner};
 use super::rows::RowIndex;
-use super::{Action, DeadLetterCause, Engine, LetterId};
+use super::{Action, DeadLetterCause, Engine, LetterId, Member};
 use crate::event::DecodeError;
 use crate::record::{Offset, PartitionId, Record};
 
@@ -31,13 +31,19 @@ pub struct DeadLetter {
 }
 
 #[derive(Debug)]
-struct Letter {
-    entry: EntryId,
-    bytes: usize,
+pub(super) struct Letter {
+    pub entry: EntryId,
+    pub bytes: usize,
     /// Of a row.
     user: Option<Box<str>>,
-    content: Arc<DeadLetter>,
+    pub content: Arc<DeadLetter>,
     out: bool,
+}
+
+impl Letter {
+    pub fn member(&self) -> Member {
+        self.user.as_deref().map_or_else(|| Member::record(self.content.first), Member::user)
+    }
 }
 
 /// Dead letters that are waiting or out, and the hold after a failed write.
@@ -52,6 +58,7 @@ pub(super) struct Letters {
 }
 
 impl Letters {
+    /// A letter for a record; it waits until it is enqueued.
     pub fn add_record(&mut self, id: u64, record: &Record<'_>, entry: EntryId, bytes: usize, error: DecodeError) {
         let content = DeadLetter {
             key: record.key.map(<[u8]>::to_vec),
@@ -63,24 +70,29 @@ impl Letters {
             first: record.offset,
             last: record.offset,
         };
-        self.add(id, Letter { entry, bytes, user: None, content: Arc::new(content), out: false });
+        self.letters.insert(id, Letter { entry, bytes, user: None, content: Arc::new(content), out: false });
     }
 
-    fn add(&mut self, id: u64, letter: Letter) {
-        self.letters.insert(id, letter);
+    /// The letter may leave.
+    pub fn enqueue(&mut self, id: u64) {
         self.queue.push_back(id);
     }
 
-    /// Drops a letter with its partition; returns its events. A late acknowledgement finds nothing.
-    pub fn forget(&mut self, id: u64) -> u32 {
-        let Some(letter) = self.letters.remove(&id) else { return 0 };
+    pub fn get(&self, id: u64) -> Option<&Letter> {
+        self.letters.get(&id)
+    }
+
+    /// Takes a letter out that will not be written: it goes with its partition, or the last owner has written it. A late
+    /// acknowledgement finds nothing.
+    pub fn take(&mut self, id: u64) -> Option<Letter> {
+        let letter = self.letters.remove(&id)?;
         self.out -= usize::from(letter.out);
         if self.letters.is_empty() {
             // What could not be written is somebody else's: nothing is left to block the lane, or to show that it is over.
             self.failures = 0;
             self.retry_at = None;
         }
-        letter.content.events
+        Some(letter)
     }
 
     pub fn waiting(&self) -> usize {
@@ -170,9 +182,7 @@ impl Engine {
         if let Some(partition) = self.partitions.get_mut(&content.partition) {
             partition.pending_bytes -= letter.bytes as u64;
             partition.tracker.settle(letter.entry, letter.bytes);
-            if let Some(user) = &letter.user {
-                partition.note_ahead(user, content.last);
-            }
+            partition.note_ahead(letter.member(), content.last);
         }
     }
 
@@ -200,6 +210,7 @@ impl Engine {
             content: Arc::new(content),
             out: false,
         };
-        self.letters.add(id, letter);
+        self.letters.letters.insert(id, letter);
+        self.letters.enqueue(id);
     }
 }

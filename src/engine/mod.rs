@@ -19,6 +19,7 @@ mod counters;
 mod dedup;
 mod fence;
 mod guard;
+mod handover;
 mod intake;
 mod ledger;
 mod letters;
@@ -27,6 +28,7 @@ mod outbox;
 mod pacer;
 mod policy;
 mod rate_limit;
+mod replay;
 mod row;
 mod rows;
 mod snapshot;
@@ -42,11 +44,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use ahead::Ahead;
 pub use commits::{Commit, CommitOutcome};
 pub use counters::{Cause as DeadLetterCause, Counters};
 pub use fence::Fence;
 pub use guard::GuardPolicy;
+pub use handover::Settled;
 pub use intake::Gained;
 pub use letters::DeadLetter;
 pub use policy::{BatchPolicy, Policy, RetryPolicy};
@@ -54,6 +56,7 @@ pub use row::ROW_OVERHEAD;
 pub use snapshot::Snapshot;
 pub use state::LaneState;
 
+use ahead::{Ahead, Member};
 use dedup::MessageIds;
 use guard::Guard;
 use offsets::OffsetTracker;
@@ -181,6 +184,9 @@ struct Partition {
     /// Bytes of unsettled rows and dead letters.
     pending_bytes: u64,
     ids: MessageIds,
+    /// What the last owner had settled of the replay; empty once that is over.
+    settled: Settled,
+    /// What this owner has settled beyond the committed position.
     ahead: Ahead,
     admitted: bool,
     paused: bool,
@@ -192,10 +198,10 @@ impl Partition {
         self.pending_bytes + self.tracker.settled_bytes()
     }
 
-    /// Remembers a settled row that the committed position will not cover.
-    fn note_ahead(&mut self, user: &str, last: Offset) {
+    /// Remembers a settled event that the committed position will not cover.
+    fn note_ahead(&mut self, member: Member, last: Offset) {
         if last.position() >= self.tracker.committable(self.read) {
-            self.ahead.note(user, last);
+            self.ahead.note(member, last);
         }
     }
 

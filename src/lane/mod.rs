@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 use crate::config::{Config, Destination, Problem};
 use crate::engine::verdict::{Answer, EncodedRow, JobId, Rejection, Verdict};
 use crate::engine::{
-    Action, Ahead, BatchId, BatchPolicy, CommitId, CommitOutcome, Engine, Fence, Gained, GuardPolicy, LaneState,
-    LetterId, Note, Now, Outgoing, Policy, RetryPolicy,
+    Action, BatchId, BatchPolicy, CommitId, CommitOutcome, Engine, Fence, Gained, GuardPolicy, LaneState, LetterId,
+    Note, Now, Outgoing, Policy, RetryPolicy, Settled,
 };
 use crate::kafka::consumer::{Consumer, ConsumerSettings};
 use crate::kafka::dead_letter::DeadLetterProducer;
@@ -204,7 +204,7 @@ impl Lane {
                         // So the engine sees the gap in the offsets, and counts it.
                         start: gained.gap_from.unwrap_or(gained.start),
                         fence: gained.metadata.as_deref().and_then(Fence::parse),
-                        ahead: gained.metadata.as_deref().map_or_else(Ahead::default, Ahead::parse),
+                        settled: gained.metadata.as_deref().map_or_else(Settled::default, Settled::parse),
                     })
                     .collect();
                 tracing::info!(destination = %self.id, gained = gained.len(), of = total_partitions, "partitions assigned");

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use sluicegate::demo::generator::{Generator, GeneratorSettings};
 use sluicegate::demo::simulator::{Faults, Kind, Latency, Mishap, Step};
 
+use crate::faults::round;
 use crate::support::{World, metric, one_event_each, until, without_limits};
 use crate::worker_process::{Process, SESSION};
 
@@ -66,6 +67,48 @@ async fn sigterm_under_load_ends_with_0_and_the_next_start_sends_nothing_again()
         assert_eq!(world.wrong_state(kind), Vec::<String>::new(), "{kind:?}");
     }
     second.signal("INT");
+    assert_eq!(second.exit(Duration::from_secs(15)).await, 0, "{}", second.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_restart_in_a_deep_backlog_sends_no_row_and_writes_no_dead_letter_again() {
+    const USERS: u64 = 1000;
+    const KINDS: [Kind; 2] = [Kind::Vitally, Kind::Vibefollow];
+    const UNREADABLE: usize = 40;
+    let mut world = World::start(1, without_limits()).await;
+    slow(&world);
+    // Everybody's later events lie behind everybody's first one, so that most of what is settled when the signal comes lies
+    // beyond the committed position.
+    let settings = "limit: { rows_per_minute: 6000 }, batch: { max_rows: 10, linger: 2s }, request: { timeout: 5s }";
+    let blocks = world.block("vitally", Kind::Vitally, settings)
+        + &world.block("vibefollow", Kind::Vibefollow, &format!("{settings}, mode: bulk"));
+    let yaml = world.yaml(&blocks, NEW_PROTOCOL, "10s");
+    for version in 1..=3 {
+        world.produce_all(round(USERS, version)).await;
+        world.produce_all((0..UNREADABLE).map(|_| (b"key".to_vec(), Some(b"{".to_vec())))).await;
+    }
+    let mut first = Process::start(&yaml, &[]);
+    for kind in KINDS {
+        until("rows arrive", async || received(&world, kind) >= 100).await;
+        until("dead letters are written", async || world.dead_letters(kind.name()).len() == 3 * UNREADABLE).await;
+    }
+    first.signal("TERM");
+    assert_eq!(first.exit(Duration::from_secs(15)).await, 0, "{}", first.log());
+    for kind in KINDS {
+        let summary = world.simulator.provider(kind).summary();
+        assert!((summary.user_count as u64) < USERS, "{kind:?}: everything was delivered before the signal");
+        let (committed, end) = world.committed(kind.name());
+        assert!(committed < end / 3, "{kind:?}: {committed} of {end} is committed: the backlog is not deep");
+    }
+    let mut second = Process::start(&yaml, &[]);
+    for kind in KINDS {
+        world.wait_committed(kind.name()).await;
+        let counters = world.simulator.provider(kind).summary().counters;
+        assert_eq!((counters.versions_repeated, counters.rows_repeated), (0, 0), "{kind:?}");
+        assert_eq!(world.wrong_state(kind), Vec::<String>::new(), "{kind:?}");
+        assert_eq!(world.dead_letters(kind.name()).len(), 3 * UNREADABLE, "{kind:?}");
+    }
+    second.signal("TERM");
     assert_eq!(second.exit(Duration::from_secs(15)).await, 0, "{}", second.log());
 }
 

@@ -26,6 +26,8 @@ pub struct Counters {
     pub rows_rejected: u64,
     /// Rows known by their message id or idempotency key: answered as usual, without effect.
     pub rows_repeated: u64,
+    /// Rows applied whose `version` the user's state had already: sent again, or with nothing new.
+    pub versions_repeated: u64,
     /// Rows in requests answered with 429, over the limit or by a fault.
     pub rows_throttled: u64,
     /// Requests refused because an idempotency key came with other bytes.
@@ -113,7 +115,10 @@ impl Store {
                     self.regressions.push(Regression { user: user.to_owned(), from: *highest, to: version });
                 }
             }
-            Some(highest) => *highest = version,
+            Some(highest) => {
+                self.counters.versions_repeated += u64::from(version == *highest);
+                *highest = version;
+            }
             None => {
                 self.versions.insert(user.to_owned(), version);
             }

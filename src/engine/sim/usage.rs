@@ -11,8 +11,8 @@ use super::world::{Provider, Random};
 use crate::engine::testing::start;
 use crate::engine::verdict::{Answer, EncodedRow, JobId, Verdict};
 use crate::engine::{
-    Action, Ahead, BatchId, BatchPolicy, CommitOutcome, Engine, Fence, Gained, GuardPolicy, Now, Outgoing, Policy,
-    RetryPolicy,
+    Action, BatchId, BatchPolicy, CommitOutcome, Engine, Fence, Gained, GuardPolicy, Now, Outgoing, Policy,
+    RetryPolicy, Settled,
 };
 use crate::event::Rules;
 use crate::record::{Offset, PartitionId, Position, Record};
@@ -72,7 +72,7 @@ fn run(case: &Case, seed: u64) -> (usize, f64) {
     let begin = |now: Instant, broker: &Option<(Position, String)>| {
         let mut engine = Engine::new(policy.clone(), now);
         let (start, fence) = broker.as_ref().map_or((Position(0), None), |(p, m)| (*p, Fence::parse(m)));
-        engine.assigned(&[Gained { partition: PARTITION, start, fence, ahead: Ahead::default() }], 1, wall(now));
+        engine.assigned(&[Gained { partition: PARTITION, start, fence, settled: Settled::default() }], 1, wall(now));
         (engine, start)
     };
     let (mut engine, mut read) = begin(now, &broker);

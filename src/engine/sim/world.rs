@@ -242,6 +242,11 @@ impl Graves {
         })
     }
 
+    /// Whether a dead letter ends with this event.
+    pub fn has(&self, partition: PartitionId, last: Offset) -> bool {
+        self.letters.iter().any(|letter| letter.partition == partition && letter.last == last)
+    }
+
     /// Dead letters must have a reason in the log.
     pub fn faults(&self, log: &Log) -> Vec<String> {
         let mut faults = Vec::new();

@@ -16,8 +16,8 @@ use super::world::{Graves, Kind, Log, Odd, Provider, Random, SentRow};
 use crate::engine::testing::start;
 use crate::engine::verdict::{Answer, EncodedRow, RejectReason, Rejection};
 use crate::engine::{
-    Action, Ahead, BatchId, BatchPolicy, CommitId, CommitOutcome, DeadLetter, DeadLetterCause, Engine, Fence, Gained,
-    GuardPolicy, LetterId, Now, Outgoing, Policy, RetryPolicy,
+    Action, BatchId, BatchPolicy, CommitId, CommitOutcome, DeadLetter, DeadLetterCause, Engine, Fence, Gained,
+    GuardPolicy, LetterId, Now, Outgoing, Policy, RetryPolicy, Settled,
 };
 use crate::event::Rules;
 use crate::record::{PartitionId, Position};
@@ -300,8 +300,8 @@ impl Run {
             };
             self.totals.replays += u64::from(fence.is_some_and(|fence| fence.position() > start));
             self.readers.insert(id, (start, true));
-            let ahead = self.broker.get(&id).map_or_else(Ahead::default, |(_, metadata)| Ahead::parse(metadata));
-            gained.push(Gained { partition: id, start, fence, ahead });
+            let settled = self.broker.get(&id).map_or_else(Settled::default, |(_, metadata)| Settled::parse(metadata));
+            gained.push(Gained { partition: id, start, fence, settled });
         }
         if !gained.is_empty() {
             self.engine.assigned(&gained, self.n_partitions as usize, self.clock());
@@ -430,6 +430,12 @@ impl Run {
             }
             Happening::Buried { life, id, written } => {
                 let is_written = written.is_some();
+                if let Some(letter) = &written
+                    && self.is_clean
+                    && self.graves.has(letter.partition, letter.last)
+                {
+                    self.faults.push(format!("a dead letter is written again after clean restarts: {letter:?}"));
+                }
                 self.graves.letters.extend(written);
                 if life == self.life {
                     self.engine.on_dead_letter(id, is_written, self.now);

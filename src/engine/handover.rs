@@ -1,0 +1,253 @@
+//! The last commit's list of who is settled, written so densely that commit metadata holds it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
+use serde::{Deserialize, Serialize};
+
+use super::ahead::Member;
+use super::fence::Fence;
+
+/// Longest metadata: Kafka's default of 4,096 for `offset.metadata.max.bytes`, above which the whole commit is refused.
+const MOST: usize = 4096;
+
+/// What the list takes beside its bits: names of keys, and numbers of at most 20, 20, 2 and 5 characters.
+const AROUND: usize = 100;
+
+/// Who of those that a successor reads of is settled: one mark a member, in the order of their names.
+///
+/// Both sides know the same members: the leaving owner holds them as pending rows and as settled ones, the successor finds
+/// them between the committed position and the fence. So only the marks need to be told: as Golomb-Rice codes of the gaps
+/// between the rarer ones, about one bit a member at worst and a tenth of that where one in a hundred is marked. A sum
+/// over the names tells a successor that has read something else, which then takes nobody for settled.
+///
+/// What does not fit is left out from the end: about 23,000 members fit at worst, and those left out are sent again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settled {
+    /// How many members the marks tell of.
+    of: u64,
+    /// The sum of their names, modulo 2^64.
+    sum: u64,
+    /// Whether the marks stand for the unsettled ones.
+    inverted: bool,
+    /// The Rice parameter.
+    k: u32,
+    bits: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Metadata {
+    #[serde(flatten)]
+    fence: Fence,
+    #[serde(default, skip_serializing_if = "Settled::is_empty")]
+    settled: Settled,
+}
+
+impl Settled {
+    /// The list of the last owner's metadata; empty where there is none or something else.
+    pub fn parse(metadata: &str) -> Self {
+        serde_json::from_str::<Metadata>(metadata).map_or_else(|_| Settled::default(), |metadata| metadata.settled)
+    }
+
+    /// The metadata of a last commit: the fence and this list.
+    pub fn to_metadata(&self, fence: Fence) -> String {
+        let metadata = Metadata { fence, settled: self.clone() };
+        serde_json::to_string(&metadata).expect("numbers and texts are always JSON")
+    }
+
+    /// Writes down as much of the roll (see `Ahead::roll`) as fits beside this fence.
+    pub fn new(roll: &BTreeMap<Member, bool>, fence: Fence) -> Self {
+        let n_settled = roll.values().filter(|settled| **settled).count();
+        if n_settled == 0 {
+            return Settled::default();
+        }
+        let inverted = n_settled * 2 > roll.len();
+        let n_marks = if inverted { roll.len() - n_settled } else { n_settled };
+        // The best parameter for gaps of a given mean: log2 of the mean times ln 2 (Golomb 1966).
+        let mean = roll.len() as f64 / n_marks.max(1) as f64;
+        let k = (mean * std::f64::consts::LN_2).max(1.0).log2() as u32;
+        let room = MOST.saturating_sub(fence.to_metadata().len() + AROUND) * 6 / 8 * 8;
+        let mut bits = Bits::default();
+        let (mut of, mut gap) = (0, 0u64);
+        for (at, settled) in roll.values().enumerate() {
+            if *settled == inverted {
+                gap += 1;
+                continue;
+            }
+            if bits.len + (gap >> k) as usize + 1 + k as usize > room {
+                break;
+            }
+            bits.push_rice(gap, k);
+            gap = 0;
+            of = at + 1;
+        }
+        if (of as u64) + gap == roll.len() as u64 {
+            // All marks fit: what follows the last one is known as well.
+            of = roll.len();
+        }
+        Settled { of: of as u64, sum: sum(roll.keys().take(of)), inverted, k, bits: BASE64.encode(&bits.bytes) }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.of == 0
+    }
+
+    /// Those of the members read that are settled; nobody when others were read than the last owner knew.
+    pub fn among(&self, members: &BTreeSet<Member>) -> BTreeSet<Member> {
+        let Ok(of) = usize::try_from(self.of) else { return BTreeSet::new() };
+        if of == 0 || of > members.len() || self.k > 63 || sum(members.iter().take(of)) != self.sum {
+            return BTreeSet::new();
+        }
+        let Ok(bytes) = BASE64.decode(&self.bits) else { return BTreeSet::new() };
+        let mut bits = Reader { bytes: &bytes, at: 0 };
+        let mut next_mark = bits.rice(self.k);
+        let mut settled = BTreeSet::new();
+        for (at, member) in members.iter().take(of).enumerate() {
+            let is_marked = next_mark == Some(at as u64);
+            if is_marked {
+                next_mark = bits.rice(self.k).and_then(|gap| (at as u64 + 1).checked_add(gap));
+            }
+            if is_marked != self.inverted {
+                settled.insert(*member);
+            }
+        }
+        settled
+    }
+}
+
+fn sum<'a>(members: impl Iterator<Item = &'a Member>) -> u64 {
+    members.fold(0, |sum, member| sum.wrapping_add(member.0))
+}
+
+/// A string of bits, the first in each byte's highest place. The last byte is filled with ones, which start no code.
+#[derive(Default)]
+struct Bits {
+    bytes: Vec<u8>,
+    len: usize,
+}
+
+impl Bits {
+    fn push(&mut self, bit: bool) {
+        if self.len.is_multiple_of(8) {
+            self.bytes.push(0xFF);
+        }
+        if !bit && let Some(last) = self.bytes.last_mut() {
+            *last &= !(0x80 >> (self.len % 8));
+        }
+        self.len += 1;
+    }
+
+    /// The quotient in ones and a zero, then `k` bits of remainder.
+    fn push_rice(&mut self, value: u64, k: u32) {
+        (0..value >> k).for_each(|_| self.push(true));
+        self.push(false);
+        (0..k).rev().for_each(|bit| self.push(value >> bit & 1 == 1));
+    }
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Reader<'_> {
+    fn bit(&mut self) -> Option<bool> {
+        let byte = self.bytes.get(self.at / 8)?;
+        let bit = byte & (0x80 >> (self.at % 8)) != 0;
+        self.at += 1;
+        Some(bit)
+    }
+
+    fn rice(&mut self, k: u32) -> Option<u64> {
+        let mut value = 0u64;
+        while self.bit()? {
+            value += 1;
+        }
+        for _ in 0..k {
+            value = value.checked_mul(2)? | u64::from(self.bit()?);
+        }
+        Some(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::record::Position;
+
+    fn fence() -> Fence {
+        Fence::new(Position(i64::MAX), i64::MAX, false, u64::MAX)
+    }
+
+    /// So many members, of which those are settled.
+    fn roll(n: u64, is_settled: impl Fn(u64) -> bool) -> BTreeMap<Member, bool> {
+        (0..n).map(|n| (Member::user(&format!("user-{n}")), is_settled(n))).collect()
+    }
+
+    fn settled_of(roll: &BTreeMap<Member, bool>) -> BTreeSet<Member> {
+        roll.iter().filter(|(_, settled)| **settled).map(|(member, _)| *member).collect()
+    }
+
+    fn handed_over(roll: &BTreeMap<Member, bool>) -> BTreeSet<Member> {
+        let metadata = Settled::new(roll, fence()).to_metadata(fence());
+        assert_eq!(Fence::parse(&metadata), Some(fence()), "the fence reads the same");
+        assert!(metadata.len() <= MOST, "{} bytes", metadata.len());
+        Settled::parse(&metadata).among(&roll.keys().copied().collect())
+    }
+
+    proptest! {
+        #[test]
+        fn a_successor_that_read_the_same_knows_who_is_settled(n in 0u64..3000, every in 1u64..200, inverted: bool) {
+            let roll = roll(n, |n| (n % every == 0) != inverted);
+            prop_assert_eq!(handed_over(&roll), settled_of(&roll));
+        }
+
+        #[test]
+        fn junk_makes_nobody_settled_who_was_not_read(of in 0u64..50, k in 0u32..70, bits in "[A-Za-z0-9+/]{0,40}", inverted: bool) {
+            let members: BTreeSet<Member> = roll(50, |_| false).into_keys().collect();
+            let sum = sum(members.iter().take(of as usize));
+            let settled = Settled { of, sum, inverted, k, bits };
+            prop_assert!(settled.among(&members).is_subset(&members));
+        }
+    }
+
+    #[test]
+    fn twenty_three_thousand_members_fit_at_worst_and_more_where_few_are_settled() {
+        // A pattern without pattern: every second member by a bit of its name.
+        let half = |n: u64| n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 63 == 1;
+        for (n, is_settled) in [(23_000, &half as &dyn Fn(u64) -> bool), (250_000, &|n| n % 100 == 0)] {
+            let roll = roll(n, is_settled);
+            assert_eq!(handed_over(&roll), settled_of(&roll), "{n} members");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out_and_the_rest_holds() {
+        let roll = roll(100_000, |n| n % 2 == 0);
+        let (told, settled) = (handed_over(&roll), settled_of(&roll));
+        assert!(told.is_subset(&settled) && told.len() > 11_000, "{}", told.len());
+    }
+
+    #[test]
+    fn nobody_is_settled_for_a_successor_that_read_something_else() {
+        let roll = roll(100, |n| n % 3 == 0);
+        let settled = Settled::new(&roll, fence());
+        let mut members: BTreeSet<Member> = roll.keys().copied().collect();
+        members.pop_first();
+        assert!(settled.among(&members).is_empty(), "one less");
+        members.insert(Member::user("somebody else"));
+        assert!(settled.among(&members).is_empty(), "another");
+    }
+
+    #[test]
+    fn nothing_is_settled_where_nothing_was_said() {
+        for metadata in
+            ["", "junk", &fence().to_metadata(), r#"{"v":1,"fence":9,"at":0,"clean":true,"bytes":0,"settled":"zz"}"#]
+        {
+            assert!(Settled::parse(metadata).is_empty(), "{metadata}");
+        }
+    }
+}

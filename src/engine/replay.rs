@@ -1,0 +1,61 @@
+//! The end of a replay: what the last owner had settled of it is dropped, the rest may leave.
+
+use std::collections::BTreeSet;
+
+use super::offsets::Owner;
+use super::{Engine, Member};
+use crate::event::SkipReason;
+use crate::record::PartitionId;
+
+impl Engine {
+    /// Everyone with something unsettled in this partition.
+    pub(super) fn unsettled(&self, id: PartitionId) -> BTreeSet<Member> {
+        let owners = self.partitions.get(&id).into_iter().flat_map(|partition| partition.tracker.owners());
+        owners.filter_map(|owner| self.member(owner)).collect()
+    }
+
+    fn member(&self, owner: Owner) -> Option<Member> {
+        match owner {
+            Owner::Row(index) => self.rows.get(index).map(|row| Member::user(&row.user)),
+            Owner::Letter(id) => self.letters.get(id).map(|letter| letter.member()),
+        }
+    }
+
+    /// All events below the fence have been read. Whom the last owner had settled altogether is settled here too; of the
+    /// others nothing is known, and what was settled of them goes out again under what was not.
+    pub(super) fn end_replay(&mut self, id: PartitionId) {
+        let mut members = self.unsettled(id);
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        partition.replay_until = None;
+        partition.footprint = 0;
+        members.extend(partition.ahead.members());
+        let settled = std::mem::take(&mut partition.settled).among(&members);
+        let owners: Vec<Owner> = partition.tracker.owners().collect();
+        for owner in owners {
+            match self.member(owner).is_some_and(|member| settled.contains(&member)) {
+                true => self.settle_replayed(id, owner),
+                false if let Owner::Letter(letter) = owner => self.letters.enqueue(letter),
+                false => {}
+            }
+        }
+    }
+
+    fn settle_replayed(&mut self, id: PartitionId, owner: Owner) {
+        let (entry, bytes, events, member, last) = match owner {
+            Owner::Row(index) => {
+                let Some(row) = self.remove_row(index) else { return };
+                (row.entry, row.bytes(), row.n_events, Member::user(&row.user), row.last)
+            }
+            Owner::Letter(letter) => {
+                let Some(letter) = self.letters.take(letter) else { return };
+                (letter.entry, letter.bytes, letter.content.events, letter.member(), letter.content.last)
+            }
+        };
+        self.pending_events -= u64::from(events);
+        self.counters.skipped(SkipReason::Settled, u64::from(events));
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        partition.pending_bytes -= bytes as u64;
+        partition.tracker.settle(entry, bytes);
+        partition.note_ahead(member, last);
+    }
+}
