@@ -52,7 +52,7 @@ impl Engine {
     pub fn on_answer(&mut self, id: BatchId, answer: Answer, now: Instant) {
         let Some(mut batch) = self.batches.remove(&id) else { return };
         if batch.job.is_none() {
-            self.limit.answered(batch.rows.len(), now);
+            self.limit.answered(batch.rows.len(), batch.sent_at, now);
         }
         match (answer, &mut batch.job) {
             (Answer::Pending { job, poll_after }, _) => self.job_goes_on(id, batch, Some(job), poll_after, now),

@@ -121,7 +121,8 @@ impl Engine {
             let replay = partition.pending_bytes + partition.tracker.settled_beyond_committable();
             let bytes = replay.max(partition.footprint);
             // Before the wait is over, requests of the owner before us may still be out.
-            let clean = is_clean && (is_final || !releasing.is_empty()) && partition.usable_at <= now.at;
+            let clean = (is_clean && (is_final || !releasing.is_empty()) && partition.usable_at <= now.at)
+                .then(|| self.limit.slowest(now.at));
             let metadata = Fence::new(fence, now.wall_ms, clean, bytes);
             let metadata = match is_final || !releasing.is_empty() {
                 // Before its end a replay changes nothing about what the last owner had settled.

@@ -1,5 +1,7 @@
 //! What a commit says besides its position: the fence, when it was made, whether its owner left cleanly, and what a replay takes.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::record::Position;
@@ -19,13 +21,19 @@ pub struct Fence {
     clean: bool,
     /// Bytes that a successor has to hold before it may send.
     bytes: u64,
+    /// The longest response time of late in milliseconds, in a clean commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    slow: Option<u32>,
 }
 
 const VERSION: u8 = 1;
 
 impl Fence {
-    pub fn new(read: Position, wall_ms: i64, clean: bool, bytes: u64) -> Self {
-        Fence { v: VERSION, fence: read.0, at: wall_ms, clean, bytes }
+    /// `clean`: nothing is in flight and the owner leaves; then its longest response time of late.
+    pub fn new(read: Position, wall_ms: i64, clean: Option<Duration>, bytes: u64) -> Self {
+        // Rounded up; 49 days fit.
+        let slow = clean.map(|slow| u32::try_from(slow.as_millis() + 1).unwrap_or(u32::MAX));
+        Fence { v: VERSION, fence: read.0, at: wall_ms, clean: clean.is_some(), bytes, slow }
     }
 
     /// Reads metadata back; `None` for an empty one, another version's or somebody else's.
@@ -45,8 +53,9 @@ impl Fence {
         self.at
     }
 
-    pub fn is_clean(&self) -> bool {
-        self.clean
+    /// Of an owner that left with nothing in flight, the longest time that a request of late took.
+    pub fn clean(&self) -> Option<Duration> {
+        self.slow.filter(|_| self.clean).map(|slow| Duration::from_millis(slow.into()))
     }
 
     pub fn bytes(&self) -> u64 {
@@ -60,7 +69,7 @@ mod tests {
 
     #[test]
     fn comes_back_as_written_and_stays_small() {
-        let fence = Fence::new(Position(i64::MAX), i64::MAX, false, u64::MAX);
+        let fence = Fence::new(Position(i64::MAX), i64::MAX, Some(Duration::MAX), u64::MAX);
         let metadata = fence.to_metadata();
         assert_eq!(Fence::parse(&metadata), Some(fence));
         // offset.metadata.max.bytes is 4096 by default.

@@ -175,11 +175,13 @@ impl Reader<'_> {
 mod tests {
     use proptest::prelude::*;
 
+    use std::time::Duration;
+
     use super::*;
     use crate::record::Position;
 
     fn fence() -> Fence {
-        Fence::new(Position(i64::MAX), i64::MAX, false, u64::MAX)
+        Fence::new(Position(i64::MAX), i64::MAX, Some(Duration::MAX), u64::MAX)
     }
 
     /// So many members, of which those are settled.

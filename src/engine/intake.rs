@@ -47,7 +47,7 @@ impl Engine {
             }
             let last = gained.fence.map(|fence| LastOwner {
                 age: Duration::from_millis(now.wall_ms.saturating_sub(fence.wall_ms()).max(0).unsigned_abs()),
-                clean: fence.is_clean(),
+                clean: fence.clean(),
             });
             let usable_at = self.limit.gain(gained.partition, last, now.at);
             let partition = Partition {
@@ -79,7 +79,7 @@ impl Engine {
     pub fn revoking(&mut self, partitions: &[PartitionId], now: Instant) {
         self.unseal();
         for id in partitions {
-            self.limit.lose(*id, now);
+            self.limit.hand_on(*id, now);
             if let Some(partition) = self.partitions.get_mut(id) {
                 partition.revoking = true;
             }

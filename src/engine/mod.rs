@@ -31,6 +31,7 @@ mod rate_limit;
 mod replay;
 mod row;
 mod rows;
+mod slowest;
 mod snapshot;
 mod state;
 pub mod verdict;

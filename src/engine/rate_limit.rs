@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::ledger::Ledger;
 use super::pacer::Pacer;
+use super::slowest::Slowest;
 use crate::record::PartitionId;
 
 /// The window that providers count in.
@@ -22,8 +23,8 @@ const COMMIT_AGE: Duration = Duration::from_secs(10);
 pub struct LastOwner {
     /// Age of the last commit.
     pub age: Duration,
-    /// Nothing was in flight and it left.
-    pub clean: bool,
+    /// The longest response time of late, if nothing was in flight when it left.
+    pub clean: Option<Duration>,
 }
 
 /// What the limiter says to a wish for rows.
@@ -46,6 +47,17 @@ struct Part {
     ramp: bool,
 }
 
+impl Part {
+    /// How much of the partition's share may stand in the window.
+    fn weight(&self, now: Instant) -> f64 {
+        match now.checked_duration_since(self.usable_at) {
+            None => 0.0,
+            Some(age) if self.ramp => age.as_secs_f64().min(WINDOW.as_secs_f64()) / WINDOW.as_secs_f64(),
+            Some(_) => 1.0,
+        }
+    }
+}
+
 /// The limit of one destination, as far as this replica may use it.
 #[derive(Debug)]
 pub struct RateLimit {
@@ -58,6 +70,9 @@ pub struct RateLimit {
     /// The number of usable partitions and of all partitions that the pacer was made for.
     paced_for: (usize, usize),
     ledger: Ledger,
+    /// Parts given up while this replica goes on: until when, and with what weight.
+    handed_on: Vec<(Instant, f64)>,
+    slowest: Slowest,
 }
 
 impl RateLimit {
@@ -73,6 +88,8 @@ impl RateLimit {
             pacer: None,
             paced_for: (0, 1),
             ledger: Ledger::default(),
+            handed_on: Vec::new(),
+            slowest: Slowest::new(WINDOW + timeout),
         }
     }
 
@@ -83,16 +100,17 @@ impl RateLimit {
 
     /// Takes a partition's share, after the wait that its last owner's pace demands; returns the end of that wait.
     ///
-    /// The last owner sent at most `B + x/T` rows in its last `x` seconds. After a wait of `B x T` (and the request timeout,
-    /// if it may have left requests behind) a drained start keeps every window within the limit.
+    /// The last owner sent at most `B + x/T` rows in its last `x` seconds, and with responses of up to `L` seconds at most
+    /// `B + (x + L)/T` arrived in the last `x`. After a wait of `B x T + L` a drained start keeps every window within the
+    /// limit. `L` is what the last owner says, or the request timeout if it may have left requests behind.
     pub fn gain(&mut self, partition: PartitionId, last: Option<LastOwner>, now: Instant) -> Instant {
         let recent = last.filter(|last| last.age <= WINDOW + self.timeout + COMMIT_AGE);
         let part = match recent {
             Some(last) => {
                 let pace =
                     self.rows_per_minute.map_or(Duration::ZERO, |limit| row_period(f64::from(limit)) * self.batch);
-                let requests = if last.clean { Duration::ZERO } else { self.timeout };
-                Part { usable_at: now + pace + requests, ramp: true }
+                let late = last.clean.unwrap_or(self.timeout).min(self.timeout);
+                Part { usable_at: now + pace + late, ramp: true }
             }
             None => Part { usable_at: now, ramp: false },
         };
@@ -100,7 +118,20 @@ impl RateLimit {
         part.usable_at
     }
 
-    /// Gives a partition's share up; to be called before the partition itself is let go.
+    /// Gives a partition's share up on the way to its next owner; to be called before the partition itself is let go.
+    ///
+    /// What was sent under it leaves the window within 60 s. Meanwhile it would stand against what is left of the share, so
+    /// the bound falls only as fast as the next owner's rises: together they stay at the same share.
+    pub fn hand_on(&mut self, partition: PartitionId, now: Instant) {
+        if let Some(part) = self.parts.get(&partition) {
+            let weight = part.weight(now);
+            self.handed_on.retain(|(until, _)| *until > now);
+            self.handed_on.push((now + WINDOW, weight));
+        }
+        self.lose(partition, now);
+    }
+
+    /// Gives a partition's share up that may be somebody else's already.
     pub fn lose(&mut self, partition: PartitionId, now: Instant) {
         self.parts.remove(&partition);
         self.adjust(now);
@@ -169,8 +200,14 @@ impl RateLimit {
     }
 
     /// The response to `rows` is in, or will never come.
-    pub fn answered(&mut self, rows: usize, now: Instant) {
+    pub fn answered(&mut self, rows: usize, sent_at: Instant, now: Instant) {
         self.ledger.answered(rows, now);
+        self.slowest.note(now.saturating_duration_since(sent_at), now);
+    }
+
+    /// The longest response time among requests that the provider may still count.
+    pub fn slowest(&mut self, now: Instant) -> Duration {
+        self.slowest.get(now)
     }
 
     fn usable(&self, now: Instant) -> usize {
@@ -190,15 +227,12 @@ impl RateLimit {
     /// grown since they became usable.
     fn bound(&self, now: Instant) -> u64 {
         let Some(limit) = self.rows_per_minute else { return u64::MAX };
-        let weight: f64 = self
-            .parts
-            .values()
-            .filter(|part| part.usable_at <= now)
-            .map(|part| match part.ramp {
-                true => (now - part.usable_at).as_secs_f64().min(WINDOW.as_secs_f64()) / WINDOW.as_secs_f64(),
-                false => 1.0,
-            })
-            .sum();
+        let held: f64 = self.parts.values().map(|part| part.weight(now)).sum();
+        let handed_on = self.handed_on.iter().map(|(until, weight)| {
+            let left = until.saturating_duration_since(now);
+            weight.min(left.as_secs_f64() / WINDOW.as_secs_f64())
+        });
+        let weight = held + handed_on.sum::<f64>();
         // A hair is added so that a whole number does not fall below itself in floating point.
         (f64::from(limit) * weight / self.total as f64 + 1e-6) as u64
     }
