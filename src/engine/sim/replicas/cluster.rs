@@ -24,6 +24,8 @@ const HEARTBEAT_MS: u64 = 3000;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// A revoke waits this long for what is in flight.
 const REVOKE: Duration = Duration::from_secs(15);
+/// Nothing that happens here holds everybody up for longer.
+const STANDSTILL: Duration = Duration::from_secs(600);
 /// Records that a replica reads in one turn.
 const TURN: i64 = 200;
 
@@ -32,6 +34,10 @@ pub enum Change {
     Join,
     Leave,
     Crash,
+    /// A static member's new process takes its partitions over at once, after a clean end or after a crash.
+    Restart {
+        clean: bool,
+    },
     Freeze(Duration),
 }
 
@@ -94,6 +100,8 @@ struct Replica {
     revoking: BTreeSet<PartitionId>,
     is_frozen: bool,
     is_leaving: bool,
+    /// Another one joins when it has left.
+    is_restarting: bool,
     /// Tells one freeze from another.
     freezes: u64,
     /// What came while it was frozen.
@@ -142,7 +150,6 @@ impl Cluster {
     }
 
     fn go(mut self) -> Result<Report, String> {
-        let deadline = self.began + self.plan.length + Duration::from_secs(3600);
         while !self.is_over() {
             self.step();
             self.faults.append(&mut self.provider.faults);
@@ -156,7 +163,8 @@ impl Cluster {
                     self.provider.worst, self.plan.limit
                 ));
             }
-            if self.now > deadline {
+            let last = self.provider.arrivals.last().map_or(self.began, |(at, _)| *at);
+            if self.now - last > STANDSTILL {
                 return Err(format!("stands still: {}", self.standstill()));
             }
         }
@@ -251,6 +259,7 @@ impl Cluster {
             revoking: BTreeSet::new(),
             is_frozen: false,
             is_leaving: false,
+            is_restarting: false,
             freezes: 0,
             inbox: Vec::new(),
         };
@@ -283,8 +292,21 @@ impl Cluster {
         match change {
             Change::Join if self.replicas.len() < self.plan.most_replicas => self.join(),
             Change::Join => {}
+            Change::Restart { clean } if !running.is_empty() => {
+                let id = self.random.pick(&running);
+                let Some(replica) = self.replicas.get_mut(&id) else { return };
+                if clean {
+                    (replica.is_leaving, replica.is_restarting) = (true, true);
+                    replica.engine.drain();
+                } else {
+                    self.replicas.remove(&id);
+                    self.group.expel(id);
+                    self.join();
+                }
+            }
             // One stays, so that the run comes to an end.
             _ if running.len() < 2 => {}
+            Change::Restart { .. } => {}
             Change::Leave => {
                 let id = self.random.pick(&running);
                 if let Some(replica) = self.replicas.get_mut(&id) {
@@ -504,9 +526,12 @@ impl Cluster {
             self.feed(id);
             self.act(id);
             if self.replicas.get(&id).is_some_and(|replica| replica.is_leaving && replica.engine.is_drained()) {
-                self.replicas.remove(&id);
+                let is_restarting = self.replicas.remove(&id).is_some_and(|replica| replica.is_restarting);
                 self.group.expel(id);
-                self.rebalance();
+                match is_restarting {
+                    true => self.join(),
+                    false => self.rebalance(),
+                }
             }
         }
     }

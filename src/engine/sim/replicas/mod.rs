@@ -30,9 +30,10 @@ fn random_plan(seed: u64) -> Plan {
         changes.push((
             at,
             match random.below(10) {
-                0..4 => Change::Join,
-                4..6 => Change::Leave,
-                6..8 => Change::Crash,
+                0..3 => Change::Join,
+                3..5 => Change::Leave,
+                5 => Change::Crash,
+                6..8 => Change::Restart { clean: random.chance(50) },
                 _ => Change::Freeze(random.millis(100, 100_000)),
             },
         ));
@@ -42,7 +43,7 @@ fn random_plan(seed: u64) -> Plan {
         seed,
         partitions: random.pick(&[1, 3, 12, 32]),
         replicas: random.pick(&[1, 2, 3]),
-        most_replicas: 4,
+        most_replicas: random.pick(&[1, 4]),
         limit: random.pick(&[240, 1200]),
         batch,
         in_flight: if batch == 1 { 64 } else { random.pick(&[1, 4, 8]) },
