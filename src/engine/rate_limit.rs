@@ -279,3 +279,61 @@ impl RateLimit {
 fn row_period(rows_per_minute: f64) -> Duration {
     Duration::from_secs_f64(WINDOW.as_secs_f64() * SLOWER / rows_per_minute.max(1e-3))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::start;
+
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    fn limit() -> RateLimit {
+        let mut limit = RateLimit::new(Some(1200), 100, TIMEOUT);
+        limit.resize(4);
+        limit
+    }
+
+    fn id(partition: i32) -> PartitionId {
+        PartitionId { topic: 0, partition }
+    }
+
+    #[test]
+    fn a_gained_share_waits_for_the_last_owners_burst_and_its_slowest_response() {
+        let now = start();
+        let burst = row_period(1200.0) * 100;
+        let fresh = |clean| Some(LastOwner { age: Duration::from_secs(1), clean });
+        assert_eq!(limit().gain(id(0), fresh(Some(Duration::from_secs(3))), now), now + burst + Duration::from_secs(3));
+        assert_eq!(limit().gain(id(0), fresh(None), now), now + burst + TIMEOUT, "it may have left requests behind");
+        let old = Some(LastOwner { age: Duration::from_secs(81), clean: None });
+        assert_eq!(limit().gain(id(0), old, now), now, "whatever it sent is out of the window");
+    }
+
+    #[test]
+    fn a_share_that_is_handed_on_falls_as_the_next_owners_rises() {
+        let now = start();
+        let mut old = limit();
+        (0..4).for_each(|partition| {
+            old.gain(id(partition), None, now);
+        });
+        assert_eq!(old.bound(now), 1200);
+        old.hand_on(id(0), now);
+        let mut new = limit();
+        let usable_at = new.gain(id(0), Some(LastOwner { age: Duration::ZERO, clean: Some(Duration::ZERO) }), now);
+        for second in 0..=70 {
+            let at = now + Duration::from_secs(second);
+            assert!(old.bound(at) + new.bound(at) <= 1200, "{second} s: {} and {}", old.bound(at), new.bound(at));
+        }
+        let half = usable_at + WINDOW / 2;
+        assert_eq!((old.bound(now + WINDOW / 2), new.bound(half)), (1050, 150));
+        assert_eq!((old.bound(now + WINDOW), new.bound(usable_at + WINDOW)), (900, 300));
+    }
+
+    #[test]
+    fn a_share_that_is_lost_falls_at_once() {
+        let now = start();
+        let mut limit = limit();
+        limit.gain(id(0), None, now);
+        limit.lose(id(0), now);
+        assert_eq!(limit.bound(now), 0);
+    }
+}

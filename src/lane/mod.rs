@@ -352,9 +352,9 @@ impl Lane {
 
     fn spawn(&mut self, batch: BatchId, job: Option<(JobId, u32)>, rows: usize, request: http::Request<bytes::Bytes>) {
         let sender = Arc::clone(&self.sender);
+        let started = Instant::now();
         self.requests.spawn(async move {
-            let started = Instant::now();
-            let reply = sender.send(request).await;
+            let reply = sender.send(request, started).await;
             Done { batch, job, rows, took: started.elapsed(), reply }
         });
     }

@@ -19,6 +19,12 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// The time was over before the request could be sent.
+    pub(super) fn late(timeout: Duration) -> Failure {
+        let text = format!("not sent within {}: the process stood still", humantime::format_duration(timeout));
+        Failure { outage: Outage::Timeout, text }
+    }
+
     pub(super) fn of(error: &reqwest::Error, timeout: Duration) -> Failure {
         let outage = classify(error);
         let text = match outage {

@@ -3,7 +3,7 @@
 mod failure;
 
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::{Client, ClientBuilder, Response};
@@ -62,12 +62,19 @@ impl Sender {
     /// Sends `request` once and reads the reply whole. Redirects are returned, not followed: they would take the token
     /// elsewhere. The server may have acted on the request whatever this returns.
     ///
+    /// The timeout counts from `decided`. A process that was stopped (SIGSTOP, a paused virtual machine) between the decision
+    /// and the sending sends nothing: another owner may be at work by then.
+    ///
     /// # Errors
     /// No complete reply of at most 1 MiB came within the timeout.
-    pub async fn send(&self, request: http::Request<Bytes>) -> Result<Reply, Failure> {
+    pub async fn send(&self, request: http::Request<Bytes>, decided: Instant) -> Result<Reply, Failure> {
+        let Some(left) = self.timeout.checked_sub(decided.elapsed()) else { return Err(Failure::late(self.timeout)) };
         let client = if request.uri().host().is_some_and(is_loopback) { &self.direct } else { &self.proxied };
         let sent = match reqwest::Request::try_from(request) {
-            Ok(request) => client.execute(request).await,
+            Ok(mut request) => {
+                *request.timeout_mut() = Some(left);
+                client.execute(request).await
+            }
             Err(error) => Err(error),
         };
         let response = sent.map_err(|error| Failure::of(&error, self.timeout))?;

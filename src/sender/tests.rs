@@ -30,7 +30,7 @@ fn request(url: &str) -> Request<Bytes> {
 }
 
 async fn failure(timeout: Duration, url: &str) -> Failure {
-    let failure = sender(timeout).send(request(url)).await.expect_err("no complete reply");
+    let failure = sender(timeout).send(request(url), Instant::now()).await.expect_err("no complete reply");
     assert!(!format!("{failure:?}").contains("marked"), "{failure:?}");
     assert!(!failure.text.is_empty() && failure.text.len() <= MAX_TEXT + 100, "{failure:?}");
     failure
@@ -89,7 +89,7 @@ async fn a_reply_comes_back_with_status_headers_body_and_time() {
         request
     });
     let before = SystemTime::now();
-    let reply = sender(PATIENT).send(request(&url)).await.expect("a reply");
+    let reply = sender(PATIENT).send(request(&url), Instant::now()).await.expect("a reply");
     assert_eq!(reply.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(reply.headers["retry-after"], "7");
     assert_eq!(&reply.body[..], b"hello");
@@ -110,7 +110,7 @@ async fn an_adapter_may_name_another_user_agent() {
     });
     let mut request = request(&url);
     request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("other"));
-    sender(PATIENT).send(request).await.expect("a reply");
+    sender(PATIENT).send(request, Instant::now()).await.expect("a reply");
     assert!(join(server).await.0.contains("user-agent: other\r\n"));
 }
 
@@ -122,7 +122,7 @@ async fn a_redirect_is_returned_and_not_followed() {
         let head = format!("HTTP/1.1 307 Temporary Redirect\r\nLocation: http://{here}/\r\n");
         write(stream, &format!("{head}Connection: close\r\nContent-Length: 0\r\n\r\n"));
     });
-    let reply = sender(PATIENT).send(request(&url)).await.expect("a reply");
+    let reply = sender(PATIENT).send(request(&url), Instant::now()).await.expect("a reply");
     assert_eq!(reply.status, StatusCode::TEMPORARY_REDIRECT);
     assert!(reply.headers.contains_key(LOCATION));
     assert!(!another_connection(&join(server).await.1));
@@ -189,7 +189,7 @@ async fn a_body_of_exactly_the_cap_is_read() {
         write(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
         stream.write_all(&vec![b'x'; MAX_BODY]).expect("the client reads");
     });
-    let reply = sender(PATIENT).send(request(&url)).await.expect("a reply");
+    let reply = sender(PATIENT).send(request(&url), Instant::now()).await.expect("a reply");
     assert_eq!(reply.body.len(), MAX_BODY);
     join(server).await;
 }
@@ -235,8 +235,8 @@ async fn a_request_that_dies_on_a_kept_connection_is_not_sent_again() {
         read_request(stream);
     });
     let sender = sender(PATIENT);
-    sender.send(request(&url)).await.expect("the first reply");
-    let failure = sender.send(request(&url)).await.expect_err("no second reply");
+    sender.send(request(&url), Instant::now()).await.expect("the first reply");
+    let failure = sender.send(request(&url), Instant::now()).await.expect_err("no second reply");
     assert_eq!(failure.outage, Outage::Reset, "{failure:?}");
     assert!(!another_connection(&join(server).await.1));
 }
@@ -273,7 +273,7 @@ async fn an_http2_request_given_back_by_the_server_is_a_reset_and_not_sent_again
         let client = builder(SenderSettings { timeout: PATIENT }).no_proxy().http2_prior_knowledge();
         let client = client.build().expect("a client");
         let sender = Sender { proxied: client.clone(), direct: client, timeout: PATIENT };
-        let failure = sender.send(request(&url)).await.expect_err("no reply");
+        let failure = sender.send(request(&url), Instant::now()).await.expect_err("no reply");
         assert_eq!(failure.outage, Outage::Reset, "{failure:?}");
         assert!(!failure.text.contains("marked"), "{failure:?}");
         drop(sender);
@@ -323,7 +323,7 @@ async fn a_refused_connection_is_told_apart() {
 async fn a_name_that_does_not_resolve_is_told_apart() {
     // RFC 6761 reserves `invalid`. Without a proxy, which would have to resolve it.
     let sender = Sender { proxied: sender(PATIENT).direct, ..sender(PATIENT) };
-    let failure = sender.send(request("http://nothing.invalid")).await.expect_err("no such name");
+    let failure = sender.send(request("http://nothing.invalid"), Instant::now()).await.expect_err("no such name");
     assert_eq!(failure.outage, Outage::Dns, "{failure:?}");
     assert!(!failure.text.contains("marked"), "{failure:?}");
 }
@@ -362,7 +362,7 @@ async fn a_request_that_cannot_be_sent_is_a_failure_and_not_a_panic() {
     let failure = failure(PATIENT, "ftp://127.0.0.1").await;
     assert!(matches!(failure.outage, Outage::Connect | Outage::Protocol), "{failure:?}");
     let request = Request::get("/no-host?marked=query").body(Bytes::new()).expect("a valid request");
-    let failure = sender(PATIENT).send(request).await.expect_err("no host");
+    let failure = sender(PATIENT).send(request, Instant::now()).await.expect_err("no host");
     assert_eq!(failure.outage, Outage::Protocol, "{failure:?}");
     assert!(!failure.text.contains("marked"), "{failure:?}");
 }
@@ -375,4 +375,44 @@ fn only_loopback_addresses_are_kept_from_a_proxy() {
     for host in ["128.0.0.1", "[::2]", "localhost.example.com", "api.vibefollow.com", ""] {
         assert!(!is_loopback(host), "{host}");
     }
+}
+
+/// As SIGSTOP does: no task of the process runs, and the clock goes on.
+fn stop_the_process(time: Duration) {
+    thread::sleep(time);
+}
+
+#[tokio::test]
+async fn a_process_that_was_stopped_before_it_connected_sends_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let decided = Instant::now();
+    stop_the_process(HASTY * 2);
+    let failure = sender(HASTY).send(request(&url), decided).await.expect_err("too late");
+    assert_eq!(failure.outage, Outage::Timeout);
+    assert!(!another_connection(&listener), "it has connected");
+}
+
+#[tokio::test]
+async fn a_process_that_was_stopped_while_it_connected_sends_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let sender = sender(HASTY);
+    let mut sent = std::pin::pin!(sender.send(request(&url), Instant::now()));
+    tokio::select! {
+        biased;
+        _ = &mut sent => panic!("nobody has answered"),
+        () = std::future::ready(()) => stop_the_process(HASTY * 2),
+    }
+    sent.await.expect_err("too late");
+    // hyper connects and writes in tasks of its own: they have their turn before the connection counts as unused.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        stream.set_read_timeout(Some(HASTY)).expect("a socket");
+        stream.read(&mut [0; 64]).unwrap_or(0)
+    });
+    assert_eq!(join(server).await, 0, "bytes of the request have come");
 }
