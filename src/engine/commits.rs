@@ -107,7 +107,6 @@ impl Engine {
             true => self.partitions.keys().copied().collect(),
             false => releasing.clone(),
         };
-        let is_clean = self.batches.is_empty();
         let id = CommitId(self.next_id());
         let mut entries = Vec::with_capacity(ids.len());
         let mut commits = Vec::with_capacity(ids.len());
@@ -121,8 +120,8 @@ impl Engine {
             let replay = partition.pending_bytes + partition.tracker.settled_beyond_committable();
             let bytes = replay.max(partition.footprint);
             // Before the wait is over, requests of the owner before us may still be out.
-            let clean = (is_clean && (is_final || !releasing.is_empty()) && partition.usable_at <= now.at)
-                .then(|| self.limit.slowest(now.at));
+            let clean = ((is_final || !releasing.is_empty()) && partition.usable_at <= now.at)
+                .then(|| self.limit.wait(partition.even_at, now.at));
             let metadata = Fence::new(fence, now.wall_ms, clean, bytes);
             let metadata = match is_final || !releasing.is_empty() {
                 // Before its end a replay changes nothing about what the last owner had settled.
@@ -175,8 +174,14 @@ impl Engine {
         self.partitions.values().any(|p| p.tracker.committable(p.read) > p.committed)
     }
 
-    /// Revoked partitions with nothing in flight.
+    /// Revoked partitions with nothing in flight, all of whose share's requests have been answered: then it is known how late
+    /// what they sent may have arrived.
     fn releasable(&self) -> Vec<PartitionId> {
+        let sent = self.batches.values().filter(|batch| batch.job.is_none()).map(|batch| batch.sent_at).min();
+        let is_unanswered = |id: &PartitionId| {
+            let revoked_at = self.partitions.get(id).and_then(|partition| partition.revoked_at);
+            sent.is_some_and(|sent| revoked_at.is_some_and(|revoked_at| sent <= revoked_at))
+        };
         let is_busy = |id: &PartitionId| {
             self.batches
                 .values()
@@ -184,7 +189,7 @@ impl Engine {
                 .any(|(index, seq)| self.rows.current(*index, *seq).is_some_and(|row| row.partition == *id))
                 || self.letters.of_partition(*id).any(|out| out)
         };
-        self.commits.releasing.iter().filter(|id| !is_busy(id)).copied().collect()
+        self.commits.releasing.iter().filter(|id| !is_unanswered(id) && !is_busy(id)).copied().collect()
     }
 
     /// Takes the outcome of a commit; one for an older assignment of a partition changes nothing.

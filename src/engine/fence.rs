@@ -21,19 +21,19 @@ pub struct Fence {
     clean: bool,
     /// Bytes that a successor has to hold before it may send.
     bytes: u64,
-    /// The longest response time of late in milliseconds, in a clean commit.
+    /// In a clean commit, how long the next owner has to wait before it uses the share, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    slow: Option<u32>,
+    wait: Option<u32>,
 }
 
 const VERSION: u8 = 1;
 
 impl Fence {
-    /// `clean`: nothing is in flight and the owner leaves; then its longest response time of late.
+    /// `clean`: nothing is in flight and the owner leaves; then how long the next one has to wait (`RateLimit::wait`).
     pub fn new(read: Position, wall_ms: i64, clean: Option<Duration>, bytes: u64) -> Self {
         // Rounded up; 49 days fit.
-        let slow = clean.map(|slow| u32::try_from(slow.as_millis() + 1).unwrap_or(u32::MAX));
-        Fence { v: VERSION, fence: read.0, at: wall_ms, clean: clean.is_some(), bytes, slow }
+        let wait = clean.map(|wait| u32::try_from(wait.as_millis() + 1).unwrap_or(u32::MAX));
+        Fence { v: VERSION, fence: read.0, at: wall_ms, clean: clean.is_some(), bytes, wait }
     }
 
     /// Reads metadata back; `None` for an empty one, another version's or somebody else's.
@@ -53,9 +53,9 @@ impl Fence {
         self.at
     }
 
-    /// Of an owner that left with nothing in flight, the longest time that a request of late took.
+    /// Of an owner that left with nothing in flight, how long to wait before its share is used.
     pub fn clean(&self) -> Option<Duration> {
-        self.slow.filter(|_| self.clean).map(|slow| Duration::from_millis(slow.into()))
+        self.wait.filter(|_| self.clean).map(|wait| Duration::from_millis(wait.into()))
     }
 
     pub fn bytes(&self) -> u64 {

@@ -48,7 +48,7 @@ pub struct Guard {
 impl Guard {
     pub fn new(policy: GuardPolicy, now: Instant) -> Self {
         let period = Duration::from_secs(60) / policy.rows_per_minute.max(1);
-        Guard { policy, windows: Default::default(), pacer: Pacer::drained(period, 1, now) }
+        Guard { policy, windows: Default::default(), pacer: Pacer::with_credit(period, 1, 0.0, now) }
     }
 
     /// Something ended, as a dead letter or well.

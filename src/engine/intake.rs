@@ -68,7 +68,8 @@ impl Engine {
                 ahead: Ahead::default(),
                 admitted: false,
                 paused: true,
-                revoking: false,
+                revoked_at: None,
+                even_at: None,
             };
             self.partitions.insert(gained.partition, partition);
         }
@@ -79,9 +80,10 @@ impl Engine {
     pub fn revoking(&mut self, partitions: &[PartitionId], now: Instant) {
         self.unseal();
         for id in partitions {
-            self.limit.hand_on(*id, now);
+            let even_at = self.limit.hand_on(*id, now);
             if let Some(partition) = self.partitions.get_mut(id) {
-                partition.revoking = true;
+                partition.revoked_at = Some(now);
+                partition.even_at = Some(even_at);
             }
             self.commits.release_when_committed(*id);
         }
@@ -99,7 +101,7 @@ impl Engine {
     /// Takes one record in. Records of partitions that are not ours, and records read twice, are ignored.
     pub fn on_record(&mut self, record: &Record<'_>, now: Instant) {
         let Some(partition) = self.partitions.get_mut(&record.partition) else { return };
-        if record.offset.position() < partition.read || partition.revoking || self.draining {
+        if record.offset.position() < partition.read || partition.is_revoking() || self.draining {
             return;
         }
         if partition.replay_until.is_some_and(|until| record.offset.position() >= until) {
@@ -226,7 +228,7 @@ impl Engine {
             self.end_replay(id);
         }
         let Some(partition) = self.partitions.get_mut(&id) else { return };
-        if partition.is_replaying() || partition.usable_at > now || partition.revoking {
+        if partition.is_replaying() || partition.usable_at > now || partition.is_revoking() {
             return;
         }
         partition.is_open = true;
@@ -287,7 +289,7 @@ impl Engine {
     fn promote(&mut self, index: RowIndex) {
         let Some(row) = self.rows.get(index) else { return };
         let waits =
-            self.partitions.get(&row.partition).is_some_and(|partition| !partition.is_open || partition.revoking);
+            self.partitions.get(&row.partition).is_some_and(|partition| !partition.is_open || partition.is_revoking());
         self.rows.set_stage(index, if waits { Stage::Held } else { Stage::Ready });
     }
 
@@ -297,7 +299,7 @@ impl Engine {
             .rows
             .iter()
             .filter(|(_, row)| matches!(row.stage, Stage::Ready | Stage::Deferred(_)))
-            .filter(|(_, row)| self.partitions.get(&row.partition).is_some_and(|partition| partition.revoking))
+            .filter(|(_, row)| self.partitions.get(&row.partition).is_some_and(|partition| partition.is_revoking()))
             .map(|(index, _)| index)
             .collect();
         for index in indexes {
@@ -322,7 +324,7 @@ impl Engine {
         for (id, partition) in &mut self.partitions {
             // A replay goes on whatever the buffer holds: nothing of it can leave before it is complete.
             let paused =
-                draining || partition.revoking || !partition.admitted || (is_full && !partition.is_replaying());
+                draining || partition.is_revoking() || !partition.admitted || (is_full && !partition.is_replaying());
             if paused == to && partition.paused != to {
                 partition.paused = to;
                 changed.push(*id);

@@ -41,6 +41,13 @@ impl Ledger {
         }
     }
 
+    /// A request of this many rows was turned away before the provider counted it.
+    pub fn uncounted(&mut self, rows: usize) {
+        let rows = (rows as u64).min(self.unanswered);
+        self.unanswered -= rows;
+        self.held -= rows;
+    }
+
     /// Rows that hold a slot.
     pub fn held(&mut self, now: Instant) -> u64 {
         while let Some((at, rows)) = self.answered.front().copied()
@@ -50,6 +57,15 @@ impl Ledger {
             self.held -= rows;
         }
         self.held
+    }
+
+    /// When slots are freed, and how many are held until then, if no row is sent meanwhile.
+    pub fn steps(&self) -> impl Iterator<Item = (Instant, u64)> + '_ {
+        self.answered.iter().scan(self.held, |held, (at, rows)| {
+            let before = *held;
+            *held -= rows;
+            Some((*at, before))
+        })
     }
 
     /// When at most `rows` slots are held, if no row is sent meanwhile; `None` while that depends on responses to come.

@@ -191,7 +191,9 @@ struct Partition {
     ahead: Ahead,
     admitted: bool,
     paused: bool,
-    revoking: bool,
+    /// Since when the group wants it back, and when the burst that its share was used for is made up for.
+    revoked_at: Option<Instant>,
+    even_at: Option<Instant>,
 }
 
 impl Partition {
@@ -204,6 +206,10 @@ impl Partition {
         if last.position() >= self.tracker.committable(self.read) {
             self.ahead.note(member, last);
         }
+    }
+
+    fn is_revoking(&self) -> bool {
+        self.revoked_at.is_some()
     }
 
     fn is_replaying(&self) -> bool {

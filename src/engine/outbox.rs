@@ -253,7 +253,7 @@ impl Engine {
             }
         }
         let waits = self.rows.get(index).is_some_and(|row| {
-            self.partitions.get(&row.partition).is_some_and(|partition| partition.revoking || !partition.is_open)
+            self.partitions.get(&row.partition).is_some_and(|partition| partition.is_revoking() || !partition.is_open)
         });
         self.rows.set_stage(index, if waits { Stage::Held } else { stage });
     }

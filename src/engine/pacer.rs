@@ -76,12 +76,25 @@ impl Pacer {
         }
     }
 
-    /// A pacer that lets its first row through one period from now.
-    pub fn drained(period: Duration, burst: u32, now: Instant) -> Self {
+    /// A pacer that may let `credit` rows through at once, rounded down.
+    pub fn with_credit(period: Duration, burst: u32, credit: f64, now: Instant) -> Self {
         let mut pacer = Pacer::full(period, burst, now);
-        let taken = pacer.take(pacer.burst, now);
+        // A hair is added so that a whole number does not fall below itself in floating point.
+        let taken = pacer.take(pacer.burst.saturating_sub((credit + 1e-6) as u32), now);
         debug_assert!(taken.is_ok(), "a fresh limiter holds its burst");
         pacer
+    }
+
+    /// How many rows it would let through at once, parts of a row included.
+    pub fn credit(&self, now: Instant) -> f64 {
+        let owed = self.due.saturating_duration_since(now).as_secs_f64() / self.period.as_secs_f64();
+        (f64::from(self.burst) - owed).max(0.0)
+    }
+
+    /// Rows that were let through did not go after all: as if they had never been asked for.
+    pub fn give_back(&mut self, rows: u32, now: Instant) {
+        // governor takes nothing back: a new limiter is brought to the same state.
+        *self = Pacer::with_credit(self.period, self.burst, self.credit(now) + f64::from(rows), now);
     }
 
     /// Most rows that can be let through at once.
@@ -128,7 +141,7 @@ mod tests {
     #[test]
     fn a_drained_pacer_lets_one_hundred_rows_go_after_one_hundred_periods_and_not_before() {
         let now = start();
-        let mut pacer = Pacer::drained(PERIOD, 100, now);
+        let mut pacer = Pacer::with_credit(PERIOD, 100, 0.0, now);
         let due = pacer.take(100, now).expect_err("drained");
         assert!(due <= now + PERIOD * 100 && due + PERIOD >= now + PERIOD * 100, "{:?}", due - now);
         assert!(pacer.take(100, now + PERIOD * 99).is_err());
@@ -142,6 +155,20 @@ mod tests {
         let later = now + Duration::from_secs(3600);
         assert!(pacer.take(10, later).is_ok());
         assert!(pacer.take(1, later).is_err());
+    }
+
+    #[test]
+    fn rows_that_did_not_go_may_go_again_and_no_more() {
+        let now = start();
+        let mut pacer = Pacer::full(PERIOD, 10, now);
+        assert!(pacer.take(10, now).is_ok());
+        pacer.give_back(6, now);
+        assert!(pacer.take(7, now).is_err());
+        assert!(pacer.take(6, now).is_ok());
+        assert!(pacer.take(1, now).is_err());
+        pacer.give_back(100, now);
+        assert!(pacer.take(10, now).is_ok(), "never more than the burst");
+        assert!(pacer.take(1, now).is_err());
     }
 
     #[test]

@@ -23,7 +23,7 @@ const COMMIT_AGE: Duration = Duration::from_secs(10);
 pub struct LastOwner {
     /// Age of the last commit.
     pub age: Duration,
-    /// The longest response time of late, if nothing was in flight when it left.
+    /// How long it says to wait (`RateLimit::wait`), if nothing was in flight when it left.
     pub clean: Option<Duration>,
 }
 
@@ -102,15 +102,16 @@ impl RateLimit {
     ///
     /// The last owner sent at most `B + x/T` rows in its last `x` seconds, and with responses of up to `L` seconds at most
     /// `B + (x + L)/T` arrived in the last `x`. After a wait of `B x T + L` a drained start keeps every window within the
-    /// limit. `L` is what the last owner says, or the request timeout if it may have left requests behind.
+    /// limit. With `c` rows of its burst left unused the last owner sent as many less, so a clean one says to wait for
+    /// `(B - c) x T` and its slowest response; else `L` is the request timeout, since it may have left requests behind.
     pub fn gain(&mut self, partition: PartitionId, last: Option<LastOwner>, now: Instant) -> Instant {
         let recent = last.filter(|last| last.age <= WINDOW + self.timeout + COMMIT_AGE);
         let part = match recent {
             Some(last) => {
                 let pace =
                     self.rows_per_minute.map_or(Duration::ZERO, |limit| row_period(f64::from(limit)) * self.batch);
-                let late = last.clean.unwrap_or(self.timeout).min(self.timeout);
-                Part { usable_at: now + pace + late, ramp: true }
+                let longest = pace + self.timeout;
+                Part { usable_at: now + last.clean.unwrap_or(longest).min(longest), ramp: true }
             }
             None => Part { usable_at: now, ramp: false },
         };
@@ -122,13 +123,28 @@ impl RateLimit {
     ///
     /// What was sent under it leaves the window within 60 s. Meanwhile it would stand against what is left of the share, so
     /// the bound falls only as fast as the next owner's rises: together they stay at the same share.
-    pub fn hand_on(&mut self, partition: PartitionId, now: Instant) {
+    ///
+    /// Returns when the burst that it used is made up for.
+    pub fn hand_on(&mut self, partition: PartitionId, now: Instant) -> Instant {
+        let even_at = self.even_at(now);
         if let Some(part) = self.parts.get(&partition) {
             let weight = part.weight(now);
             self.handed_on.retain(|(until, _)| *until > now);
             self.handed_on.push((now + WINDOW, weight));
         }
         self.lose(partition, now);
+        even_at
+    }
+
+    /// When the burst is whole again if nothing is sent.
+    fn even_at(&self, now: Instant) -> Instant {
+        self.pacer.as_ref().map_or(now, |pacer| pacer.ready_at(pacer.burst()).max(now))
+    }
+
+    /// How long the next owner of a share that was given up at `even_at`, or is given up now, has to wait before it uses it:
+    /// until the burst is made up for, and for as long as a response took of late.
+    pub fn wait(&mut self, even_at: Option<Instant>, now: Instant) -> Duration {
+        even_at.unwrap_or_else(|| self.even_at(now)).saturating_duration_since(now) + self.slowest.get(now)
     }
 
     /// Gives a partition's share up that may be somebody else's already.
@@ -205,9 +221,12 @@ impl RateLimit {
         self.slowest.note(now.saturating_duration_since(sent_at), now);
     }
 
-    /// The longest response time among requests that the provider may still count.
-    pub fn slowest(&mut self, now: Instant) -> Duration {
-        self.slowest.get(now)
+    /// The provider turned these rows away uncounted: they may leave again.
+    pub fn uncounted(&mut self, rows: usize, now: Instant) {
+        self.ledger.uncounted(rows);
+        if let Some(pacer) = &mut self.pacer {
+            pacer.give_back(u32::try_from(rows).unwrap_or(u32::MAX), now);
+        }
     }
 
     fn usable(&self, now: Instant) -> usize {
@@ -216,11 +235,24 @@ impl RateLimit {
 
     /// How many of these rows the ledger has room for, if it is worth sending so few.
     fn grantable(&mut self, rows: usize, now: Instant) -> Option<usize> {
-        let held = self.ledger.held(now);
-        let free = usize::try_from(self.bound(now).saturating_sub(held)).unwrap_or(usize::MAX);
+        let free = usize::try_from(self.room(now)).unwrap_or(usize::MAX);
         let five_seconds = (self.rows_per_minute(now).unwrap_or(0.0) / 12.0) as usize;
         let is_worth_it = free > 0 && (free * 4 >= rows || free >= five_seconds);
         (free >= rows || is_worth_it).then_some(rows.min(free))
+    }
+
+    /// How many more rows the window may hold, now and at every moment until a falling bound has come to its end.
+    fn room(&mut self, now: Instant) -> u64 {
+        let mut room = self.bound(now).saturating_sub(self.ledger.held(now));
+        let Some(end) = self.handed_on.iter().map(|(until, _)| *until).max().filter(|end| *end > now) else {
+            return room;
+        };
+        let mut held_at_end = self.ledger.held(now);
+        for (at, held) in self.ledger.steps().take_while(|(at, _)| *at <= end) {
+            room = room.min(self.bound(at).saturating_sub(held));
+            held_at_end = held;
+        }
+        room.min(self.bound(end).saturating_sub(held_at_end))
     }
 
     /// Most rows in the window: the limit's share of the usable partitions, of those with a recent owner as much as has
@@ -241,7 +273,8 @@ impl RateLimit {
     fn slots_at(&self, rows: usize, now: Instant) -> Option<Instant> {
         let bound = self.bound(now);
         let freed = bound.checked_sub(rows as u64).and_then(|held| self.ledger.at_most(held));
-        let rising = self.parts.values().any(|part| part.ramp && now < part.usable_at + WINDOW);
+        let rising = self.parts.values().any(|part| part.ramp && now < part.usable_at + WINDOW)
+            || self.handed_on.iter().any(|(until, _)| *until > now);
         // A rising bound grows by a row every 50 ms at 1,200 rows a minute: two rows are worth another look.
         let risen = rising.then(|| now + Duration::from_millis(100));
         match (freed, risen) {
@@ -255,8 +288,9 @@ impl RateLimit {
         self.parts.values().map(|part| part.usable_at).filter(|at| *at > now).min()
     }
 
-    /// Makes the pacer anew when the share has changed. It starts drained, except at the very start of a share that
-    /// nobody used before.
+    /// Makes the pacer anew when the share has changed, as if each partition had one of its own: what is gained starts
+    /// drained, except at the very start of a share that nobody used before, what goes takes its credit along, and what
+    /// stays keeps it.
     fn adjust(&mut self, now: Instant) {
         let Some(limit) = self.rows_per_minute else { return };
         let usable = self.usable(now);
@@ -264,13 +298,16 @@ impl RateLimit {
             return;
         }
         let unused = self.pacer.is_none() && self.parts.values().all(|part| !part.ramp);
+        let before = self.paced_for.0 as f64 / self.paced_for.1 as f64;
+        let share = usable as f64 / self.total as f64;
+        let credit = self.pacer.as_ref().map_or(0.0, |pacer| pacer.credit(now)) * (share / before.max(share));
         self.paced_for = (usable, self.total);
         self.pacer = (usable > 0).then(|| {
-            let share = usable as f64 / self.total as f64;
             let period = row_period(f64::from(limit) * share);
             // Rounded down, so that the bursts of all replicas together stay one batch; one row must be able to go.
             let burst = ((f64::from(self.batch) * share + 1e-6) as u32).max(1);
-            if unused { Pacer::full(period, burst, now) } else { Pacer::drained(period, burst, now) }
+            let credit = if unused { f64::from(burst) } else { credit.min(f64::from(burst)) };
+            Pacer::with_credit(period, burst, credit, now)
         });
     }
 }
@@ -298,11 +335,11 @@ mod tests {
     }
 
     #[test]
-    fn a_gained_share_waits_for_the_last_owners_burst_and_its_slowest_response() {
+    fn a_gained_share_waits_as_long_as_its_last_owner_says_and_longer_if_that_may_have_left_requests_behind() {
         let now = start();
         let burst = row_period(1200.0) * 100;
         let fresh = |clean| Some(LastOwner { age: Duration::from_secs(1), clean });
-        assert_eq!(limit().gain(id(0), fresh(Some(Duration::from_secs(3))), now), now + burst + Duration::from_secs(3));
+        assert_eq!(limit().gain(id(0), fresh(Some(Duration::from_secs(3))), now), now + Duration::from_secs(3));
         assert_eq!(limit().gain(id(0), fresh(None), now), now + burst + TIMEOUT, "it may have left requests behind");
         let old = Some(LastOwner { age: Duration::from_secs(81), clean: None });
         assert_eq!(limit().gain(id(0), old, now), now, "whatever it sent is out of the window");

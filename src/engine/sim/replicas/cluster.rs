@@ -10,7 +10,7 @@ use super::group::Group;
 use super::provider::{Provider, Row};
 use crate::engine::sim::world::Random;
 use crate::engine::testing::start;
-use crate::engine::verdict::{Answer, EncodedRow, Outage, Verdict};
+use crate::engine::verdict::{Answer, EncodedRow, JobId, Outage, Verdict};
 use crate::engine::{
     Action, BatchId, BatchPolicy, CommitId, CommitOutcome, Engine, Fence, Gained, GuardPolicy, Now, Outgoing, Policy,
     RetryPolicy, Settled,
@@ -26,6 +26,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const REVOKE: Duration = Duration::from_secs(15);
 /// Nothing that happens here holds everybody up for longer.
 const STANDSTILL: Duration = Duration::from_secs(600);
+/// A job's wait before its work begins, and what an adapter adds to the work before its first poll: as Userpilot's simulated
+/// provider and adapter do.
+const QUEUE: Duration = Duration::from_millis(200);
+const CLOSING: Duration = Duration::from_millis(300);
 /// Records that a replica reads in one turn.
 const TURN: i64 = 200;
 
@@ -52,6 +56,8 @@ pub struct Plan {
     pub latency_ms: (u64, u64),
     /// Requests that time out after having taken effect.
     pub timeout_percent: u64,
+    /// The provider works rows off in jobs, one at a time, at the limit's pace.
+    pub jobs: bool,
     /// Users of one partition.
     pub users: u64,
     pub buffer_bytes: u64,
@@ -82,6 +88,9 @@ impl Report {
 enum Happening {
     Change(Change),
     Arrives(Vec<Row>, Instant),
+    /// A bulk request: its rows become a job, or another one's job is running.
+    Submits(usize, BatchId, Vec<Row>, Duration),
+    Polled(usize, BatchId, JobId),
     Answers(usize, BatchId, Answer),
     /// The broker takes a commit, then answers.
     Commits(usize, CommitId, Vec<(PartitionId, Position, String)>),
@@ -120,6 +129,8 @@ pub struct Cluster {
     happenings: BTreeMap<(Instant, u64), Happening>,
     order: u64,
     provider: Provider,
+    /// When each job ends, in the order of their submission.
+    jobs: Vec<Instant>,
     hand_overs: u64,
     faults: Vec<String>,
 }
@@ -138,6 +149,7 @@ impl Cluster {
             happenings: BTreeMap::new(),
             order: 0,
             provider: Provider::default(),
+            jobs: Vec::new(),
             hand_overs: 0,
             faults: Vec::new(),
             plan,
@@ -357,6 +369,8 @@ impl Cluster {
         match happening {
             Happening::Change(change) => self.change(change),
             Happening::Arrives(rows, until) => self.provider.arrive(&rows, until, self.now),
+            Happening::Submits(id, batch, rows, rest) => self.submit(id, batch, rows, rest),
+            Happening::Polled(id, batch, job) => self.polled(id, batch, job),
             Happening::Answers(id, ..) | Happening::Committed(id, ..)
                 if self.replicas.get(&id).is_none_or(|replica| replica.is_frozen) =>
             {
@@ -586,7 +600,11 @@ impl Cluster {
                         }
                     }
                 }
-                Action::Bury { .. } | Action::Poll { .. } => self.faults.push("nothing here is bad".to_owned()),
+                Action::Poll { batch, job, .. } => {
+                    let after = self.random.millis(self.plan.latency_ms.0, self.plan.latency_ms.1);
+                    self.later(after, Happening::Polled(id, batch, job));
+                }
+                Action::Bury { .. } => self.faults.push("nothing here is bad".to_owned()),
             }
         }
     }
@@ -600,8 +618,37 @@ impl Cluster {
         }
     }
 
+    fn submit(&mut self, id: usize, batch: BatchId, rows: Vec<Row>, rest: Duration) {
+        let answer = if self.jobs.last().is_some_and(|ends| *ends > self.now) {
+            Answer::All(Verdict::Busy { retry_after: None })
+        } else {
+            let work = Duration::from_secs(60) * rows.len() as u32 / self.plan.limit;
+            let ends = self.now + QUEUE + work;
+            self.provider.arrive(&rows, ends, self.now);
+            self.jobs.push(ends);
+            let job = JobId((self.jobs.len() - 1).to_string());
+            Answer::Pending { job, poll_after: work + CLOSING }
+        };
+        self.later(rest, Happening::Answers(id, batch, answer));
+    }
+
+    fn polled(&mut self, id: usize, batch: BatchId, job: JobId) {
+        let ends = job.0.parse().ok().and_then(|job: usize| self.jobs.get(job).copied());
+        let answer = match ends.is_some_and(|ends| ends <= self.now) {
+            true => Answer::All(Verdict::Delivered),
+            false => Answer::Pending { job, poll_after: Duration::from_millis(500) },
+        };
+        self.later(Duration::ZERO, Happening::Answers(id, batch, answer));
+    }
+
     fn send(&mut self, id: usize, batch: BatchId, rows: &[EncodedRow]) {
         let rows: Vec<Row> = rows.iter().map(|row| parse(&row.body)).collect();
+        if self.plan.jobs {
+            let latency = self.random.millis(self.plan.latency_ms.0, self.plan.latency_ms.1);
+            let arrival = latency / 2;
+            self.later(arrival, Happening::Submits(id, batch, rows, latency - arrival));
+            return;
+        }
         let times_out = self.random.chance(self.plan.timeout_percent);
         let (latency, answer) = match times_out {
             true => (TIMEOUT, Answer::All(Verdict::Unavailable(Outage::Timeout))),

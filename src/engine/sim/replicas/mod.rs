@@ -39,6 +39,7 @@ fn random_plan(seed: u64) -> Plan {
         ));
     }
     let batch = random.pick(&[1, 10, 100, 300]);
+    let jobs = random.chance(20);
     Plan {
         seed,
         partitions: random.pick(&[1, 3, 12, 32]),
@@ -46,9 +47,16 @@ fn random_plan(seed: u64) -> Plan {
         most_replicas: random.pick(&[1, 4]),
         limit: random.pick(&[240, 1200]),
         batch,
-        in_flight: if batch == 1 { 64 } else { random.pick(&[1, 4, 8]) },
+        in_flight: if jobs {
+            1
+        } else if batch == 1 {
+            64
+        } else {
+            random.pick(&[1, 4, 8])
+        },
         latency_ms: random.pick(&[(0, 50), (20, 450), (0, 3000)]),
         timeout_percent: random.pick(&[0, 0, 2]),
+        jobs,
         users: random.pick(&[20, 400]),
         buffer_bytes: random.pick(&[60_000, 64 << 20]),
         overload: 3.0,
@@ -91,6 +99,7 @@ fn rolling(seed: u64, latency_ms: (u64, u64)) -> Plan {
         in_flight: 4,
         latency_ms,
         timeout_percent: 0,
+        jobs: false,
         users: 800,
         buffer_bytes: 64 << 20,
         overload: 3.0,
@@ -109,6 +118,18 @@ fn replicas_that_come_and_go_use_most_of_the_limit() {
             let quiet = report.used(MINUTE * 7, MINUTE * 9);
             assert!(quiet >= 0.95, "{seed}, {latency:?}: {:.1}% used in peace", quiet * 100.0);
         }
+    }
+}
+
+#[test]
+fn replicas_that_take_turns_at_a_provider_of_jobs_use_most_of_the_limit() {
+    for seed in 0..2 {
+        let plan = Plan { jobs: true, batch: 300, in_flight: 1, ..rolling(seed, (20, 450)) };
+        let report = Cluster::run(plan).unwrap_or_else(|fault| panic!("seed {seed}: {fault}"));
+        let (rolling, quiet) = (report.used(MINUTE, MINUTE * 5), report.used(MINUTE * 7, MINUTE * 9));
+        // What a job costs beside its rows, and the moments between two jobs, are lost to everybody.
+        assert!(rolling >= 0.75, "{seed}: {:.1}% used while replicas come and go", rolling * 100.0);
+        assert!(quiet >= 0.85, "{seed}: {:.1}% used in peace", quiet * 100.0);
     }
 }
 
