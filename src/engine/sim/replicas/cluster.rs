@@ -29,7 +29,7 @@ const STANDSTILL: Duration = Duration::from_secs(600);
 /// A job's wait before its work begins, and what an adapter adds to the work before its first poll: as Userpilot's simulated
 /// provider and adapter do.
 const QUEUE: Duration = Duration::from_millis(200);
-const CLOSING: Duration = Duration::from_millis(300);
+const CLOSING: Duration = Duration::from_millis(100);
 /// Records that a replica reads in one turn.
 const TURN: i64 = 200;
 
