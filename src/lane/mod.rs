@@ -44,7 +44,7 @@ pub enum Error {
     #[error("destination {destination}: {source}")]
     Kafka { destination: String, source: kafka::Error },
     #[error("{problem}")]
-    Token { problem: Problem },
+    Setting { problem: Problem },
     #[error("destination {destination}: {source}")]
     Sender { destination: String, source: sender::Error },
     /// What the broker refuses for good: authorization, a fenced static member, `kafka.start: fail` without a position.
@@ -102,10 +102,12 @@ impl Lane {
         let settings = &destination.settings;
         let named = |source| Error::Kafka { destination: id.to_owned(), source };
         let provider = providers::build(&destination.provider, id);
-        let token = destination.token_source(id).map_err(|problem| Error::Token { problem })?;
-        let sender = Sender::new(SenderSettings { timeout: settings.request.timeout.0 })
+        let token = destination.token_source(id).map_err(|problem| Error::Setting { problem })?;
+        let tls = destination.tls(id).map_err(|problem| Error::Setting { problem })?;
+        let sender = Sender::new(SenderSettings { timeout: settings.request.timeout.0 }, &tls)
             .map_err(|source| Error::Sender { destination: id.to_owned(), source })?;
         let group = config.kafka.group_of(id);
+        let properties = config.kafka_properties().map_err(|problem| Error::Setting { problem })?;
         let status = LaneStatus {
             destination: id.to_owned(),
             group: group.clone(),
@@ -120,10 +122,10 @@ impl Lane {
             topics: config.kafka.topics.clone(),
             group,
             start: config.kafka.start,
-            properties: config.kafka.properties.clone(),
+            properties: properties.clone(),
             client_id: format!("sluicegate-{id}"),
         };
-        let producer = DeadLetterProducer::new(&config.kafka.brokers, &config.kafka.properties).map_err(named)?;
+        let producer = DeadLetterProducer::new(&config.kafka.brokers, &properties).map_err(named)?;
         Ok(Lane {
             id: id.to_owned(),
             topics: config.kafka.topics.clone().into(),

@@ -4,6 +4,7 @@
 //! The broker is librdkafka's mock cluster in this process, or the one that `SLUICEGATE_TEST_BROKERS` names.
 
 mod broker;
+mod certificates;
 mod dead_letters;
 mod delivery;
 mod events;
@@ -14,4 +15,5 @@ mod layering;
 mod ops;
 mod process;
 mod support;
+mod tls;
 mod worker_process;
