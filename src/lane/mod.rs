@@ -1,5 +1,6 @@
 //! One destination's loop: waits for one thing, tells the engine, then does what the engine says.
 
+mod echo;
 mod letter;
 mod report;
 pub mod settings;
@@ -62,6 +63,8 @@ struct Done {
     job: Option<(JobId, u32)>,
     rows: usize,
     took: Duration,
+    /// What the request was sent with; the file may have brought another one since.
+    token: secrecy::SecretString,
     reply: Result<Reply, Failure>,
 }
 
@@ -262,7 +265,7 @@ impl Lane {
             None => Asked::Send { rows: done.rows },
         };
         let answer = match &done.reply {
-            Ok(reply) => self.provider.classify(asked, reply),
+            Ok(reply) => echo::without_token(self.provider.classify(asked, reply), &done.token),
             Err(failure) => Answer::All(Verdict::Unavailable(failure.outage)),
         };
         self.metrics.requests.add(report::request_outcome(&answer), 1);
@@ -328,13 +331,13 @@ impl Lane {
     fn send(&mut self, batch: BatchId, rows: &[EncodedRow]) {
         let token = self.current_token();
         let request = self.provider.request(rows, &token);
-        self.spawn(batch, None, rows.len(), request);
+        self.spawn(batch, None, rows.len(), request, token);
     }
 
     fn ask_about(&mut self, batch: BatchId, job: JobId, rows: usize, polls: u32) {
         let token = self.current_token();
         match self.provider.poll(&job, &token) {
-            Some(request) => self.spawn(batch, Some((job, polls)), rows, request),
+            Some(request) => self.spawn(batch, Some((job, polls)), rows, request, token),
             // A provider without jobs never answers that one was submitted.
             None => tracing::error!(destination = %self.id, "a job at a provider without jobs"),
         }
@@ -352,12 +355,19 @@ impl Lane {
         current.token
     }
 
-    fn spawn(&mut self, batch: BatchId, job: Option<(JobId, u32)>, rows: usize, request: http::Request<bytes::Bytes>) {
+    fn spawn(
+        &mut self,
+        batch: BatchId,
+        job: Option<(JobId, u32)>,
+        rows: usize,
+        request: http::Request<bytes::Bytes>,
+        token: secrecy::SecretString,
+    ) {
         let sender = Arc::clone(&self.sender);
         self.requests.spawn(async move {
             let started = Instant::now();
             let reply = sender.send(request).await;
-            Done { batch, job, rows, took: started.elapsed(), reply }
+            Done { batch, job, rows, took: started.elapsed(), token, reply }
         });
     }
 

@@ -14,6 +14,7 @@ mod lanes;
 mod layering;
 mod ops;
 mod process;
+mod secrets;
 mod support;
 mod tls;
 mod worker_process;
