@@ -41,7 +41,7 @@ pub(super) fn healthcheck(ask: &Ask, files: &[PathBuf]) -> Exit {
     match get(&url) {
         Ok((StatusCode::OK, _)) => say("alive\n"),
         Ok((code, body)) => {
-            complain(&format!("{url} answered {code}: {}\n", String::from_utf8_lossy(&body)));
+            complain(&format!("{} answered {code}: {}\n", shown(&url), String::from_utf8_lossy(&body)));
             Exit::Unavailable
         }
         Err(exit) => exit,
@@ -79,6 +79,16 @@ pub(super) fn on_this_machine(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
+/// The address as it may be shown: what stands before the host may be a password.
+fn shown(url: &Url) -> Url {
+    let mut url = url.clone();
+    // An address that takes none has none.
+    if url.set_username("").is_ok() {
+        let _ = url.set_password(None);
+    }
+    url
+}
+
 fn get(url: &Url) -> Result<(StatusCode, Bytes), Exit> {
     let answer = block_on(async {
         // A proxy of the environment does not know this machine's ports.
@@ -88,7 +98,8 @@ fn get(url: &Url) -> Result<(StatusCode, Bytes), Exit> {
     })?;
     answer.map_err(|error| {
         complain(&format!(
-            "no answer from {url}: {}; is sluicegate running there? name its http.listen with --url or -c\n",
+            "no answer from {}: {}; is sluicegate running there? name its http.listen with --url or -c\n",
+            shown(url),
             cause(&error)
         ));
         Exit::Unavailable
@@ -105,6 +116,7 @@ fn cause(error: &reqwest::Error) -> String {
 }
 
 fn unusable(url: &Url, text: &str) -> Exit {
+    let url = shown(url);
     complain(&format!("{url} does not answer like sluicegate: {text}; correct --url\n"));
     Exit::Unavailable
 }
@@ -174,6 +186,12 @@ mod tests {
         assert_eq!(asked(Some("host:1")), "http://host:1/status");
         assert_eq!(asked(Some("http://host:1/behind/status")), "http://host:1/behind/status");
         assert!(matches!(url(&Ask { url: Some("http://".to_owned()) }, "/", &[]), Err(Exit::Usage)));
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_used_and_not_shown() {
+        let url: Url = "http://me:MARKED@host:1/status".parse().expect("an address");
+        assert_eq!(shown(&url).to_string(), "http://host:1/status");
     }
 
     #[test]

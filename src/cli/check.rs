@@ -8,22 +8,24 @@ use crate::kafka::admin::{Finding, Standing, inspect};
 
 /// The configuration is valid already; what is left are the files and, if `online`, the brokers that it names.
 pub(super) fn check(config: &Config, online: bool) -> Exit {
-    let tokens = match config.check_tokens() {
+    let files = match config.check_files() {
         Ok(()) => Exit::Ok,
         Err(problems) => refuse(&problems),
     };
-    if tokens == Exit::Ok {
+    if files == Exit::Ok {
         say(&format!("the configuration is valid ({} destinations)\n", config.enabled().count()));
     }
+    // A missing password file is told already; without it, the brokers would only refuse the client.
+    let Ok(properties) = config.kafka_properties() else { return files };
     if !online {
-        return tokens;
+        return files;
     }
     let kafka = &config.kafka;
-    let findings = inspect(&kafka.brokers, &kafka.properties, &kafka.topics, &dead_letter_topics(config));
+    let findings = inspect(&kafka.brokers, &properties, &kafka.topics, &dead_letter_topics(config));
     for finding in &findings {
         say(&line(finding));
     }
-    worse(tokens, &findings)
+    worse(files, &findings)
 }
 
 /// The dead-letter topics of all enabled destinations, each with the topics whose dead letters it takes.
@@ -45,9 +47,9 @@ fn line(finding: &Finding) -> String {
 }
 
 /// What only an operator can change comes before what may pass.
-fn worse(tokens: Exit, findings: &[Finding]) -> Exit {
+fn worse(files: Exit, findings: &[Finding]) -> Exit {
     let any = |standing| findings.iter().any(|finding| finding.standing == standing);
-    if tokens != Exit::Ok || any(Standing::Wrong) {
+    if files != Exit::Ok || any(Standing::Wrong) {
         Exit::Config
     } else if any(Standing::Unreachable) {
         Exit::Unavailable

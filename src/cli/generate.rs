@@ -1,10 +1,12 @@
 //! `generate`: writes generated identify events to a topic, at a pace if asked, and waits until the broker has them all.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, stderr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::{Exit, Generate, complain, say, with_config};
+use super::{Exit, Generate, complain, refuse, say, with_config};
+use crate::config::Problems;
 use crate::demo::generator::{Generator, GeneratorSettings};
 use crate::kafka::settings::KafkaSettings;
 use crate::kafka::{Error, EventProducer};
@@ -14,16 +16,19 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(super) fn generate(args: &Generate, files: &[PathBuf]) -> Exit {
     if files.is_empty() {
-        return write(args, &KafkaSettings::default());
+        return write(args, &KafkaSettings::default(), &BTreeMap::new());
     }
-    with_config(files, &[], |config| write(args, &config.kafka))
+    with_config(files, &[], |config| match config.kafka_properties() {
+        Ok(properties) => write(args, &config.kafka, &properties),
+        Err(problem) => refuse(&Problems(vec![problem])),
+    })
 }
 
-fn write(args: &Generate, kafka: &KafkaSettings) -> Exit {
+fn write(args: &Generate, kafka: &KafkaSettings, properties: &BTreeMap<String, String>) -> Exit {
     let brokers = args.brokers.as_ref().unwrap_or(&kafka.brokers);
     // A valid configuration names at least one topic.
     let Some(topic) = args.topic.as_ref().or(kafka.topics.first()) else { return Exit::Config };
-    let producer = match EventProducer::new(brokers, &kafka.properties, topic) {
+    let producer = match EventProducer::new(brokers, properties, topic) {
         Ok(producer) => producer,
         Err(error) => {
             complain(&format!("{error}\n"));

@@ -208,7 +208,7 @@ fn dispatch(cli: Cli) -> Exit {
     match cli.command {
         Command::Run(run) => with_config(&cli.config, &run.destinations, |config| {
             crate::log::start(&config.log);
-            match config.check_tokens() {
+            match config.check_files() {
                 Ok(()) => run_worker(&config),
                 Err(problems) => refuse(&problems),
             }

@@ -67,6 +67,6 @@ mod tests {
         let config = Config::from_yaml(&configuration(&SimulatorSettings::default(), addr)).expect("valid");
         let ids: Vec<&str> = config.enabled().map(|(id, _)| id).collect();
         assert_eq!(ids, ["userpilot", "vibefollow", "vitally"]);
-        assert!(config.check_tokens().is_ok());
+        assert!(config.check_files().is_ok());
     }
 }

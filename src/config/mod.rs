@@ -20,6 +20,7 @@ use crate::kafka::settings::{KafkaSettings, MASK};
 use crate::lane::settings::{Batch, Buffer, DeadLetter, Limit, Request, Retry};
 use crate::providers::headers::is_token;
 use crate::providers::{self, ProviderConfig};
+use crate::sender::tls::{Tls, TlsSettings};
 use crate::token::TokenSource;
 use crate::units::{ByteCount, HumanDuration};
 
@@ -114,13 +115,27 @@ impl Config {
             .map(|(id, destination)| (id.as_str(), destination))
     }
 
-    /// Reads the token of each enabled destination, as `run` will.
+    /// What librdkafka is given, with the password from `kafka.password_file`, which is read.
     ///
     /// # Errors
-    /// Each token file that cannot be read or holds no token.
-    pub fn check_tokens(&self) -> Result<(), Problems> {
-        let unreadable: Vec<Problem> =
-            self.enabled().filter_map(|(id, destination)| destination.token_source(id).err()).collect();
+    /// What is wrong with the file, without the password.
+    pub fn kafka_properties(&self) -> Result<BTreeMap<String, String>, Problem> {
+        self.kafka.client_properties().map_err(|remedy| {
+            let file = self.kafka.password_file.as_ref().map(|file| file.display().to_string());
+            Problem::new("kafka.password_file", file, remedy)
+        })
+    }
+
+    /// Reads Kafka's password, and the token and the certificates of each enabled destination, as `run` will.
+    ///
+    /// # Errors
+    /// Each file that cannot be read or does not hold what it should.
+    pub fn check_files(&self) -> Result<(), Problems> {
+        let faults = |(id, destination): (&str, &Destination)| {
+            [destination.token_source(id).err(), destination.tls(id).err()].into_iter().flatten()
+        };
+        let mut unreadable: Vec<Problem> = self.kafka_properties().err().into_iter().collect();
+        unreadable.extend(self.enabled().flat_map(faults));
         if unreadable.is_empty() { Ok(()) } else { Err(Problems(unreadable)) }
     }
 
@@ -229,6 +244,19 @@ impl Destination {
         })
     }
 
+    /// Reads the certificates that its connections need.
+    ///
+    /// # Errors
+    /// The file that is unfit, without what stands in it.
+    pub fn tls(&self, id: &str) -> Result<Tls, Problem> {
+        let settings = &self.settings.tls;
+        settings.read().map_err(|error| {
+            let file = settings.files().into_iter().find(|(setting, _)| *setting == error.setting);
+            let file = file.and_then(|(_, file)| file).map(|file| file.display().to_string());
+            Problem::new(format!("destinations.{id}.tls.{}", error.setting), file, error.remedy)
+        })
+    }
+
     /// Puts the provider's defaults where nothing is set.
     fn fill(&mut self, id: &str) {
         let shape = providers::build(&self.provider, id).shape();
@@ -252,6 +280,7 @@ pub struct DestinationSettings {
     pub token: Option<SecretString>,
     /// A file that holds the token; read again when it changes.
     pub token_file: Option<PathBuf>,
+    pub tls: TlsSettings,
     pub limit: Limit,
     pub batch: Batch,
     pub request: Request,
@@ -266,6 +295,7 @@ impl Default for DestinationSettings {
             enabled: true,
             token: None,
             token_file: None,
+            tls: TlsSettings::default(),
             limit: Limit::default(),
             batch: Batch::default(),
             request: Request::default(),

@@ -97,6 +97,12 @@ fn contradictions_are_refused_with_path_and_remedy() {
             "kafka.properties.enable.auto.commit",
             "commits positions itself",
         ),
+        ("kafka: {password_file: MARKED}", "kafka.password_file", "is no path"),
+        (
+            "kafka: {password_file: /f, properties: {sasl.password: MARKED}}",
+            "kafka.password_file",
+            "sasl.password is given too",
+        ),
         ("kafka: {properties: {stats_cb: x}}", "kafka.properties.stats_cb", "callback"),
         ("kafka: {properties: {acks: 1}}", "kafka.properties.acks", "dead letters"),
         ("kafka: {properties: {sesion.timeout.ms: 1}}", "kafka.properties.sesion.timeout.ms", "librdkafka refuses it"),
@@ -127,6 +133,16 @@ fn contradictions_are_refused_with_path_and_remedy() {
         ("destinations: {a__b: {type: userpilot, token: t0}}", "destinations.a__b", "lower_snake"),
         ("destinations: {e: {type: userpilot}}", "destinations.e.token", "SLUICEGATE__DESTINATIONS__E__TOKEN"),
         ("destinations: {d: {token_file: /f}}", "destinations.d.token_file", "token is given too"),
+        ("destinations: {e: {type: userpilot, token_file: ''}}", "destinations.e.token_file", "is no path"),
+        ("destinations: {e: {type: userpilot, token_file: MARKED}}", "destinations.e.token_file", "is no path"),
+        ("destinations: {d: {tls: {ca_file: MARKED}}}", "destinations.d.tls.ca_file", "/run/secrets/name or ./name"),
+        ("destinations: {d: {tls: {cert_file: /f}}}", "destinations.d.tls.key_file", "is missing: cert_file"),
+        ("destinations: {d: {tls: {key_file: /f}}}", "destinations.d.tls.cert_file", "is missing: key_file"),
+        (
+            "destinations: {d: {base_url: 'http://localhost', tls: {ca_file: /f}}}",
+            "destinations.d.tls",
+            "begins with http://: write https:// there",
+        ),
         ("destinations: {d: {token: ''}}", "destinations.d.token", "holds no token"),
         ("destinations: {d: {token: 'Bearer t0'}}", "destinations.d.token", "without a word such as Basic"),
         ("destinations: {d: {token: \"a\\nb\"}}", "destinations.d.token", "header"),
@@ -281,12 +297,26 @@ fn only_the_chosen_destinations_need_a_token() {
 }
 
 #[test]
+fn unfit_certificates_are_refused_with_file_and_remedy() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("ca.pem");
+    let yaml = format!("destinations: {{d: {{tls: {{ca_file: {}}}}}}}", file.display());
+    let config = load(&[VALID, &yaml], &[], &[]).expect("valid");
+    let missing = config.check_files().expect_err("no file").to_string();
+    assert!(missing.starts_with(&format!("destinations.d.tls.ca_file = {}", file.display())), "{missing}");
+    assert!(missing.contains("No such file") && missing.contains("correct the path"), "{missing}");
+    fs::write(&file, "MARKED").expect("written");
+    let unfit = config.check_files().expect_err("no certificate").to_string();
+    assert!(unfit.contains("holds no certificate") && !unfit.contains("MARKED"), "{unfit}");
+}
+
+#[test]
 fn a_token_file_is_read_without_its_newline_and_refused_where_it_holds_none() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("token");
     let yaml = format!("destinations: {{d: {{type: userpilot, token_file: {}}}}}", file.display());
     let config = load(&[&yaml], &[], &[]).expect("valid");
-    let missing = config.check_tokens().expect_err("no file").to_string();
+    let missing = config.check_files().expect_err("no file").to_string();
     assert!(missing.contains("destinations.d.token_file") && missing.contains("cannot be read"), "{missing}");
 
     fs::write(&file, "MARKED\n").expect("written");
@@ -296,7 +326,7 @@ fn a_token_file_is_read_without_its_newline_and_refused_where_it_holds_none() {
     );
     for content in ["", "\n", "MARKED MARKED", "MARKED\nMARKED", "MÄRKED MARKED"] {
         fs::write(&file, content).expect("written");
-        let refused = config.check_tokens().expect_err(content).to_string();
+        let refused = config.check_files().expect_err(content).to_string();
         assert!(!refused.contains("MARKED"), "{refused}");
     }
 }
@@ -319,6 +349,17 @@ fn a_secret_is_shown_nowhere() {
         "destinations: {d: {token: [MARKED]}}",
         "destinations: {d: {token: {a: MARKED}}}",
         "destinations: {d: {token: 'Bearer MARKED'}}",
+        "destinations: {e: {type: userpilot, token_file: MARKED}}",
+        "destinations: {d: {token_file: MARKED}}",
+        "destinations: {d: {tls: {key_file: \"-----BEGIN PRIVATE KEY----- MARKED\"}}}",
+        "kafka: {password_file: MARKED}",
+        "destinations: {d: {token: *MARKED}}",
+        "destinations: {d: {token: @MARKED}}",
+        "destinations: {d: {token: %MARKED}}",
+        "destinations: {d: {token: MARKED: MARKED}}",
+        "destinations: {d: {token: \"MARKED\\q\"}}",
+        "destinations: {d: {token: 'MARKED}}",
+        "destinations: {d: {token: MARKED, token: MARKED}}",
         "destinations: {d: MARKED}",
         "destinations: MARKED",
         "kafka: {properties: {sasl.password: [MARKED]}}",

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::path::Path;
 
 use secrecy::ExposeSecret;
 
 use super::{Config, Destination, Problem, token_fault};
-use crate::kafka::settings::{is_secret, owned_property, refused_property};
+use crate::kafka::settings::{PASSWORD, is_secret, owned_property, refused_property};
 use crate::providers::{self, ProviderConfig};
+use crate::sender::tls::TlsSettings;
 use crate::units::{ByteCount, RowsPerMinute};
 
 /// Longest topic name (Kafka's `Topic.MAX_NAME_LENGTH`).
@@ -41,6 +43,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     process(config, &mut found);
     for (id, destination) in &config.destinations {
         identity(id, destination, &mut found);
+        tls(id, destination, &mut found);
         request(id, config, destination, &mut found);
         // A provider can only be built from settings that it has nothing against.
         if destination.provider.problems().is_empty() {
@@ -106,6 +109,12 @@ fn topic_fault(topic: &str) -> Option<&'static str> {
 
 fn properties(config: &Config, found: &mut Findings) {
     let properties = &config.kafka.properties;
+    if let Some(file) = &config.kafka.password_file {
+        let given_twice = properties.contains_key(PASSWORD).then_some("sasl.password is given too: remove one of them");
+        if let Some(fault) = path_fault(file).or(given_twice) {
+            found.missing("kafka.password_file", fault);
+        }
+    }
     for (property, value) in properties {
         let path = format!("kafka.properties.{property}");
         let fault = owned_property(property).map(str::to_owned).or_else(|| refused_property(property, value));
@@ -185,23 +194,54 @@ fn identity(id: &str, destination: &Destination, found: &mut Findings) {
     }
     let settings = &destination.settings;
     match (&settings.token, &settings.token_file) {
-        (Some(_), Some(file)) => {
-            found.add(format!("{path}.token_file"), file.display(), "token is given too: remove one of them");
-        }
+        (Some(_), Some(_)) => found.missing(format!("{path}.token_file"), "token is given too: remove one of them"),
         (Some(token), None) => {
             if let Some(fault) = token_fault(token.expose_secret()) {
                 found.missing(format!("{path}.token"), fault);
             }
         }
-        (None, Some(file)) if file.as_os_str().is_empty() => {
-            found.missing(format!("{path}.token_file"), "is blank: name the file that holds the token");
-        }
         (None, None) if settings.enabled => found.0.push(missing_token(id)),
         (None, _) => {}
+    }
+    if let Some(fault) = settings.token_file.as_deref().and_then(path_fault) {
+        found.missing(format!("{path}.token_file"), fault);
     }
     for problem in destination.provider.problems() {
         let value = (!problem.value.is_empty()).then_some(problem.value);
         found.0.push(Problem::new(format!("{path}.{}", problem.field), value, problem.remedy));
+    }
+}
+
+/// Why a text cannot name a file. It is not shown: what stands there instead may be the secret itself.
+fn path_fault(file: &Path) -> Option<&'static str> {
+    let is_path = file.is_absolute() || file.starts_with(".") || file.starts_with("..");
+    (!is_path).then_some(
+        "is no path: name the file with its folder, such as /run/secrets/name or ./name; a secret itself does not belong here",
+    )
+}
+
+fn tls(id: &str, destination: &Destination, found: &mut Findings) {
+    let settings = &destination.settings.tls;
+    let path = |setting: &str| format!("destinations.{id}.tls.{setting}");
+    for (setting, file) in settings.files() {
+        if let Some(fault) = file.and_then(path_fault) {
+            found.missing(path(setting), fault);
+        }
+    }
+    for (missing, given, is_missing) in [
+        ("key_file", "cert_file", settings.cert_file.is_some() && settings.key_file.is_none()),
+        ("cert_file", "key_file", settings.key_file.is_some() && settings.cert_file.is_none()),
+    ] {
+        if is_missing {
+            found.missing(path(missing), format!("is missing: {given} is of no use without it"));
+        }
+    }
+    let is_plain = destination.provider.base_url().is_some_and(|url| url.starts_with("http://"));
+    if is_plain && *settings != TlsSettings::default() {
+        found.missing(
+            format!("destinations.{id}.tls"),
+            "is of no use, as base_url begins with http://: write https:// there, or remove tls",
+        );
     }
 }
 

@@ -72,8 +72,10 @@ pub fn inspect(
             findings.push(good("brokers", format!("{} answered", metadata.brokers().len())));
         }
         Err(error) => {
-            let text =
-                format!("no answer from {brokers}: {}", complaint(&consumer).unwrap_or_else(|| error.to_string()));
+            // Brokers that demand TLS hang up on whoever comes without, and librdkafka does not complain of it.
+            let why = complaint(&consumer)
+                .unwrap_or_else(|| format!("{error}; if the brokers demand TLS or SASL, set security.protocol"));
+            let text = format!("no answer from {brokers}: {why}");
             let remedy = "check kafka.brokers, the network, TLS and credentials in kafka.properties";
             findings.push(unreachable("brokers", text, remedy));
             return findings;

@@ -17,7 +17,9 @@ use super::{Command, Error, SourceEvent};
 const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// What a consumer is made from.
-#[derive(Clone, Debug)]
+///
+/// Without `Debug`: the properties may hold passwords.
+#[derive(Clone)]
 pub struct ConsumerSettings {
     /// Comma-separated `host:port` list.
     pub brokers: String,

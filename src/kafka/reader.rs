@@ -211,6 +211,11 @@ impl Reader {
                 Some(code) if is_unknown_topic(code) => state.weather(format!(
                     "{text}: create the topic, or allow the broker to create it (auto.create.topics.enable)"
                 )),
+                // Brokers that demand TLS hang up on whoever comes without, and librdkafka says no more than this.
+                Some(code @ RDKafkaErrorCode::AllBrokersDown) => state.weather(format!(
+                    "kafka: {code}: check kafka.brokers, the network, and security.protocol, TLS and credentials in \
+                     kafka.properties"
+                )),
                 // The words differ each time (ports, milliseconds); the code is what repeats.
                 Some(code) => {
                     tracing::debug!(target: "librdkafka", "{text}");

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -36,6 +38,8 @@ pub struct KafkaSettings {
     #[serde(deserialize_with = "scalars", serialize_with = "masked")]
     #[schemars(schema_with = "properties_schema")]
     pub properties: BTreeMap<String, String>,
+    /// A file that holds the SASL password, in place of the property `sasl.password`; read at the start.
+    pub password_file: Option<PathBuf>,
     /// How often positions are committed at most, besides the fence.
     pub commit_interval: HumanDuration,
 }
@@ -48,6 +52,7 @@ impl Default for KafkaSettings {
             group: "sluicegate".to_owned(),
             start: Start::Earliest,
             properties: BTreeMap::new(),
+            password_file: None,
             commit_interval: HumanDuration::from_secs(1),
         }
     }
@@ -90,6 +95,18 @@ impl KafkaSettings {
         self.millis("max.poll.interval.ms").unwrap_or(MAX_POLL_INTERVAL)
     }
 
+    /// What librdkafka is given: the properties, and `sasl.password` as `password_file` holds it now.
+    ///
+    /// # Errors
+    /// What is wrong with the file and what to do, without what stands in it.
+    pub fn client_properties(&self) -> Result<BTreeMap<String, String>, String> {
+        let mut properties = self.properties.clone();
+        if let Some(file) = &self.password_file {
+            properties.insert(PASSWORD.to_owned(), password(file)?);
+        }
+        Ok(properties)
+    }
+
     fn millis(&self, key: &str) -> Option<Duration> {
         self.properties.get(key).and_then(|text| text.trim().parse().ok()).map(Duration::from_millis)
     }
@@ -103,9 +120,34 @@ impl fmt::Debug for KafkaSettings {
             .field("group", &self.group)
             .field("start", &self.start)
             .field("properties", &without_secrets(&self.properties))
+            .field("password_file", &self.password_file)
             .field("commit_interval", &self.commit_interval)
             .finish()
     }
+}
+
+/// The property that `password_file` stands for.
+pub const PASSWORD: &str = "sasl.password";
+
+/// Longest password, a guess: whatever is longer is some other file.
+const MAX_PASSWORD: u64 = 8 * 1024;
+
+/// The file's text without the line end that editors and `echo` leave; a blank may be part of a password.
+fn password(file: &Path) -> Result<String, String> {
+    let cannot = |why: &std::io::Error| {
+        format!("cannot be read ({why}): create it, let this process read it, or correct the path")
+    };
+    let about = fs::metadata(file).map_err(|why| cannot(&why))?;
+    if !about.is_file() || about.len() > MAX_PASSWORD {
+        return Err("is not a file that holds a password: name one that does".to_owned());
+    }
+    let bytes = fs::read(file).map_err(|why| cannot(&why))?;
+    let text = str::from_utf8(&bytes).unwrap_or("\0");
+    let text = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+    if text.is_empty() || text.contains(char::is_control) {
+        return Err("holds no password, or more than one line: put only the SASL password there".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 /// What stands in for a secret wherever settings are shown.
@@ -252,6 +294,26 @@ mod tests {
         let unknown = refused_property("sesion.timeout.ms", "30000").expect("refused");
         assert!(unknown.contains("sesion.timeout.ms"), "{unknown}");
         assert!(refused_property("session.timeout.ms", "soon").is_some());
+    }
+
+    #[test]
+    fn a_password_file_gives_the_password_without_its_line_end_and_is_refused_where_it_holds_none() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("password");
+        let settings = KafkaSettings { password_file: Some(file.clone()), ..KafkaSettings::default() };
+        let missing = settings.client_properties().expect_err("no file");
+        assert!(missing.contains("cannot be read") && missing.contains("correct the path"), "{missing}");
+        for (content, password) in [("MARKED", "MARKED"), (" MARK ED\n", " MARK ED"), ("MARKED\r\n", "MARKED")] {
+            fs::write(&file, content).expect("written");
+            assert_eq!(settings.client_properties().expect("read")[PASSWORD], password);
+        }
+        for content in [&b""[..], b"\n", b"MARKED\nMARKED\n", b"MARKED\xff", &[b'x'; 9000]] {
+            fs::write(&file, content).expect("written");
+            let refused = settings.client_properties().expect_err("unfit");
+            assert!(refused.contains("password") && !refused.contains("MARKED"), "{refused}");
+        }
+        let folder = KafkaSettings { password_file: Some(folder.path().into()), ..KafkaSettings::default() };
+        assert!(folder.client_properties().is_err());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One destination's loop: waits for one thing, tells the engine, then does what the engine says.
 
+mod echo;
 mod letter;
 mod report;
 pub mod settings;
@@ -44,7 +45,7 @@ pub enum Error {
     #[error("destination {destination}: {source}")]
     Kafka { destination: String, source: kafka::Error },
     #[error("{problem}")]
-    Token { problem: Problem },
+    Setting { problem: Problem },
     #[error("destination {destination}: {source}")]
     Sender { destination: String, source: sender::Error },
     /// What the broker refuses for good: authorization, a fenced static member, `kafka.start: fail` without a position.
@@ -62,6 +63,8 @@ struct Done {
     job: Option<(JobId, u32)>,
     rows: usize,
     took: Duration,
+    /// What the request was sent with; the file may have brought another one since.
+    token: secrecy::SecretString,
     reply: Result<Reply, Failure>,
 }
 
@@ -102,10 +105,12 @@ impl Lane {
         let settings = &destination.settings;
         let named = |source| Error::Kafka { destination: id.to_owned(), source };
         let provider = providers::build(&destination.provider, id);
-        let token = destination.token_source(id).map_err(|problem| Error::Token { problem })?;
-        let sender = Sender::new(SenderSettings { timeout: settings.request.timeout.0 })
+        let token = destination.token_source(id).map_err(|problem| Error::Setting { problem })?;
+        let tls = destination.tls(id).map_err(|problem| Error::Setting { problem })?;
+        let sender = Sender::new(SenderSettings { timeout: settings.request.timeout.0 }, &tls)
             .map_err(|source| Error::Sender { destination: id.to_owned(), source })?;
         let group = config.kafka.group_of(id);
+        let properties = config.kafka_properties().map_err(|problem| Error::Setting { problem })?;
         let status = LaneStatus {
             destination: id.to_owned(),
             group: group.clone(),
@@ -120,10 +125,10 @@ impl Lane {
             topics: config.kafka.topics.clone(),
             group,
             start: config.kafka.start,
-            properties: config.kafka.properties.clone(),
+            properties: properties.clone(),
             client_id: format!("sluicegate-{id}"),
         };
-        let producer = DeadLetterProducer::new(&config.kafka.brokers, &config.kafka.properties).map_err(named)?;
+        let producer = DeadLetterProducer::new(&config.kafka.brokers, &properties).map_err(named)?;
         Ok(Lane {
             id: id.to_owned(),
             topics: config.kafka.topics.clone().into(),
@@ -260,7 +265,7 @@ impl Lane {
             None => Asked::Send { rows: done.rows },
         };
         let answer = match &done.reply {
-            Ok(reply) => self.provider.classify(asked, reply),
+            Ok(reply) => echo::without_token(self.provider.classify(asked, reply), &done.token),
             Err(failure) => Answer::All(Verdict::Unavailable(failure.outage)),
         };
         self.metrics.requests.add(report::request_outcome(&answer), 1);
@@ -326,13 +331,13 @@ impl Lane {
     fn send(&mut self, batch: BatchId, rows: &[EncodedRow]) {
         let token = self.current_token();
         let request = self.provider.request(rows, &token);
-        self.spawn(batch, None, rows.len(), request);
+        self.spawn(batch, None, rows.len(), request, token);
     }
 
     fn ask_about(&mut self, batch: BatchId, job: JobId, rows: usize, polls: u32) {
         let token = self.current_token();
         match self.provider.poll(&job, &token) {
-            Some(request) => self.spawn(batch, Some((job, polls)), rows, request),
+            Some(request) => self.spawn(batch, Some((job, polls)), rows, request, token),
             // A provider without jobs never answers that one was submitted.
             None => tracing::error!(destination = %self.id, "a job at a provider without jobs"),
         }
@@ -350,12 +355,19 @@ impl Lane {
         current.token
     }
 
-    fn spawn(&mut self, batch: BatchId, job: Option<(JobId, u32)>, rows: usize, request: http::Request<bytes::Bytes>) {
+    fn spawn(
+        &mut self,
+        batch: BatchId,
+        job: Option<(JobId, u32)>,
+        rows: usize,
+        request: http::Request<bytes::Bytes>,
+        token: secrecy::SecretString,
+    ) {
         let sender = Arc::clone(&self.sender);
         let started = Instant::now();
         self.requests.spawn(async move {
             let reply = sender.send(request, started).await;
-            Done { batch, job, rows, took: started.elapsed(), reply }
+            Done { batch, job, rows, took: started.elapsed(), token, reply }
         });
     }
 

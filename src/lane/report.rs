@@ -177,7 +177,7 @@ pub(super) fn request_outcome(answer: &Answer) -> &'static str {
     }
 }
 
-/// What `/status` says about an answer that is no success; never a body.
+/// What `/status` says about an answer that is no success, in words of this worker: never a body or a part of one.
 pub(super) fn failure_text(answer: &Answer, reply: &Result<Reply, Failure>) -> Option<String> {
     let status =
         || reply.as_ref().map_or_else(|_| String::new(), |reply| format!(" (status {})", reply.status.as_u16()));
@@ -189,10 +189,13 @@ pub(super) fn failure_text(answer: &Answer, reply: &Result<Reply, Failure>) -> O
             Some(format!("a reply that the API does not promise{}", status()))
         }
         (Answer::All(Verdict::Unavailable(outage)), _) => Some(format!("unavailable: {}{}", outage.label(), status())),
+        // The words are ours, and the numbers the job's.
+        (Answer::All(Verdict::JobFailed(rejection)), _) => Some(format!("refused: {}{}", rejection.message, status())),
+        // Not the vendor's code, which may be anything: the dead letter has it.
         (
-            Answer::All(Verdict::Rejected(rejection) | Verdict::Suspect(rejection) | Verdict::JobFailed(rejection)),
+            Answer::All(Verdict::Rejected(rejection) | Verdict::Suspect(rejection) | Verdict::KeyReused(rejection)),
             _,
-        ) => Some(format!("refused: {}{}", rejection.message, status())),
+        ) => Some(format!("refused: {}{}", rejection.reason.label(), status())),
         _ => None,
     }
 }

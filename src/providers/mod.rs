@@ -45,6 +45,15 @@ impl ProviderConfig {
         }
     }
 
+    /// The address that requests go to, as far as it is known.
+    pub fn base_url(&self) -> Option<&str> {
+        match self {
+            ProviderConfig::Vitally(config) => config.base_url.as_deref(),
+            ProviderConfig::Vibefollow(config) => Some(&config.base_url),
+            ProviderConfig::Userpilot(config) => Some(&config.base_url),
+        }
+    }
+
     /// What is wrong with the settings; empty if they may be given to [`build`].
     pub fn problems(&self) -> Vec<Problem> {
         match self {

@@ -1,6 +1,7 @@
 //! Performs one HTTP request to a provider and says what came of it; decides and repeats nothing.
 
 mod failure;
+pub mod tls;
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
@@ -12,6 +13,7 @@ use crate::engine::verdict::Outage;
 use crate::providers::Reply;
 
 pub use failure::Failure;
+use tls::Tls;
 
 /// What providers see in their logs.
 const USER_AGENT: &str = concat!("sluicegate/", env!("CARGO_PKG_VERSION"));
@@ -48,13 +50,15 @@ pub struct Sender {
 }
 
 impl Sender {
+    /// Servers are verified against the system's authorities and those of `tls`; nothing turns that off.
+    ///
     /// # Errors
     /// TLS cannot be set up, most likely because the system has no root certificates.
-    pub fn new(settings: SenderSettings) -> Result<Sender, Error> {
+    pub fn new(settings: SenderSettings, tls: &Tls) -> Result<Sender, Error> {
         let client = |builder: ClientBuilder| builder.build().map_err(|error| Error::Client(failure::describe(&error)));
         Ok(Sender {
-            proxied: client(builder(settings))?,
-            direct: client(builder(settings).no_proxy())?,
+            proxied: client(builder(settings, tls))?,
+            direct: client(builder(settings, tls).no_proxy())?,
             timeout: settings.timeout,
         })
     }
@@ -104,8 +108,13 @@ impl Sender {
     }
 }
 
-fn builder(settings: SenderSettings) -> ClientBuilder {
-    Client::builder()
+fn builder(settings: SenderSettings, tls: &Tls) -> ClientBuilder {
+    let builder = match &tls.identity {
+        Some(identity) => Client::builder().identity(identity.clone()),
+        None => Client::builder(),
+    };
+    builder
+        .tls_certs_merge(tls.authorities.clone())
         .user_agent(USER_AGENT)
         .timeout(settings.timeout)
         .connect_timeout(CONNECT.min(settings.timeout / 2))

@@ -16,7 +16,7 @@ const PATIENT: Duration = Duration::from_secs(30);
 const HASTY: Duration = Duration::from_millis(300);
 
 fn sender(timeout: Duration) -> Sender {
-    Sender::new(SenderSettings { timeout }).expect("a sender")
+    Sender::new(SenderSettings { timeout }, &Tls::default()).expect("a sender")
 }
 
 /// A request with a query and a token that no failure may show.
@@ -270,7 +270,7 @@ async fn an_http2_request_given_back_by_the_server_is_a_reset_and_not_sent_again
     const GO_AWAY: [u8; 23] = [0, 0, 14, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b'm', b'a', b'r', b'k', b'e', b'd'];
     for frame in [&REFUSED_STREAM[..], &GO_AWAY[..]] {
         let (url, server) = server(move |stream| answer_over_http2(stream, frame));
-        let client = builder(SenderSettings { timeout: PATIENT }).no_proxy().http2_prior_knowledge();
+        let client = builder(SenderSettings { timeout: PATIENT }, &Tls::default()).no_proxy().http2_prior_knowledge();
         let client = client.build().expect("a client");
         let sender = Sender { proxied: client.clone(), direct: client, timeout: PATIENT };
         let failure = sender.send(request(&url), Instant::now()).await.expect_err("no reply");

@@ -25,7 +25,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("metrics", &["engine::verdict", "event", "record"]),
     ("ops", &["metrics"]),
     // Joins.
-    ("config", &["event", "kafka::settings", "lane::settings", "log", "providers", "token", "units"]),
+    ("config", &["event", "kafka::settings", "lane::settings", "log", "providers", "sender::tls", "token", "units"]),
     ("log", &["config"]),
     ("lane", &["config", "engine", "kafka", "metrics", "ops", "providers", "record", "sender", "token", "units"]),
     ("app", &["config", "lane", "metrics", "ops"]),

@@ -4,14 +4,18 @@
 //! The broker is librdkafka's mock cluster in this process, or the one that `SLUICEGATE_TEST_BROKERS` names.
 
 mod broker;
+mod certificates;
 mod dead_letters;
 mod delivery;
 mod events;
 mod faults;
 mod kafka_edge;
+mod kafka_tls;
 mod lanes;
 mod layering;
 mod ops;
 mod process;
+mod secrets;
 mod support;
+mod tls;
 mod worker_process;

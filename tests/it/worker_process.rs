@@ -17,6 +17,11 @@ pub struct Process {
 
 impl Process {
     pub fn start(yaml: &str, arguments: &[&str]) -> Process {
+        Process::start_with(yaml, arguments, &[])
+    }
+
+    /// With these variables in its environment besides the test's own.
+    pub fn start_with(yaml: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Process {
         let config = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(config.path(), yaml).expect("written");
         let mut child = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
@@ -24,6 +29,7 @@ impl Process {
             .arg("-c")
             .arg(config.path())
             .args(arguments)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -52,10 +58,16 @@ impl Process {
         }
     }
 
-    pub async fn get(&mut self, path: &str) -> (u16, String) {
+    /// Where it serves, as its log says in either format.
+    pub async fn address(&mut self) -> String {
         self.wait_log("serving ").await;
         let log = self.log();
-        let address = log.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("an address");
+        let rest = log.split("address=").nth(1).or_else(|| log.split("\"address\":\"").nth(1)).expect("an address");
+        rest.split(|c: char| c == '"' || c.is_whitespace()).next().unwrap_or_default().to_owned()
+    }
+
+    pub async fn get(&mut self, path: &str) -> (u16, String) {
+        let address = self.address().await;
         let reply = reqwest::get(format!("http://{address}{path}")).await.expect("an answer");
         (reply.status().as_u16(), reply.text().await.expect("text"))
     }
