@@ -47,7 +47,8 @@ struct Metadata {
 impl Settled {
     /// The list of the last owner's metadata; empty where there is none or something else.
     pub fn parse(metadata: &str) -> Self {
-        serde_json::from_str::<Metadata>(metadata).map_or_else(|_| Settled::default(), |metadata| metadata.settled)
+        let read = serde_json::from_str::<Metadata>(metadata).map(|metadata| metadata.settled);
+        read.ok().filter(|settled| !settled.is_empty()).unwrap_or_default()
     }
 
     /// The metadata of a last commit: the fence and this list.

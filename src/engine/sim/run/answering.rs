@@ -53,7 +53,9 @@ impl Run {
             _ => self.random.millis(1, 2999),
         };
         let arrival = self.random.millis(0, latency.as_millis() as u64);
-        self.later(arrival, Happening::Arrives { rows: rows.len(), applied });
+        // What a running job turns away counts for nobody.
+        let counted = if matches!(answer, Answer::All(Verdict::Busy { .. })) { 0 } else { rows.len() };
+        self.later(arrival, Happening::Arrives { rows: counted, applied });
         let users = match &answer {
             Answer::Pending { job, .. } => {
                 self.submit(job.clone(), rows, users, arrival);
