@@ -13,5 +13,6 @@ mod lanes;
 mod layering;
 mod ops;
 mod process;
+mod proxy;
 mod support;
 mod worker_process;

@@ -1,15 +1,21 @@
 //! What a provider can do to us, one fault at a time: nothing is lost, nothing goes backwards, and the lane says what it is.
 
 mod account;
+mod gateway;
 mod guard;
 mod jobs;
+//mod names;
+mod network;
 mod outage;
+mod replies;
 mod rows;
 mod throttle;
+//mod tls;
 
 use serde_json::json;
 use sluicegate::demo::simulator::{Faults, Kind, SimulatorSettings, Step};
 
+use crate::proxy::{Fault, Proxy};
 use crate::support::{Worker, World, until};
 
 /// Keys of a block that make a test short: no linger, quick retries, and a limit that is not the subject.
@@ -90,4 +96,59 @@ pub async fn retries(worker: &Worker, id: &str, reason: &str) -> f64 {
 
 pub async fn wait_state(worker: &Worker, id: &str, state: &str) {
     until(&format!("{id} is {state}"), async || worker.state(id).await == state).await;
+}
+
+/// A world with a proxy before each of its three providers, in the order of `Kind::ALL`.
+struct Behind {
+    world: World,
+    proxies: [Proxy; 3],
+}
+
+impl Behind {
+    async fn start(partitions: i32) -> Behind {
+        let world = World::start(partitions, roomy()).await;
+        let to = world.simulator.addr();
+        Behind { world, proxies: [Proxy::start(to).await, Proxy::start(to).await, Proxy::start(to).await] }
+    }
+
+    fn proxy(&self, kind: Kind) -> &Proxy {
+        &self.proxies[Kind::ALL.iter().position(|one| *one == kind).expect("one of three")]
+    }
+
+    /// A block whose requests go through the provider's proxy.
+    fn block(&self, kind: Kind, more: &str) -> String {
+        let direct = self.world.block(kind.name(), kind, more);
+        direct.replace(&self.world.simulator.base_url(), &self.proxy(kind).url())
+    }
+
+    fn blocks(&self, more: &str) -> String {
+        Kind::ALL.map(|kind| self.block(kind, more)).concat()
+    }
+
+    fn set(&self, fault: &Fault) {
+        self.proxies.iter().for_each(|proxy| proxy.set(fault.clone()));
+    }
+
+    /// Demands that everything written so far has arrived as the log says, and that an event written now arrives too.
+    async fn all_well(&mut self, worker: &Worker) {
+        for kind in Kind::ALL {
+            all_delivered(&self.world, worker, kind).await;
+        }
+        let fresh = format!("fresh-{}", self.world.log.len());
+        self.world.produce_all([event(&fresh, 1, json!({}))]).await;
+        for kind in Kind::ALL {
+            all_delivered(&self.world, worker, kind).await;
+            assert!(self.world.simulator.provider(kind).users().contains_key(&fresh), "{kind:?}: no fresh event");
+            until("the lane is well", async || worker.state(kind.name()).await == "idle").await;
+        }
+    }
+}
+
+/// What `/status` names as the lane's last error; empty if there was none.
+async fn last_error(worker: &Worker, id: &str) -> String {
+    let (_, text) = worker.get("/status").await;
+    let status: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let lanes = status["lanes"].as_array().expect("lanes");
+    let lane = lanes.iter().find(|lane| lane["destination"] == id).expect("the lane");
+    lane["last_error"]["what"].as_str().unwrap_or_default().to_owned()
 }
