@@ -101,13 +101,17 @@ fn builder(settings: SenderSettings) -> ClientBuilder {
     Client::builder()
         .user_agent(USER_AGENT)
         .timeout(settings.timeout)
-        .connect_timeout(CONNECT.min(settings.timeout / 2))
+        .connect_timeout(connect_timeout(settings.timeout))
         .redirect(reqwest::redirect::Policy::none())
         // The lane decides what is sent again, and pays for it from the budget. What remains is hyper's change to another
         // connection when a kept one turns out closed before a byte of the request was written: the server sees one request.
         .retry(reqwest::retry::never())
         .pool_idle_timeout(IDLE_CONNECTION)
         .tcp_nodelay(true)
+}
+
+fn connect_timeout(timeout: Duration) -> Duration {
+    CONNECT.min(timeout / 2)
 }
 
 fn is_loopback(host: &str) -> bool {

@@ -17,6 +17,11 @@ pub struct Process {
 
 impl Process {
     pub fn start(yaml: &str, arguments: &[&str]) -> Process {
+        Process::start_in(yaml, arguments, &[])
+    }
+
+    /// With these variables besides the environment of the tests.
+    pub fn start_in(yaml: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Process {
         let config = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(config.path(), yaml).expect("written");
         let mut child = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
@@ -24,6 +29,7 @@ impl Process {
             .arg("-c")
             .arg(config.path())
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

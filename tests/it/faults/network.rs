@@ -20,8 +20,7 @@ fn hasty() -> String {
 async fn survive(fault: Fault, settings: &str, reason: &str, text: &str) -> Behind {
     let mut behind = Behind::start(2).await;
     let worker = Worker::start(&behind.world.config(&behind.blocks(settings))).await;
-    behind.world.produce_all(round(10, 1)).await;
-    behind.all_well(&worker).await;
+    behind.warm(10).await;
     behind.set(&fault);
     behind.world.produce_all(round(30, 2)).await;
     for kind in Kind::ALL {
@@ -31,10 +30,9 @@ async fn survive(fault: Fault, settings: &str, reason: &str, text: &str) -> Behi
         let error = last_error(&worker, id).await;
         assert!(error.starts_with(reason) && error.contains(text), "{id}: {error}");
     }
-    let before = Kind::ALL.map(|kind| behind.world.committed(kind.name()).0);
     behind.world.produce_all(round(40, 3)).await;
     behind.proxies.iter().for_each(Proxy::forget_peak);
-    for (kind, before) in Kind::ALL.into_iter().zip(before) {
+    for kind in Kind::ALL {
         let id = kind.name();
         until("the newer events are read", async || {
             lane_metric(&worker, "sluicegate_events_consumed_total", id).await == behind.world.log.len() as f64
@@ -42,7 +40,7 @@ async fn survive(fault: Fault, settings: &str, reason: &str, text: &str) -> Behi
         .await;
         let tried = retries(&worker, id, reason).await;
         until("tries go on", async || retries(&worker, id, reason).await >= tried + 2.0).await;
-        assert_eq!(behind.world.committed(id).0, before, "{id} commits nothing");
+        assert!(behind.world.committed(id).0 <= 10, "{id} commits what was never delivered");
         // One probe at a time; the one before may still be closing.
         let counts = behind.proxy(kind).counts();
         assert!(counts.peak <= 2, "{id}: {counts:?}");
@@ -153,6 +151,15 @@ async fn replies_without_an_end_do_not_grow_the_process() {
     assert_eq!(process.exit(Duration::from_secs(15)).await, 0, "{}", process.log());
 }
 
+/// Waits until the lane holds nothing more; cheaper than asking the broker what is committed.
+async fn all_settled(world: &World, worker: &Worker, kind: Kind) {
+    let events = world.log.len() as f64;
+    until("every event has an end", async || {
+        lane_metric(worker, "sluicegate_events_settled_total", kind.name()).await == events
+    })
+    .await;
+}
+
 /// Rounds of events over connections that end in this way after or at each use.
 async fn kept_connections_end(fault: Fault, settings: &str) -> (Behind, Worker) {
     let mut behind = Behind::start(2).await;
@@ -161,7 +168,7 @@ async fn kept_connections_end(fault: Fault, settings: &str) -> (Behind, Worker) 
     for version in 1..=8 {
         behind.world.produce_all(round(6, version)).await;
         for kind in Kind::ALL {
-            super::all_delivered(&behind.world, &worker, kind).await;
+            all_settled(&behind.world, &worker, kind).await;
         }
     }
     (behind, worker)
@@ -202,16 +209,13 @@ async fn connections_that_end_as_the_next_request_begins_are_an_unknown_outcome_
 async fn kept_connections_that_are_dead_without_a_word_are_replaced_at_the_timeout() {
     let mut behind = Behind::start(2).await;
     let worker = Worker::start(&behind.world.config(&behind.blocks(&hasty()))).await;
-    for version in 1..=3 {
-        behind.world.produce_all(round(20, version)).await;
-        for kind in Kind::ALL {
-            super::all_delivered(&behind.world, &worker, kind).await;
-        }
+    behind.warm(20).await;
+    for version in 2..=4 {
         let before = behind.proxies.each_ref().map(|proxy| proxy.counts().connections);
         behind.proxies.iter().for_each(Proxy::freeze);
-        behind.world.produce_all(round(20, version + 10)).await;
+        behind.world.produce_all(round(20, version)).await;
         for kind in Kind::ALL {
-            super::all_delivered(&behind.world, &worker, kind).await;
+            all_settled(&behind.world, &worker, kind).await;
         }
         for (proxy, before) in behind.proxies.iter().zip(before) {
             assert!(proxy.counts().connections > before, "{:?}", proxy.counts());
@@ -229,8 +233,7 @@ async fn kept_connections_that_are_dead_without_a_word_are_replaced_at_the_timeo
 async fn a_host_that_is_gone_refuses_connections_and_is_found_when_it_is_back() {
     let mut behind = Behind::start(2).await;
     let worker = Worker::start(&behind.world.config(&behind.blocks(QUICK))).await;
-    behind.world.produce_all(round(10, 1)).await;
-    behind.all_well(&worker).await;
+    behind.warm(10).await;
     for proxy in &mut behind.proxies {
         proxy.close().await;
     }
@@ -275,7 +278,7 @@ async fn attempts_to_connect_that_are_swallowed_end_at_half_the_timeout() {
     world.produce_all(round(10, 1)).await;
     until("it is tried again and again", async || retries(&worker, "vitally", "connect").await >= 3.0).await;
     wait_state(&worker, "vitally", "backing_off").await;
-    assert_eq!(last_error(&worker, "vitally").await, "connect: operation timed out");
+    assert_eq!(last_error(&worker, "vitally").await, "connect: no connection within 200ms");
     assert_eq!(world.committed("vitally").0, 0);
     drop((listener, fillers));
     let proxy = Proxy::at(address, world.simulator.addr(), false).await.expect("the port is free again");

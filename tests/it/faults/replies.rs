@@ -9,7 +9,7 @@ use sluicegate::demo::simulator::Kind;
 
 use super::{Behind, QUICK, all_delivered, event, lane_metric, retries, round};
 use crate::proxy::{Cut, End, Fault, Seen};
-use crate::support::Worker;
+use crate::support::{Worker, until};
 
 /// The rows of a request as the provider got them, each with the request's idempotency key if it is a request of its own.
 fn rows(request: &Seen) -> Vec<(Option<String>, String)> {
@@ -50,8 +50,12 @@ async fn every_cut(modes: [(Kind, &str); 3]) {
     for (version, way) in (1..).zip(&ways) {
         behind.proxies.iter().for_each(|proxy| proxy.script([way.clone()]));
         behind.world.produce_all(round(USERS, version)).await;
+        let events = behind.world.log.len() as f64;
         for kind in Kind::ALL {
-            all_delivered(&behind.world, &worker, kind).await;
+            until("every event has an end", async || {
+                lane_metric(&worker, "sluicegate_events_settled_total", kind.name()).await == events
+            })
+            .await;
         }
     }
     for (kind, mode) in modes {
@@ -105,7 +109,6 @@ async fn newer_events_behind_a_lost_reply_are_a_row_of_their_own_with_another_id
     }
     for kind in kinds {
         all_delivered(&behind.world, &worker, kind).await;
-        came_again(&behind.proxy(kind).seen());
         // One identity never stands for two contents.
         let mut contents: BTreeMap<String, Vec<u8>> = BTreeMap::new();
         for request in behind.proxy(kind).seen() {
