@@ -107,6 +107,10 @@ fn builder(settings: SenderSettings) -> ClientBuilder {
         // connection when a kept one turns out closed before a byte of the request was written: the server sees one request.
         .retry(reqwest::retry::never())
         .pool_idle_timeout(IDLE_CONNECTION)
+        // Over HTTP/2 a request that times out leaves its connection to the next ones, also when nobody is there any more.
+        // So a connection that is silent while requests wait is asked (PING), and given up by the time the first has timed out.
+        .http2_keep_alive_interval(connect_timeout(settings.timeout))
+        .http2_keep_alive_timeout(connect_timeout(settings.timeout))
         .tcp_nodelay(true)
 }
 
