@@ -102,8 +102,6 @@ impl Endless {
 /// A request as it came from the worker.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// The connections count from 1.
-    pub connection: u64,
     /// What became of it.
     pub fault: Fault,
     pub head: String,
@@ -267,28 +265,26 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
         let Ok((client, _)) = listener.accept().await else { continue };
-        let number = {
-            let mut plan = shared.lock();
-            plan.counts.connections += 1;
-            plan.counts.open += 1;
-            plan.counts.connections
-        };
+        shared.count(|counts| {
+            counts.connections += 1;
+            counts.open += 1;
+        });
         let shared = Arc::clone(&shared);
         connections.spawn(async move {
-            connection(client, number, &shared).await;
+            connection(client, &shared).await;
             shared.count(|counts| counts.open = counts.open.saturating_sub(1));
         });
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn connection(mut client: TcpStream, number: u64, shared: &Shared) {
+async fn connection(mut client: TcpStream, shared: &Shared) {
     client.set_nodelay(true).ok();
     let mut freezes = shared.freezes.subscribe();
     let born = *freezes.borrow();
     let is_frozen = tokio::select! {
         // An IO error is the end of the connection, whichever side it came from.
-        _ = converse(&mut client, number, shared) => false,
+        _ = converse(&mut client, shared) => false,
         _ = freezes.wait_for(|freezes| *freezes > born) => true,
     };
     if is_frozen {
@@ -316,7 +312,7 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-async fn converse(client: &mut TcpStream, number: u64, shared: &Shared) -> io::Result<()> {
+async fn converse(client: &mut TcpStream, shared: &Shared) -> io::Result<()> {
     loop {
         if client.peek(&mut [0]).await? == 0 {
             return Ok(());
@@ -333,7 +329,7 @@ async fn converse(client: &mut TcpStream, number: u64, shared: &Shared) -> io::R
         {
             let mut plan = shared.lock();
             plan.counts.bytes_from_worker += (head.len() + body.len()) as u64;
-            plan.seen.push(Seen { connection: number, fault: fault.clone(), head: head.clone(), body: body.clone() });
+            plan.seen.push(Seen { fault: fault.clone(), head: head.clone(), body: body.clone() });
         }
         match &fault {
             Fault::Error(how) => return end(client, *how),

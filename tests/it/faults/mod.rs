@@ -1,4 +1,21 @@
 //! What a provider can do to us, one fault at a time: nothing is lost, nothing goes backwards, and the lane says what it is.
+//!
+//! | fault | tests |
+//! |---|---|
+//! | 429 with seconds, a date, absurd, negative or junk | `throttle::*`, `gateway::a_429_page_*`, `gateway::a_date_to_wait_for_that_is_a_lifetime_away_*`, `gateway::a_503_that_names_a_time_*` |
+//! | 500, 502, 503, 504, once and for long | `gateway::a_500_*`, `a_502_*`, `a_503_once_*`, `a_504_*`; among successes: `gateway::errors_among_*`, `outage::a_provider_that_flaps_*` |
+//! | 401, 403, 404, 405, redirects | `account::*`, `gateway::a_page_that_means_the_account_*`, `outage::a_redirect_*` |
+//! | a bad row in a batch | `account::a_few_bad_rows_*`, `account::six_*`, `account::twelve_*`, `rows::a_row_that_makes_*`, `dead_letters::*` |
+//! | 413 | `rows::a_request_that_is_too_large_*`, `rows::a_row_that_is_too_large_alone_*` |
+//! | a job that fails, is lost, is somebody else's | `jobs::*`, `dead_letters::a_failing_userpilot_job_*` |
+//! | reply lost after the request was applied | `replies::*`, `outage::a_reply_that_is_lost_*`, `outage::a_lost_reply_*` |
+//! | connection closed or reset, before or with a request | `network::requests_that_are_reset_*`, `connections_that_are_closed_*`, `connections_that_end_*` |
+//! | connection dead without a word | `network::kept_connections_that_are_dead_*`, over HTTP/2 `tls::over_http2_*` |
+//! | black hole, deaf host, slow loris | `network::a_black_hole_*`, `a_provider_that_reads_nothing_*`, `a_reply_that_trickles_*`, `interim_replies_*`, `tls::a_handshake_that_never_ends_*` |
+//! | reply without an end | `network::a_body_*`, `a_chunked_body_*`, `a_head_*`, `replies_without_an_end_*` |
+//! | host gone, address refused or swallowed, name unknown or moved | `network::a_host_that_is_gone_*`, `attempts_to_connect_*`, `names::*`, `sender::tests::a_name_*` |
+//! | certificate expired, of nobody known, of another host; no roots | `tls::*` |
+//! | one destination down, the others well | `neighbors::*`, `lanes::one_lane_down_*`, `lanes::under_overload_*` |
 
 mod account;
 mod gateway;
@@ -71,12 +88,14 @@ pub fn script(steps: impl IntoIterator<Item = Step>) -> Faults {
 pub async fn all_delivered(world: &World, worker: &Worker, kind: Kind) {
     let id = kind.name();
     world.wait_committed(id).await;
+    let letters = world.dead_letters(id);
+    let headers: Vec<_> = letters.iter().map(|letter| &letter.headers).collect();
+    assert!(headers.is_empty(), "{id}: {headers:?}");
     assert_eq!(world.wrong_state(kind), Vec::<String>::new(), "{id}");
     let summary = world.simulator.provider(kind).summary();
     assert_eq!((summary.counters.regressions, summary.counters.keys_reused, summary.counters.malformed), (0, 0, 0));
     assert_eq!(summary.counters.redirects_followed, 0, "{id}");
     assert_eq!(lane_metric(worker, "sluicegate_dead_letters_total", id).await, 0.0, "{id}");
-    assert!(world.dead_letters(id).is_empty(), "{id}");
     assert_eq!(lane_metric(worker, "sluicegate_ledger_difference", id).await, 0.0, "{id}");
     assert_eq!(lane_metric(worker, "sluicegate_pending_events", id).await, 0.0, "{id}");
 }

@@ -8,11 +8,11 @@ use crate::support::{Worker, until};
 
 /// Small, so that it is full soon; events may not be larger than a buffer.
 const SMALL: &str = "events: { max_bytes: 4KiB }";
-const BUFFER: &str = "buffer: { max_bytes: 64KiB }";
+const BUFFER: &str = "buffer: { max_bytes: 16KiB }";
 
 /// The lane of `down` meets this fault while the others deliver more than its buffer holds.
 async fn others_go_on(down: Kind, fault: Fault, reason: &str) {
-    const USERS: u64 = 400;
+    const USERS: u64 = 100;
     let mut behind = Behind::start(2).await;
     let settings = format!("{}, {BUFFER}", QUICK.replace("timeout: 5s", "timeout: 1s"));
     let config = behind.world.config_with(SMALL, &behind.blocks(&settings));
