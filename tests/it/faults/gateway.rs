@@ -19,7 +19,7 @@ fn page(status: u16, reason: &str, more: &str) -> Fault {
     Fault::Answer(head + &body)
 }
 
-/// One error, then so many that a row which failed as often among others' successes would have been given up five times.
+/// One error, then so many that a row which failed as often among others' successes would have been given up three times.
 async fn outages_with(status: u16, reason: &str) {
     let mut behind = Behind::start(2).await;
     let settings = QUICK.replace("max: 500ms", "max: 50ms");
@@ -45,11 +45,11 @@ async fn outages_with(status: u16, reason: &str) {
     for (version, proxy) in (3..).zip(&behind.proxies) {
         behind.world.produce_all(round(20, version)).await;
         let before = proxy.counts().requests;
-        until("probes go on", async || proxy.counts().requests >= before + 14).await;
+        until("probes go on", async || proxy.counts().requests >= before + 10).await;
     }
     for (kind, before) in Kind::ALL.into_iter().zip(before) {
         let (id, counts) = (kind.name(), behind.proxy(kind).counts());
-        assert!(counts.requests >= before + 40, "{id}: {counts:?}");
+        assert!(counts.requests >= before + 30, "{id}: {counts:?}");
         assert_eq!(counts.peak, 1, "{id}: while it backs off one request asks at a time");
         assert_eq!(worker.state(id).await, "backing_off", "{id}");
         assert_eq!(lane_metric(&worker, "sluicegate_dead_letters_total", id).await, 0.0, "{id}");
@@ -86,12 +86,11 @@ async fn a_503_that_names_a_time_is_waited_out_like_a_429() {
     behind.proxies.iter().for_each(|proxy| proxy.script([page(503, "Service Unavailable", "retry-after: 2\r\n")]));
     behind.world.produce_all(round(5, 1)).await;
     for kind in Kind::ALL {
-        wait_state(&worker, kind.name(), "throttled").await;
+        until("it is told to wait", async || retries(&worker, kind.name(), "throttled").await > 0.0).await;
     }
     behind.all_well(&worker).await;
     for kind in Kind::ALL {
         assert_eq!(behind.proxy(kind).script_left(), 0, "{kind:?}");
-        assert!(retries(&worker, kind.name(), "throttled").await > 0.0, "{kind:?}");
         assert_eq!(retries(&worker, kind.name(), "server").await, 0.0, "{kind:?}");
     }
     worker.stop().await;
@@ -136,11 +135,11 @@ async fn a_date_to_wait_for_that_is_a_lifetime_away_is_cut_to_an_hour() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_that_means_the_account_is_no_dead_letter() {
-    for (status, reason) in [(401, "Unauthorized"), (403, "Forbidden")] {
-        let mut behind = Behind::start(1).await;
+    let mut behind = Behind::start(1).await;
+    let worker = Worker::start(&behind.world.config(&behind.blocks(QUICK))).await;
+    for (version, status, reason) in [(1, 401, "Unauthorized"), (2, 403, "Forbidden")] {
         behind.set(&page(status, reason, ""));
-        let worker = Worker::start(&behind.world.config(&behind.blocks(QUICK))).await;
-        behind.world.produce_all(round(30, 1)).await;
+        behind.world.produce_all(round(30, version)).await;
         for kind in Kind::ALL {
             let id = kind.name();
             wait_state(&worker, id, "account_fault").await;
@@ -152,8 +151,8 @@ async fn a_page_that_means_the_account_is_no_dead_letter() {
         }
         behind.set(&Fault::None);
         behind.all_well(&worker).await;
-        worker.stop().await;
     }
+    worker.stop().await;
 }
 
 /// Rounds of events while replies are errors, waits and delays by turns.
@@ -183,7 +182,7 @@ async fn errors_among_successes_lose_nothing_and_set_nobody_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a row whose tries meet the broken half each time is given up as exhausted, though the provider fails by chance"]
+#[ignore = "a row whose tries meet the broken half is given up as exhausted, though the provider fails everybody"]
 async fn one_broken_backend_of_two_costs_no_row() {
     by_turns(&[page(502, "Bad Gateway", ""), Fault::None], QUICK).await;
 }

@@ -10,9 +10,10 @@ use crate::proxy::{End, Endless, Fault, Proxy};
 use crate::support::{Worker, World, metric, until};
 use crate::worker_process::Process;
 
-/// For faults that only a timeout ends.
+/// For faults that only a timeout ends. A loaded machine may answer late when all is well again; how often a row may fail
+/// while others get through is not the subject here.
 fn hasty() -> String {
-    QUICK.replace("timeout: 5s", "timeout: 400ms")
+    QUICK.replace("timeout: 5s", "timeout: 400ms").replace("max: 500ms", "max: 500ms, max_attempts: 1000")
 }
 
 /// Lanes that have delivered and keep connections open meet the fault; newer events come; the fault is mended. `text` is
@@ -165,7 +166,7 @@ async fn kept_connections_end(fault: Fault, settings: &str) -> (Behind, Worker) 
     let mut behind = Behind::start(2).await;
     let worker = Worker::start(&behind.world.config(&behind.blocks(settings))).await;
     behind.set(&fault);
-    for version in 1..=8 {
+    for version in 1..=4 {
         behind.world.produce_all(round(6, version)).await;
         for kind in Kind::ALL {
             all_settled(&behind.world, &worker, kind).await;
@@ -180,7 +181,7 @@ async fn connections_that_end_after_each_reply_cost_no_rows() {
         let (mut behind, worker) = kept_connections_end(Fault::IdleClose(how), ONE_BY_ONE).await;
         for proxy in &behind.proxies {
             let counts = proxy.counts();
-            assert!(counts.connections >= 8, "{counts:?}");
+            assert!(counts.connections >= 4, "{counts:?}");
         }
         behind.set(&Fault::None);
         behind.all_well(&worker).await;
