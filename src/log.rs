@@ -29,7 +29,9 @@ pub fn filter(text: &str) -> Result<EnvFilter, String> {
 /// command prints.
 pub fn start(settings: &LogSettings) {
     let Ok(filter) = filter(&settings.level) else { return };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    // A line that cannot be written is lost. Telling so on stderr, as is the default, would panic when stderr is a pipe that
+    // nobody reads any more: delivering does not depend on somebody reading the log.
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).log_internal_errors(false);
     let terminal = stderr().is_terminal();
     let json = match settings.format {
         LogFormat::Auto => !terminal,

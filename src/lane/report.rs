@@ -42,8 +42,9 @@ impl Lane {
         if logged != Some(state) {
             self.report.logged = Some(state);
             let from = logged.map_or("none", LaneState::label);
+            let why = self.report.last_error.as_ref().filter(|_| is_trouble(state)).map(|error| error.what.as_str());
             match is_news {
-                true => tracing::info!(destination = %self.id, from, to = state.label(), "lane state"),
+                true => tracing::info!(destination = %self.id, from, to = state.label(), why, "lane state"),
                 false => tracing::debug!(destination = %self.id, from, to = state.label(), "lane state"),
             }
         }
@@ -152,6 +153,14 @@ fn is_news(state: LaneState) -> bool {
     !matches!(
         state,
         LaneState::Idle | LaneState::Delivering | LaneState::Limited | LaneState::WaitingForJob | LaneState::Replaying
+    )
+}
+
+/// Whether a state comes of something that went wrong, which is then the last error.
+fn is_trouble(state: LaneState) -> bool {
+    matches!(
+        state,
+        LaneState::Throttled | LaneState::BackingOff | LaneState::AccountFault | LaneState::DeadLetterBlocked
     )
 }
 

@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::io;
 use std::time::Duration;
 
+use super::connect_timeout;
 use crate::engine::verdict::Outage;
 
 /// Most characters of a failure's text: a guess at what stays readable in a log line.
@@ -29,6 +30,10 @@ impl Failure {
         let outage = classify(error);
         let text = match outage {
             Outage::Timeout => format!("not complete within {}", humantime::format_duration(timeout)),
+            // The causes only say that a deadline has elapsed, each layer in its own words.
+            Outage::Connect if error.is_timeout() => {
+                format!("no connection within {}", humantime::format_duration(connect_timeout(timeout)))
+            }
             _ => describe(error),
         };
         Failure { outage, text }

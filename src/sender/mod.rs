@@ -117,13 +117,21 @@ fn builder(settings: SenderSettings, tls: &Tls) -> ClientBuilder {
         .tls_certs_merge(tls.authorities.clone())
         .user_agent(USER_AGENT)
         .timeout(settings.timeout)
-        .connect_timeout(CONNECT.min(settings.timeout / 2))
+        .connect_timeout(connect_timeout(settings.timeout))
         .redirect(reqwest::redirect::Policy::none())
         // The lane decides what is sent again, and pays for it from the budget. What remains is hyper's change to another
         // connection when a kept one turns out closed before a byte of the request was written: the server sees one request.
         .retry(reqwest::retry::never())
         .pool_idle_timeout(IDLE_CONNECTION)
+        // Over HTTP/2 a request that times out leaves its connection to the next ones, also when nobody is there any more.
+        // So a connection that is silent while requests wait is asked (PING), and given up by the time the first has timed out.
+        .http2_keep_alive_interval(connect_timeout(settings.timeout))
+        .http2_keep_alive_timeout(connect_timeout(settings.timeout))
         .tcp_nodelay(true)
+}
+
+fn connect_timeout(timeout: Duration) -> Duration {
+    CONNECT.min(timeout / 2)
 }
 
 fn is_loopback(host: &str) -> bool {

@@ -7,6 +7,7 @@ use serde_json::json;
 use sluicegate::demo::simulator::{Faults, Kind, Latency, ProviderHandle, Simulator, SimulatorSettings, Step};
 
 use crate::faults::{all_delivered, event, lane_metric, outage, roomy, round, set, wait_state};
+use crate::proxy::{Fault, Proxy};
 use crate::support::{Worker, World, until};
 
 const FAST: &str = "batch: { linger: 0s }, request: { timeout: 5s }, retry: { initial: 50ms, max: 500ms }, \
@@ -104,9 +105,13 @@ async fn under_overload_no_minute_holds_more_than_the_limit_and_hardly_less() {
         blocks += &block_at(&simulator, id, kind, &format!("{mode}, {PACED}"));
         providers.push((id, simulator, handle, share));
     }
-    // A lane that nobody lets in, beside them the whole time.
+    // A lane that nobody lets in and one that nobody answers, beside them the whole time.
     let (stranger, _) = provider_alone(Kind::Vitally, 0).await;
     blocks += &block_at(&stranger, "stranger", Kind::Vitally, PACED).replace("demo-vitally-token", "wrong");
+    let hole = Proxy::start(stranger.addr()).await;
+    hole.set(Fault::BlackHole);
+    let block = block_at(&stranger, "unanswered", Kind::Vibefollow, PACED);
+    blocks += &block.replace(&stranger.base_url(), &hole.url());
     let worker = Worker::start(&world.config(&blocks)).await;
     let begun = Instant::now();
     wait_state(&worker, "stranger", "account_fault").await;
@@ -131,6 +136,9 @@ async fn under_overload_no_minute_holds_more_than_the_limit_and_hardly_less() {
     }
     assert_eq!(problems, Vec::<String>::new());
     assert_eq!(worker.state("stranger").await, "account_fault");
+    assert_eq!(worker.state("unanswered").await, "backing_off");
+    assert_eq!(world.committed("unanswered").0, 0);
+    assert!(hole.counts().requests > 0, "{:?}", hole.counts());
     worker.stop().await;
 }
 

@@ -15,6 +15,7 @@ mod lanes;
 mod layering;
 mod ops;
 mod process;
+mod proxy;
 mod secrets;
 mod support;
 mod tls;

@@ -373,3 +373,20 @@ async fn start_fail_without_a_committed_position_ends_with_78_and_names_the_sett
     assert!(process.log().contains("kafka.start"), "{}", process.log());
     assert_eq!(received(&world, Kind::Vitally), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_any_more_does_not_end_the_worker() {
+    let mut world = World::start(1, without_limits()).await;
+    let settings = "batch: { linger: 0s }, request: { timeout: 3s }";
+    let yaml = world.yaml(&world.block("vitally", Kind::Vitally, settings), NEW_PROTOCOL, "5s");
+    let mut process = Process::start(&yaml.replace("format: text", "format: text, level: trace"), &[]);
+    process.wait_log("serving ").await;
+    // The address has been read; the next line is the last.
+    process.stop_reading_the_log();
+    world.produce_all(one_event_each(0..100)).await;
+    world.wait_committed("vitally").await;
+    assert_eq!(world.wrong_state(Kind::Vitally), Vec::<String>::new());
+    assert!(process.is_running());
+    process.signal("TERM");
+    assert_eq!(process.exit(Duration::from_secs(15)).await, 0);
+}

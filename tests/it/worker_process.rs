@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ pub const SESSION: Duration = Duration::from_secs(30);
 pub struct Process {
     child: std::process::Child,
     log: Arc<Mutex<Vec<String>>>,
+    reads: Arc<AtomicBool>,
     _config: tempfile::NamedTempFile,
 }
 
@@ -36,17 +38,27 @@ impl Process {
             .spawn()
             .expect("a process");
         let log = Arc::new(Mutex::new(Vec::new()));
+        let reads = Arc::new(AtomicBool::new(true));
         let (lines, stderr) = (Arc::clone(&log), child.stderr.take().expect("a pipe"));
+        let goes_on = Arc::clone(&reads);
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 lines.lock().expect("no panic").push(line);
+                if !goes_on.load(Ordering::Acquire) {
+                    break;
+                }
             }
         });
-        Process { child, log, _config: config }
+        Process { child, log, reads, _config: config }
     }
 
     pub fn log(&self) -> String {
         self.log.lock().expect("no panic").join("\n")
+    }
+
+    /// As when the collector of the log has ended: the next line meets a pipe that nobody reads.
+    pub fn stop_reading_the_log(&self) {
+        self.reads.store(false, Ordering::Release);
     }
 
     pub async fn wait_log(&mut self, text: &str) {

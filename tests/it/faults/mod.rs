@@ -1,15 +1,39 @@
 //! What a provider can do to us, one fault at a time: nothing is lost, nothing goes backwards, and the lane says what it is.
+//!
+//! | fault | tests |
+//! |---|---|
+//! | 429 with seconds, a date, absurd, negative or junk | `throttle::*`, `gateway::a_429_page_*`, `gateway::a_date_to_wait_for_that_is_a_lifetime_away_*`, `gateway::a_503_that_names_a_time_*` |
+//! | 500, 502, 503, 504, once and for long | `gateway::a_500_*`, `a_502_*`, `a_503_once_*`, `a_504_*`; among successes: `gateway::errors_among_*`, `outage::a_provider_that_flaps_*` |
+//! | 401, 403, 404, 405, redirects | `account::*`, `gateway::a_page_that_means_the_account_*`, `outage::a_redirect_*` |
+//! | a bad row in a batch | `account::a_few_bad_rows_*`, `account::six_*`, `account::twelve_*`, `rows::a_row_that_makes_*`, `dead_letters::*` |
+//! | 413 | `rows::a_request_that_is_too_large_*`, `rows::a_row_that_is_too_large_alone_*` |
+//! | a job that fails, is lost, is somebody else's | `jobs::*`, `dead_letters::a_failing_userpilot_job_*` |
+//! | reply lost after the request was applied | `replies::*`, `outage::a_reply_that_is_lost_*`, `outage::a_lost_reply_*` |
+//! | connection closed or reset, before or with a request | `network::requests_that_are_reset_*`, `connections_that_are_closed_*`, `connections_that_end_*` |
+//! | connection dead without a word | `network::kept_connections_that_are_dead_*`, over HTTP/2 `tls::over_http2_*` |
+//! | black hole, deaf host, slow loris | `network::a_black_hole_*`, `a_provider_that_reads_nothing_*`, `a_reply_that_trickles_*`, `interim_replies_*`, `tls::a_handshake_that_never_ends_*` |
+//! | reply without an end | `network::a_body_*`, `a_chunked_body_*`, `a_head_*`, `replies_without_an_end_*` |
+//! | host gone, address refused or swallowed, name unknown or moved | `network::a_host_that_is_gone_*`, `attempts_to_connect_*`, `names::*`, `sender::tests::a_name_*` |
+//! | certificate expired, of nobody known, of another host; no roots | `tls::*` |
+//! | one destination down, the others well | `neighbors::*`, `lanes::one_lane_down_*`, `lanes::under_overload_*` |
 
 mod account;
+mod gateway;
 mod guard;
 mod jobs;
+mod names;
+mod neighbors;
+mod network;
 mod outage;
+mod replies;
 mod rows;
 mod throttle;
+mod tls;
 
 use serde_json::json;
 use sluicegate::demo::simulator::{Faults, Kind, SimulatorSettings, Step};
 
+use crate::proxy::{Fault, Proxy};
 use crate::support::{Worker, World, until};
 
 /// Keys of a block that make a test short: no linger, quick retries, and a limit that is not the subject.
@@ -64,12 +88,14 @@ pub fn script(steps: impl IntoIterator<Item = Step>) -> Faults {
 pub async fn all_delivered(world: &World, worker: &Worker, kind: Kind) {
     let id = kind.name();
     world.wait_committed(id).await;
+    let letters = world.dead_letters(id);
+    let headers: Vec<_> = letters.iter().map(|letter| &letter.headers).collect();
+    assert!(headers.is_empty(), "{id}: {headers:?}");
     assert_eq!(world.wrong_state(kind), Vec::<String>::new(), "{id}");
     let summary = world.simulator.provider(kind).summary();
     assert_eq!((summary.counters.regressions, summary.counters.keys_reused, summary.counters.malformed), (0, 0, 0));
     assert_eq!(summary.counters.redirects_followed, 0, "{id}");
     assert_eq!(lane_metric(worker, "sluicegate_dead_letters_total", id).await, 0.0, "{id}");
-    assert!(world.dead_letters(id).is_empty(), "{id}");
     assert_eq!(lane_metric(worker, "sluicegate_ledger_difference", id).await, 0.0, "{id}");
     assert_eq!(lane_metric(worker, "sluicegate_pending_events", id).await, 0.0, "{id}");
 }
@@ -90,4 +116,72 @@ pub async fn retries(worker: &Worker, id: &str, reason: &str) -> f64 {
 
 pub async fn wait_state(worker: &Worker, id: &str, state: &str) {
     until(&format!("{id} is {state}"), async || worker.state(id).await == state).await;
+}
+
+/// A world with a proxy before each of its three providers, in the order of `Kind::ALL`.
+struct Behind {
+    world: World,
+    proxies: [Proxy; 3],
+}
+
+impl Behind {
+    async fn start(partitions: i32) -> Behind {
+        let world = World::start(partitions, roomy()).await;
+        let to = world.simulator.addr();
+        Behind { world, proxies: [Proxy::start(to).await, Proxy::start(to).await, Proxy::start(to).await] }
+    }
+
+    fn proxy(&self, kind: Kind) -> &Proxy {
+        &self.proxies[Kind::ALL.iter().position(|one| *one == kind).expect("one of three")]
+    }
+
+    /// A block whose requests go through the provider's proxy. Userpilot takes rows one by one where no mode is named: its
+    /// jobs would make each test wait for their polls.
+    fn block(&self, kind: Kind, more: &str) -> String {
+        let single = format!("mode: single, {more}");
+        let is_plain = kind == Kind::Userpilot && !more.contains("mode:");
+        let direct = self.world.block(kind.name(), kind, if is_plain { &single } else { more });
+        direct.replace(&self.world.simulator.base_url(), &self.proxy(kind).url())
+    }
+
+    fn blocks(&self, more: &str) -> String {
+        Kind::ALL.map(|kind| self.block(kind, more)).concat()
+    }
+
+    fn set(&self, fault: &Fault) {
+        self.proxies.iter().for_each(|proxy| proxy.set(fault.clone()));
+    }
+
+    /// Waits until each provider has taken a row of so many users.
+    async fn warm(&mut self, users: u64) {
+        self.world.produce_all(round(users, 1)).await;
+        for kind in Kind::ALL {
+            let provider = self.world.simulator.provider(kind);
+            until("the first rows arrive", async || provider.summary().user_count as u64 == users).await;
+        }
+    }
+
+    /// Waits until the lanes have nothing more to do, then demands that all has arrived as the log says, an event written
+    /// only now included.
+    async fn all_well(&mut self, worker: &Worker) {
+        for kind in Kind::ALL {
+            until("the lane is well", async || worker.state(kind.name()).await == "idle").await;
+        }
+        let fresh = format!("fresh-{}", self.world.log.len());
+        self.world.produce_all([event(&fresh, 1, json!({}))]).await;
+        for kind in Kind::ALL {
+            all_delivered(&self.world, worker, kind).await;
+            assert!(self.world.simulator.provider(kind).users().contains_key(&fresh), "{kind:?}: no fresh event");
+            no_overlaps(&self.world, kind);
+        }
+    }
+}
+
+/// What `/status` names as the lane's last error; empty if there was none.
+async fn last_error(worker: &Worker, id: &str) -> String {
+    let (_, text) = worker.get("/status").await;
+    let status: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let lanes = status["lanes"].as_array().expect("lanes");
+    let lane = lanes.iter().find(|lane| lane["destination"] == id).expect("the lane");
+    lane["last_error"]["what"].as_str().unwrap_or_default().to_owned()
 }

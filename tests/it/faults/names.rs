@@ -1,0 +1,68 @@
+//! Names that do not resolve. What a name that moves does to connections is held by the sender's own tests, which can
+//! answer for the system's resolver.
+
+use std::time::Duration;
+
+use sluicegate::demo::simulator::Kind;
+
+use super::{QUICK, event, roomy, round};
+use crate::support::{World, metric, until};
+use crate::worker_process::Process;
+
+/// Nothing stands between the worker and the resolver, which a proxy would ask in its place.
+const NO_PROXY: [(&str, &str); 2] = [("NO_PROXY", "*"), ("no_proxy", "*")];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_does_not_resolve_is_named_and_what_waited_is_delivered_when_the_address_is_mended() {
+    let mut world = World::start(2, roomy()).await;
+    let blocks = Kind::ALL.map(|kind| world.block(kind.name(), kind, QUICK)).concat();
+    let yaml = world.yaml(&blocks, "group.protocol: consumer", "5s");
+    // RFC 6761 reserves `invalid`.
+    let wrong = yaml.replace(&world.simulator.base_url(), "http://nothing.invalid");
+    let mut process = Process::start_with(&wrong, &[], &NO_PROXY);
+    world.produce_all(round(20, 1)).await;
+    // The address is the process's own and cannot be asked for inside the condition below.
+    process.wait_log("serving ").await;
+    for kind in Kind::ALL {
+        process.wait_log(&format!("destination={} from=", kind.name())).await;
+    }
+    process.wait_log("to=\"backing_off\"").await;
+    let (mut tries, begun) = (0.0, std::time::Instant::now());
+    while tries < 9.0 {
+        let text = process.get("/metrics").await.1;
+        tries = Kind::ALL
+            .map(|kind| {
+                let lane = format!("destination=\"{}\"", kind.name());
+                metric(&text, "sluicegate_retries_total", &[&lane, "reason=\"dns\""]).min(3.0)
+            })
+            .iter()
+            .sum();
+        assert!(begun.elapsed() < crate::support::DEADLINE, "{tries} tries\n{}", process.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let status: serde_json::Value = serde_json::from_str(&process.get("/status").await.1).expect("JSON");
+    for lane in status["lanes"].as_array().expect("lanes") {
+        assert_eq!(lane["state"], "backing_off", "{lane}");
+        let error = lane["last_error"]["what"].as_str().expect("an error");
+        assert!(error.starts_with("dns: "), "{error}");
+    }
+    assert!(process.log().lines().any(|line| line.contains("backing_off") && line.contains("dns: ")));
+    assert!(process.is_running());
+    process.signal("TERM");
+    assert_eq!(process.exit(Duration::from_secs(15)).await, 0, "{}", process.log());
+
+    let mut process = Process::start_with(&yaml, &[], &NO_PROXY);
+    world.produce_all(round(20, 2)).await;
+    world.produce_all([event("fresh", 1, serde_json::json!({}))]).await;
+    for kind in Kind::ALL {
+        world.wait_committed(kind.name()).await;
+        assert_eq!(world.wrong_state(kind), Vec::<String>::new(), "{kind:?}");
+        let provider = world.simulator.provider(kind);
+        until("nobody is under way", async || provider.summary().users_in_flight == 0).await;
+        assert_eq!(provider.summary().counters.regressions, 0, "{kind:?}");
+        assert!(world.dead_letters(kind.name()).is_empty(), "{kind:?}");
+    }
+    assert_eq!(metric(&process.get("/metrics").await.1, "sluicegate_ledger_difference", &[]), 0.0);
+    process.signal("TERM");
+    assert_eq!(process.exit(Duration::from_secs(15)).await, 0, "{}", process.log());
+}
