@@ -13,9 +13,6 @@ use super::{Batch, BatchId, DeadLetterCause, Engine, Job, Member};
 /// rows that happens by chance once in 3 million.
 const SUSPECTS: usize = 5;
 
-/// A row must have failed this often alone, others getting through between, before it is given up: once may be chance.
-const ALONE: u32 = 3;
-
 /// A job is given three times the provider's pace of 1,200 rows a minute plus five minutes before it counts as lost
 /// (Userpilot, "Limitations": up to 1,200 rows processed per minute; factor and allowance are guesses).
 fn job_deadline(rows: usize, now: Instant) -> Instant {
@@ -61,6 +58,7 @@ impl Engine {
             (None, _) => self.limit.answered(batch.rows.len(), batch.sent_at, now),
             (Some(_), _) => {}
         }
+        self.note_odds(&batch, &answer);
         match (answer, &mut batch.job) {
             (Answer::Pending { job, poll_after }, _) => self.job_goes_on(id, batch, Some(job), poll_after, now),
             // The poll failed, not the job.
@@ -86,6 +84,20 @@ impl Engine {
                     self.row_answer(index, seq, rows, verdict, &batch, now);
                 }
             }
+        }
+    }
+
+    /// What the first try of all these rows says about the provider.
+    fn note_odds(&mut self, batch: &Batch, answer: &Answer) {
+        let has_failed = |(index, seq): &(RowIndex, u64)| {
+            let row = self.rows.current(*index, *seq);
+            row.and_then(|row| row.trouble.as_ref()).is_some_and(|trouble| trouble.failures > 0)
+        };
+        match answer {
+            Answer::Pending { .. }
+            | Answer::All(Verdict::Throttled { .. } | Verdict::Busy { .. } | Verdict::AccountFault(_)) => {}
+            _ if batch.rows.iter().any(has_failed) => {}
+            answer => self.odds.note(matches!(answer, Answer::All(Verdict::Unavailable(_)))),
         }
     }
 
@@ -241,8 +253,14 @@ impl Engine {
         if rows == 1 && others_succeeded {
             trouble.failures_alone += 1;
         }
-        if failures >= max_attempts && trouble.failures_alone >= max_attempts.min(ALONE) {
+        let failures_alone = trouble.failures_alone;
+        if failures >= max_attempts && failures_alone >= self.odds.failures_needed() {
             return self.bury_row(index, DeadLetterCause::Exhausted(outage.label()));
+        }
+        if rows == 1 && others_succeeded {
+            // At a time of its own, or a provider that fails every second request might always meet the same row.
+            let wait = self.backoff(failures_alone);
+            return self.put_back(index, Stage::Deferred(now + wait));
         }
         // The first failure keeps its place. After the second other rows go first, so that one poisonous row cannot keep the
         // probe from finding out that the provider is well.
@@ -367,7 +385,10 @@ impl Engine {
         self.hold = None;
         if hold.probe_rows().is_some() {
             for index in self.rows.deferred() {
-                if self.rows.get(index).is_some_and(|row| !row.is_suspect()) {
+                let waits_alone = |row: &Row| {
+                    row.trouble.as_ref().is_some_and(|trouble| trouble.suspect.is_some() || trouble.failures_alone > 0)
+                };
+                if self.rows.get(index).is_some_and(|row| !waits_alone(row)) {
                     self.rows.set_stage(index, Stage::Ready);
                 }
             }

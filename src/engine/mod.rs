@@ -23,6 +23,7 @@ mod handover;
 mod intake;
 mod ledger;
 mod letters;
+mod odds;
 mod offsets;
 mod outbox;
 mod pacer;
@@ -235,6 +236,7 @@ pub struct Engine {
     suspects: BTreeSet<Box<str>>,
     /// Rows in flight whose partition has been given up.
     ghosts: usize,
+    odds: odds::Odds,
     last_success: Option<Instant>,
     last_sent: Option<Instant>,
     pending_events: u64,
@@ -268,6 +270,7 @@ impl Engine {
             commits: commits::Commits::default(),
             suspects: BTreeSet::new(),
             ghosts: 0,
+            odds: odds::Odds::default(),
             last_success: None,
             last_sent: None,
             pending_events: 0,

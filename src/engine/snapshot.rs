@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::state::Cause;
+use super::state::{Cause, Hold};
 use super::{Counters, Engine, LaneState, Now, Partition};
 use crate::record::{PartitionId, Position};
 
@@ -81,7 +81,13 @@ impl Engine {
 
     /// What the lane is doing: the first of these that holds.
     pub fn state(&self, now: Instant) -> LaneState {
-        let hold = self.hold.filter(|hold| hold.until > now || hold.probe_rows().is_some());
+        // With nothing left to send an outage is no more than a memory.
+        let is_over = |hold: &Hold| match hold.cause {
+            Cause::Throttled | Cause::Busy => true,
+            Cause::Unavailable(_) => self.rows.len() == 0,
+            Cause::Fault(_) => false,
+        };
+        let hold = self.hold.filter(|hold| hold.until > now || !is_over(hold));
         match hold.map(|hold| hold.cause) {
             _ if self.draining => LaneState::Draining,
             _ if !self.started || (self.partitions.is_empty() && self.batches.is_empty()) => LaneState::Starting,

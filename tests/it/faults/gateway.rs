@@ -187,7 +187,6 @@ async fn errors_among_successes_lose_nothing_and_set_nobody_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a row whose tries meet the broken half is given up as exhausted, though the provider fails everybody"]
 async fn one_broken_backend_of_two_costs_no_row() {
     by_turns(&[page(502, "Bad Gateway", ""), Fault::None], QUICK).await;
 }
