@@ -98,7 +98,8 @@ pub struct Retry {
     pub initial: HumanDuration,
     /// The longest wait.
     pub max: HumanDuration,
-    /// Tries of a row that fails while others succeed; then it is a dead letter.
+    /// Least tries of a row that fails while others succeed, before it is a dead letter; more where the provider fails others
+    /// too, until chance does not explain it.
     #[schemars(range(min = 1))]
     pub max_attempts: u32,
 }
