@@ -8,8 +8,9 @@
 //! SLUICEGATE_LONG_TESTS=1 SLUICEGATE_TEST_BROKERS=127.0.0.1:9092 cargo test --test replicas -- --nocapture
 //! ```
 //!
-//! `SLUICEGATE_SCENARIOS` takes only those whose names contain it, `SLUICEGATE_TEST_BINARY` takes another build of the
-//! worker, and `SLUICEGATE_TEST_LOGS` names a folder for the workers' logs and for when rows arrived.
+//! `SLUICEGATE_SCENARIOS` takes only those whose names contain it, `SLUICEGATE_TEST_PROPERTIES` adds lines of
+//! `kafka.properties` to the long ones (`group.protocol: consumer`), `SLUICEGATE_TEST_BINARY` takes another build of the worker,
+//! and `SLUICEGATE_TEST_LOGS` names a folder for the workers' logs and for when rows arrived.
 
 mod backlog;
 mod judge;
@@ -50,7 +51,7 @@ async fn play(scenarios: Vec<Scenario>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_share_the_limit_while_they_come_and_go() {
-    play(scenario::short(std::env::var_os("SLUICEGATE_TEST_BROKERS").is_none())).await;
+    play(scenario::short()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,5 +60,5 @@ async fn replicas_share_the_limit_through_minutes_of_change_on_a_real_kafka() {
         return println!("skipped: takes nine minutes; set SLUICEGATE_LONG_TESTS=1");
     }
     assert!(std::env::var_os("SLUICEGATE_TEST_BROKERS").is_some(), "needs a real Kafka: set SLUICEGATE_TEST_BROKERS");
-    play(scenario::long()).await;
+    play(scenario::long(&std::env::var("SLUICEGATE_TEST_PROPERTIES").unwrap_or_default())).await;
 }

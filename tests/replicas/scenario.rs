@@ -25,17 +25,25 @@ pub struct Scenario {
     pub properties: String,
     /// After how long the group gives up a silent member.
     pub session: Duration,
+    /// `shutdown.drain`: no longer than the session.
+    pub drain: &'static str,
+    /// `request.timeout` of each lane: no longer than the drain.
+    pub timeout: &'static str,
     /// Bytes of one event, about.
     pub event_bytes: usize,
     /// `buffer.max_bytes` of each lane.
     pub buffer: &'static str,
+    /// How fast a job of Userpilot works.
+    pub job_rows_per_minute: u32,
     /// What happens in which second, in order.
     pub timeline: Vec<(u64, Step)>,
     /// For how many seconds there is more to send than the limit lets through.
     pub seconds: u64,
     /// Least part of the limit that has to be used over these seconds.
     pub use_overall: f64,
-    /// Least part of the limit that has to be used where nothing has happened for [`QUIET`].
+    /// The same at Userpilot, where the replicas also wait for each other's jobs.
+    pub use_jobs: f64,
+    /// Least part of the limit that has to be used where nothing has happened for [`QUIET`], jobs aside.
     pub use_quiet: f64,
 }
 
@@ -86,28 +94,41 @@ fn three_and(more: &[(u64, Step)]) -> Vec<(u64, Step)> {
     THREE.iter().chain(more).copied().collect()
 }
 
-/// Runs of about a minute and a half.
-pub fn short(_on_mock: bool) -> Vec<Scenario> {
+/// Runs of a minute and a quarter.
+pub fn short() -> Vec<Scenario> {
     let base = Scenario {
         name: "short",
         partitions: 6,
+        // The least that Kafka takes unless told otherwise (group.min.session.timeout.ms).
         properties: classic(6),
         session: Duration::from_secs(6),
+        drain: "5s",
+        timeout: "3s",
         event_bytes: 300,
         buffer: "64MiB",
+        // Fast enough that the limit is what rows wait for.
+        job_rows_per_minute: 12_000,
         timeline: Vec::new(),
         seconds: 75,
         use_overall: 0.6,
+        use_jobs: 0.25,
         use_quiet: 0.95,
     };
     vec![
         Scenario {
             name: "short-roll",
+            properties: "group.protocol: consumer".to_owned(),
             timeline: vec![(0, Join('a')), (0, Join('b')), (20, Join('c')), (45, Leave('a'))],
             ..base.clone()
         },
         Scenario { name: "short-kill", timeline: three_and(&[(20, Kill('b'))]), ..base.clone() },
-        Scenario { name: "short-freeze", timeline: three_and(&[(20, Freeze('b')), (40, Thaw('b'))]), ..base.clone() },
+        Scenario {
+            name: "short-freeze",
+            timeline: three_and(&[(20, Freeze('b')), (40, Thaw('b'))]),
+            // On the mock cluster a rebalance takes 5 s, and no commit gets through: the others wait for one.
+            use_overall: 0.5,
+            ..base.clone()
+        },
         Scenario {
             name: "short-shrink",
             event_bytes: 2_500,
@@ -118,24 +139,25 @@ pub fn short(_on_mock: bool) -> Vec<Scenario> {
     ]
 }
 
-/// Runs of five minutes of change, and of quiet after it.
-pub fn long() -> Vec<Scenario> {
-    let protocol = std::env::var("SLUICEGATE_TEST_PROTOCOL").unwrap_or_default();
-    // What an operator gets who sets nothing: classic, cooperative-sticky, a session of 45 s.
-    let properties = match protocol.as_str() {
-        "" => String::new(),
-        other => other.to_owned(),
-    };
+/// Runs of five minutes of change, and of quiet after it; `properties` is empty for what an operator gets who sets nothing:
+/// classic, cooperative-sticky, a session of 45 s.
+pub fn long(properties: &str) -> Vec<Scenario> {
     let base = Scenario {
         name: "long",
         partitions: 12,
-        properties,
+        properties: properties.to_owned(),
+        // Also Kafka's default for groups of the new protocol.
         session: Duration::from_secs(45),
+        drain: "25s",
+        timeout: "10s",
         event_bytes: 300,
         buffer: "256MiB",
+        // As fast as the vendor says.
+        job_rows_per_minute: 1_200,
         timeline: Vec::new(),
         seconds: 480,
         use_overall: 0.85,
+        use_jobs: 0.70,
         use_quiet: 0.95,
     };
     vec![
@@ -153,6 +175,7 @@ pub fn long() -> Vec<Scenario> {
         Scenario {
             name: "kill",
             timeline: three_and(&[(60, Kill('b')), (150, Join('d')), (200, Kill('c'))]),
+            seconds: 440,
             ..base.clone()
         },
         Scenario {
@@ -164,6 +187,7 @@ pub fn long() -> Vec<Scenario> {
                 // Shorter than the session: nobody else takes over.
                 (215, Thaw('c')),
             ]),
+            seconds: 440,
             ..base.clone()
         },
         Scenario {
@@ -182,6 +206,7 @@ pub fn long() -> Vec<Scenario> {
             seconds: 300,
             // Two thirds of the limit lie idle for the session of the dead: 45 of 300 seconds.
             use_overall: 0.80,
+            use_jobs: 0.60,
             ..base
         },
     ]

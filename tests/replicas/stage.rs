@@ -11,14 +11,15 @@ use tokio::task::JoinSet;
 use crate::backlog::Backlog;
 use crate::judge::Judgement;
 use crate::scenario::{Scenario, Step};
-use crate::support::{World, metric};
+use crate::support::{World, metric, without_limits};
 use crate::worker_process::Process;
 
 /// Newer events a second, all the while: a sixth of what the limit lets through, so that they extend the backlog little.
 const LIVE: usize = 4;
 
-/// Longest time for everything to be delivered and committed when the run is over; it begins with about a minute's rows.
-const FINISH: Duration = Duration::from_secs(240);
+/// Longest time for what is left to be delivered and committed when the run is over: at Userpilot some thousand rows, at the
+/// speed of its jobs.
+const FINISH: Duration = Duration::from_secs(400);
 
 /// Longest time for a worker to end after SIGTERM: its drain of 25 s and leaving the group.
 const LEAVE: Duration = Duration::from_secs(45);
@@ -44,20 +45,30 @@ struct Stage {
 
 /// Plays it and tells what each of the three providers saw.
 pub async fn play(scenario: &Scenario) -> Vec<Judgement> {
-    let mut world = World::start(scenario.partitions, SimulatorSettings::default()).await;
+    // Without a limit of its own, so that what is left over in the end goes quickly; the judge counts.
+    let settings = SimulatorSettings { job_rows_per_minute: scenario.job_rows_per_minute, ..without_limits() };
+    let mut world = World::start(scenario.partitions, settings).await;
     for kind in Kind::ALL {
         let latency = Some(Latency { min_ms: 20, max_ms: 200 });
         world.simulator.provider(kind).set_faults(Faults { latency, ..Faults::default() });
     }
-    let users = (scenario.seconds as usize + 45) * 20;
+    // A quarter more than the limit lets through, since partitions and their owners do not all come equally far.
+    let users = scenario.seconds as usize * 25;
     let mut backlog = Backlog::new(users, scenario.event_bytes);
     let first = backlog.first();
     world.produce_all(first).await;
-    let more = format!("buffer: {{ max_bytes: {} }}", scenario.buffer);
-    let blocks = Kind::ALL.map(|kind| world.block(kind.name(), kind, &more)).concat();
-    let yaml = world.yaml(&blocks, &scenario.properties, "25s").replace("commit_interval: 200ms", "commit_interval: 1s");
+    let yaml = |limit: &str| {
+        let more = format!(
+            "buffer: {{ max_bytes: {} }}, request: {{ timeout: {} }}, limit: {{ rows_per_minute: {limit} }}",
+            scenario.buffer, scenario.timeout
+        );
+        let blocks = Kind::ALL.map(|kind| world.block(kind.name(), kind, &more)).concat();
+        // As often as by default.
+        world.yaml(&blocks, &scenario.properties, scenario.drain).replace("commit_interval: 200ms", "commit_interval: 1s")
+    };
+    let unlimited = yaml("unlimited");
     let mut stage = Stage {
-        yaml,
+        yaml: yaml("1200"),
         began: Instant::now(),
         running: BTreeMap::new(),
         frozen: BTreeMap::new(),
@@ -86,25 +97,32 @@ pub async fn play(scenario: &Scenario) -> Vec<Judgement> {
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
     let began = stage.began;
+    let differences = stage.differences().await;
     // Whoever comes last has to get through as well.
     let last = backlog.more(10);
     world.produce_all(last).await;
+    stage.end().await;
+    let seen = Kind::ALL.map(|kind| world.simulator.provider(kind).arrivals());
+    // One replica without a limit takes over what is left.
+    for kind in Kind::ALL {
+        world.simulator.provider(kind).set_faults(Faults::default());
+    }
+    stage.yaml = unlimited;
+    stage.perform(Step::Join('z'));
     let mut unfinished = Kind::ALL.to_vec();
     let deadline = Instant::now() + FINISH;
     while !unfinished.is_empty() && Instant::now() < deadline {
         unfinished.retain(|kind| world.committed(kind.name()) != (world.log.len() as i64, world.log.len() as i64));
         stage.look_after();
-        stage.keep_diary().await;
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    let differences = stage.differences().await;
     stage.end().await;
     let mut judgements: Vec<Judgement> = Kind::ALL
         .into_iter()
-        .map(|kind| {
+        .zip(seen)
+        .map(|(kind, arrivals)| {
             let provider = world.simulator.provider(kind);
             let wrong = world.wrong_state(kind);
-            let arrivals = provider.arrivals();
             write_arrivals(scenario, kind, began, &arrivals);
             let mut judgement = Judgement::of(scenario, kind, began, &arrivals, &provider.summary(), &wrong);
             if unfinished.contains(&kind) {
@@ -171,7 +189,8 @@ impl Stage {
         for name in ended {
             let Some(process) = self.running.remove(&name) else { continue };
             let log = process.log();
-            self.faults.push(format!("{name} ended by itself: {}", log.lines().last().unwrap_or_default()));
+            println!("{name} ended by itself:\n{log}");
+            self.faults.push(format!("{name} ended by itself"));
             self.logs.push((name, log));
         }
     }
