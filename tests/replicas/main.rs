@@ -8,8 +8,8 @@
 //! SLUICEGATE_LONG_TESTS=1 SLUICEGATE_TEST_BROKERS=127.0.0.1:9092 cargo test --test replicas -- --nocapture
 //! ```
 //!
-//! `SLUICEGATE_SCENARIOS` takes only those whose names contain it, `SLUICEGATE_TEST_PROPERTIES` adds lines of
-//! `kafka.properties` to the long ones (`group.protocol: consumer`), `SLUICEGATE_TEST_BINARY` takes another build of the worker,
+//! `SLUICEGATE_SCENARIOS` takes only those whose names contain it, `SLUICEGATE_TEST_PROPERTIES` gives the long
+//! ones `kafka.properties` (`group.protocol: consumer`, `group.instance.id: replica-{name}`), `SLUICEGATE_TEST_BINARY` takes another build of the worker,
 //! and `SLUICEGATE_TEST_LOGS` names a folder for the workers' logs and for when rows arrived.
 
 mod backlog;

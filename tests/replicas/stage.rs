@@ -64,7 +64,9 @@ pub async fn play(scenario: &Scenario) -> Vec<Judgement> {
         );
         let blocks = Kind::ALL.map(|kind| world.block(kind.name(), kind, &more)).concat();
         // As often as by default.
-        world.yaml(&blocks, &scenario.properties, scenario.drain).replace("commit_interval: 200ms", "commit_interval: 1s")
+        world
+            .yaml(&blocks, &scenario.properties, scenario.drain)
+            .replace("commit_interval: 200ms", "commit_interval: 1s")
     };
     let unlimited = yaml("unlimited");
     let mut stage = Stage {
@@ -148,7 +150,8 @@ impl Stage {
     fn perform(&mut self, step: Step) {
         match step {
             Step::Join(name) => {
-                self.running.insert(name, Process::start(&self.yaml, &[]));
+                let yaml = self.yaml.replace("{name}", &name.to_string());
+                self.running.insert(name, Process::start(&yaml, &[]));
             }
             Step::Leave(name) => {
                 let mut process = self.running.remove(&name).expect("a running replica");
@@ -211,7 +214,9 @@ impl Stage {
                 let value = |name: &str| metric(&text, &format!("sluicegate_{name}"), &[&lane]);
                 let state = text
                     .lines()
-                    .filter(|line| line.starts_with("sluicegate_lane_state{") && line.contains(&lane) && line.ends_with(" 1"))
+                    .filter(|line| {
+                        line.starts_with("sluicegate_lane_state{") && line.contains(&lane) && line.ends_with(" 1")
+                    })
                     .find_map(|line| line.split("state=\"").nth(1)?.split('"').next());
                 let _ = writeln!(
                     self.diary,
