@@ -26,7 +26,9 @@ impl Process {
     pub fn start_with(yaml: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Process {
         let config = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(config.path(), yaml).expect("written");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
+        // Another build of it where a test takes minutes and is to measure what is shipped.
+        let binary = std::env::var_os("SLUICEGATE_TEST_BINARY");
+        let mut child = Command::new(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_sluicegate").into()))
             .arg("run")
             .arg("-c")
             .arg(config.path())
