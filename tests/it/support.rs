@@ -40,17 +40,22 @@ pub struct World {
 impl World {
     /// Topic and dead-letter topics are fresh; the providers have their real limits unless `settings` says otherwise.
     pub async fn start(partitions: i32, settings: SimulatorSettings) -> World {
+        World::start_on(std::env::var("SLUICEGATE_TEST_BROKERS").ok(), partitions, settings).await
+    }
+
+    /// The same on these brokers, or on a mock cluster of its own.
+    pub async fn start_on(brokers: Option<String>, partitions: i32, settings: SimulatorSettings) -> World {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
         let topic = format!("it-{}", since.as_nanos());
         let dead = ["vitally", "vibefollow", "userpilot"].map(|id| format!("{topic}.dlq.{id}"));
-        let (embedded, brokers) = match std::env::var("SLUICEGATE_TEST_BROKERS") {
-            Ok(brokers) => {
+        let (embedded, brokers) = match brokers {
+            Some(brokers) => {
                 let mut topics = vec![(topic.as_str(), partitions)];
                 topics.extend(dead.iter().map(|topic| (topic.as_str(), 1)));
                 create_topics(&brokers, &topics).await;
                 (None, brokers)
             }
-            Err(_) => {
+            None => {
                 let mut topics = vec![(topic.as_str(), partitions)];
                 topics.extend(dead.iter().map(|topic| (topic.as_str(), 1)));
                 let broker = EmbeddedBroker::start(&topics).expect("an embedded broker");
@@ -63,6 +68,8 @@ impl World {
             .set("bootstrap.servers", &brokers)
             .set("partitioner", "murmur2_random")
             .set("linger.ms", "5")
+            // Retries neither repeat events nor change their order.
+            .set("enable.idempotence", "true")
             .set("message.max.bytes", "12582912")
             .create()
             .expect("a producer");
