@@ -21,10 +21,13 @@ use crate::watch::{Asker, Sample, Watch};
 use crate::worker_process::Process;
 
 /// A moment that does not come within this time is taken for come: the load may be over, or a row held back.
-const PATIENCE: Duration = Duration::from_secs(12);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// After the last death everything has to be delivered within this time; a pass takes a small part of it.
 const DEADLINE: Duration = Duration::from_secs(90);
+
+/// Positions that stand still for so long wait for something: longer than the slowest commit interval.
+const STILL: Duration = Duration::from_millis(1_500);
 
 /// Users from here on are witnesses: a row of theirs shows whose fault it was that others' failed.
 const WITNESSES: u64 = 1_000_000;
@@ -113,9 +116,11 @@ impl Run {
         let blocks: Vec<String> =
             self.schedule.targets.iter().map(|t| self.world.block(t.kind.name(), t.kind, &t.settings)).collect();
         let interval = self.schedule.commit_interval.as_millis();
+        // A drain has to be over before the session is.
+        let drain = format!("{}ms", self.schedule.session.as_millis() - 500);
         let yaml = self
             .world
-            .yaml(&blocks.concat(), &self.schedule.properties(replica), "3s")
+            .yaml(&blocks.concat(), &self.schedule.properties(replica), &drain)
             .replace("commit_interval: 200ms", &format!("commit_interval: {interval}ms"));
         Worker { process: Process::start(&yaml, &[]), replica, started: Instant::now() }
     }
@@ -152,7 +157,7 @@ impl Run {
         self.wait(life, &mut pair).await;
         // Either of two may die; both are as likely, and a seed always takes the same.
         let victim = pair.remove((self.schedule.seed % pair.len() as u64) as usize);
-        let killed = self.kill(victim, life.end).await;
+        let killed = self.kill(victim, life.end).await?;
         if life.outage == Outage::WhileDown {
             self.broker_down().await;
             self.broker_up().await;
@@ -239,7 +244,10 @@ impl Run {
     }
 
     /// Returns when it was struck, and when it was gone.
-    async fn kill(&mut self, victim: Worker, end: End) -> (Instant, Instant) {
+    async fn kill(&mut self, mut victim: Worker, end: End) -> Result<(Instant, Instant), String> {
+        if !victim.process.is_running() {
+            return Err(format!("a worker has ended by itself:\n{}", victim.process.log()));
+        }
         if let End::TermThenKill(time) = end {
             victim.process.signal("TERM");
             tokio::time::sleep(time).await;
@@ -249,7 +257,7 @@ impl Run {
         victim.process.kill();
         let gone = Instant::now();
         let _ = writeln!(self.logs, "--- worker {} of life {}\n{log}", victim.replica, self.deaths.len());
-        (struck, gone)
+        Ok((struck, gone))
     }
 
     /// What is committed once the worker is gone.
@@ -258,12 +266,12 @@ impl Run {
         for (kind, asker) in &self.askers {
             let deadline = Instant::now() + DEADLINE;
             let sample = loop {
-                match asker.ask() {
-                    Some(sample) => break sample,
-                    None if Instant::now() > deadline => {
-                        return Err(format!("{}: no committed positions", kind.name()));
+                match asker.try_to_ask() {
+                    Ok(sample) => break sample,
+                    Err(error) if Instant::now() > deadline => {
+                        return Err(format!("{}: no committed positions: {error}", kind.name()));
                     }
-                    None => std::thread::sleep(Duration::from_millis(50)),
+                    Err(_) => std::thread::sleep(Duration::from_millis(50)),
                 }
             };
             committed.push(sample);
@@ -277,6 +285,7 @@ impl Run {
         for fresh in 0..2 {
             let began = Instant::now();
             let mut witnesses = 0;
+            let (mut seen, mut seen_at) = (Vec::new(), Instant::now());
             loop {
                 let positions: Vec<Option<Sample>> = self.askers.iter().map(|(_, asker)| asker.ask()).collect();
                 let end = self.world.log.len() as i64;
@@ -296,8 +305,13 @@ impl Run {
                     let what = if fresh == 0 { "the rest" } else { "a fresh event" };
                     return Err(format!("{what} is not delivered: {end} events, committed {}", left.join(", ")));
                 }
-                // Every second, as long as it takes: whoever waits for another's success gets one.
-                if began.elapsed() > Duration::from_secs(witnesses + 1) {
+                let sums: Vec<i64> = positions.iter().flatten().map(|sample| sample.positions.iter().sum()).collect();
+                if sums != seen {
+                    (seen, seen_at) = (sums, Instant::now());
+                }
+                // Whoever waits for another's success gets one.
+                if seen_at.elapsed() > STILL {
+                    seen_at = Instant::now();
                     let witness = self.maker.plain(WITNESSES + witnesses % 3);
                     witnesses += 1;
                     self.world.produce_all([witness]).await;

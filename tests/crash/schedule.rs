@@ -113,9 +113,10 @@ impl Schedule {
     pub fn of(seed: u64, ground: Ground) -> Schedule {
         let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9).wrapping_add(1));
         let random = &mut random;
-        // Kafka takes no session below 6 s by default; a broker of one's own can be told to, and the mock cluster takes any.
+        // Kafka takes no session below 6 s by default; a broker of one's own can be told to. The mock cluster takes any, but
+        // lets the first member wait 3 s, in which it must not be forgotten.
         let session = Duration::from_millis(match ground {
-            Ground::Mock => 2_000,
+            Ground::Mock => 4_000,
             Ground::Shared => 6_000,
             Ground::Own => 3_000,
         });
@@ -126,8 +127,8 @@ impl Schedule {
             Ground::Own => *random.pick(&[Membership::Classic, Membership::Static, Membership::Consumer]),
         };
         let toxic = if random.chance(0.15) { 1 + random.below(2) } else { 0 };
-        let users = *random.pick(&[6, 30, 80, 200]);
-        let events = random.between(150, 700) as usize;
+        let users = *random.pick(&[6, 30, 60, 120]);
+        let events = random.between(150, 500) as usize;
         let traffic = Traffic {
             users,
             events,
@@ -183,9 +184,15 @@ fn target(random: &mut Random, kind: Kind, toxic: bool) -> Target {
         Kind::Userpilot => *random.pick(&["bulk_json", "bulk_ndjson", "single", "auto"]),
     };
     let single = mode == "single";
-    let rows = if single { 1 } else { *random.pick(&[1, 3, 10, 40]) };
+    let jobs = kind == Kind::Userpilot && !single;
+    let rows = match (single, jobs) {
+        (true, _) => 1,
+        // A job takes a good part of a second, however small it is.
+        (false, true) => *random.pick(&[10, 40, 100]),
+        (false, false) => *random.pick(&[1, 3, 10, 40]),
+    };
     let rate = *random.pick(&["2400", "6000", "60000", "unlimited"]);
-    let in_flight = if kind == Kind::Userpilot && !single { 1 } else { random.between(1, 6) };
+    let in_flight = if jobs { 1 } else { random.between(1, 6) };
     // A row that makes every request fail is told from an outage by what else gets through; so no outages beside it.
     let attempts = if toxic { 3 } else { 100 };
     let settings = format!(
@@ -203,7 +210,7 @@ fn target(random: &mut Random, kind: Kind, toxic: bool) -> Target {
         lose_polls: *random.pick(&[0, 0, 0, 1]),
         ..Faults::default()
     };
-    Target { kind, settings, faults, jobs: kind == Kind::Userpilot && !single }
+    Target { kind, settings, faults, jobs }
 }
 
 /// What the first requests meet, one after the other.
@@ -212,7 +219,7 @@ fn script(random: &mut Random) -> Vec<Step> {
     let throttled =
         |retry_after: &str| Step::Answer { status: 429, retry_after: Some(retry_after.to_owned()), applied: false };
     let lost = Step::Answer { status: 502, retry_after: None, applied: true };
-    (0..200)
+    (0..60)
         .map(|_| match random.chance(share) {
             false => Step::Named(Mishap::Ok),
             true => random
@@ -238,7 +245,7 @@ fn life(random: &mut Random, ground: Ground, membership: Membership, number: u64
     let millis = |random: &mut Random, most: u64| Duration::from_millis(random.below(most + 1));
     let kind = *random.pick(&Kind::ALL);
     let moment = match random.below(10) {
-        0 | 1 => Moment::After(millis(random, 5_000)),
+        0 | 1 => Moment::After(millis(random, 9_000)),
         2 => Moment::After(millis(random, 600)),
         3 | 4 if number > 0 => Moment::InReplay(millis(random, 40)),
         5 | 6 => Moment::OnArrival(kind, random.between(1, 80) as usize),

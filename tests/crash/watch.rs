@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaResult;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use sluicegate::demo::simulator::Kind;
 
@@ -50,22 +51,28 @@ impl Asker {
 
     /// `None` while the broker does not answer.
     pub fn ask(&self) -> Option<Sample> {
+        self.try_to_ask().ok()
+    }
+
+    /// # Errors
+    /// What the broker or the client has to say instead.
+    pub fn try_to_ask(&self) -> KafkaResult<Sample> {
         let mut list = TopicPartitionList::new();
         (0..self.partitions).for_each(|partition| {
             list.add_partition(&self.topic, partition);
         });
         let timeout = Duration::from_secs(2);
-        let committed = self.consumer.committed_offsets(list, timeout).ok()?;
+        let committed = self.consumer.committed_offsets(list, timeout)?;
         let at = Instant::now();
         let mut positions = vec![0; self.partitions as usize];
         for element in committed.elements() {
-            element.error().ok()?;
+            element.error()?;
             if let Offset::Offset(offset) = element.offset() {
                 positions[element.partition() as usize] = offset;
             }
         }
-        let (_, letters) = self.consumer.fetch_watermarks(&self.dead_letters, 0, timeout).ok()?;
-        Some(Sample { at, positions, letters })
+        let (_, letters) = self.consumer.fetch_watermarks(&self.dead_letters, 0, timeout)?;
+        Ok(Sample { at, positions, letters })
     }
 }
 
