@@ -68,6 +68,7 @@ struct Totals {
     repeats: usize,
     worst_repeats: usize,
     deaths_held_to_the_bound: usize,
+    clean_ends: usize,
 }
 
 /// What a seed has to say, or why it failed.
@@ -169,6 +170,7 @@ async fn workers_that_die_at_any_moment_lose_nothing_turn_nothing_back_and_repea
             totals.repeats += findings.repeats.iter().sum::<usize>();
             worst = worst.max(findings.repeats.iter().copied().max().unwrap_or_default());
             totals.deaths_held_to_the_bound += findings.bounded;
+            totals.clean_ends += findings.clean;
         }
         totals.worst_repeats = totals.worst_repeats.max(worst);
         let repeats: Vec<&Vec<usize>> = verdict.findings.iter().map(|findings| &findings.repeats).collect();

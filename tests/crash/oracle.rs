@@ -14,7 +14,8 @@
 //!    arrived from `C` on. `C` is no older than one commit interval: everything that this worker had settled `SLACK` plus
 //!    an interval before it was struck lies before `C`, except behind an event that had not ended (a row held back). So at
 //!    most one row is repeated per user of whom something had taken effect since then or was on its way then: what was
-//!    settled since the last commit, what was in flight, and what a row held back keeps from being committed.
+//!    settled since the last commit, what was in flight, and what a row held back keeps from being committed. After an end
+//!    by SIGTERM that was clean, nothing is repeated that was answered with success.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -39,6 +40,8 @@ pub struct Death {
     pub committed: Vec<Sample>,
     /// Whether it owned everything, with a broker that answered.
     pub was_alone: bool,
+    /// Whether SIGTERM had ended it with 0 and nothing in flight before SIGKILL came.
+    pub was_clean: bool,
 }
 
 /// What was collected besides what the providers have noted.
@@ -59,8 +62,9 @@ pub struct Findings {
     pub positions: usize,
     /// Rows sent again because of a death, by death.
     pub repeats: Vec<usize>,
-    /// Deaths whose commits were held to rule 6, with a bound below the number of users that had arrived.
+    /// Deaths whose commits were held to rule 6, with a bound below the number of users that had arrived; and clean ends.
     pub bounded: usize,
+    pub clean: usize,
     pub faults: Vec<String>,
 }
 
@@ -78,6 +82,8 @@ struct Lane<'a> {
     newest: BTreeMap<(String, u64), Place>,
     arrivals: Vec<Arrival>,
     effects: Vec<Effect>,
+    /// Events that are in the log more than once.
+    repeated: BTreeSet<(String, u64)>,
     /// When each event first took effect.
     effect_at: BTreeMap<(String, u64), Instant>,
     findings: Findings,
@@ -110,6 +116,7 @@ impl<'a> Lane<'a> {
         let replay = Replay::new(kind, &ReadRules::default(), &evidence.log);
         let mut users: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         let mut newest = BTreeMap::new();
+        let mut repeated = BTreeSet::new();
         let mut log: Vec<&LogEntry> = evidence.log.iter().collect();
         log.sort_by_key(|entry| (entry.partition, entry.offset));
         for entry in log {
@@ -123,8 +130,9 @@ impl<'a> Lane<'a> {
                 }
                 Some(expected::End::Skipped("duplicate")) => {
                     let user = payload["userId"].as_str().unwrap_or_default().to_owned();
-                    if let Some(newest) = newest.get_mut(&(user, number)) {
+                    if let Some(newest) = newest.get_mut(&(user.clone(), number)) {
                         *newest = at;
+                        repeated.insert((user, number));
                     }
                 }
                 _ => {}
@@ -143,7 +151,7 @@ impl<'a> Lane<'a> {
             positions: evidence.samples[index].len(),
             ..Findings::default()
         };
-        Lane { evidence, kind, index, replay, users, newest, arrivals, effects, effect_at, findings }
+        Lane { evidence, kind, index, replay, users, newest, repeated, arrivals, effects, effect_at, findings }
     }
 
     fn fault(&mut self, text: String) {
@@ -368,9 +376,41 @@ impl<'a> Lane<'a> {
                     ));
                 }
             }
+            if death.was_clean && death.was_alone && self.evidence.schedule.commits_get_through() {
+                self.findings.clean += 1;
+                let again = self.again_after_clean_end(death, until);
+                if !again.is_empty() {
+                    faults.push(format!("death {n} was a clean end, and {again:?} are sent again"));
+                }
+            }
             began = Some(death);
         }
         faults.into_iter().for_each(|fault| self.fault(fault));
+    }
+
+    /// Events that were answered with success before this clean end, and arrive again after it.
+    fn again_after_clean_end(&self, death: &Death, until: Option<Instant>) -> BTreeSet<(String, u64)> {
+        let schedule = &self.evidence.schedule;
+        let faults = &schedule.targets[self.index].faults;
+        // A job that fails or is lost is sent again, and metadata names no more than 100 users.
+        if faults.fail_jobs > 0 || faults.lose_polls > 0 || schedule.traffic.users > 100 {
+            return BTreeSet::new();
+        }
+        let mut settled: BTreeMap<(String, u64), bool> = BTreeMap::new();
+        let mut again = BTreeSet::new();
+        for arrival in &self.arrivals {
+            let keys = said_numbers(&arrival.row).into_iter().map(|number| (arrival.user.clone(), number));
+            if arrival.at <= death.gone {
+                let is_settled =
+                    arrival.answered.is_some_and(|(at, status)| at <= death.gone && (200..300).contains(&status));
+                settled.extend(keys.map(|key| (key, is_settled)));
+            } else if until.is_none_or(|until| arrival.at <= until) {
+                again.extend(keys);
+            }
+        }
+        let had_effect = |key: &(String, u64)| self.effect_at.get(key).is_some_and(|at| *at <= death.gone);
+        again.retain(|key| settled.get(key) == Some(&true) && had_effect(key) && !self.repeated.contains(key));
+        again
     }
 
     /// Per partition the position before which everything had ended in this life by then, as far as it shows from outside.

@@ -58,6 +58,14 @@ struct Worker {
     started: Instant,
 }
 
+/// When a worker was struck, when it was gone, and whether it had ended cleanly before.
+#[derive(Clone, Copy)]
+struct Blow {
+    struck: Instant,
+    gone: Instant,
+    was_clean: bool,
+}
+
 impl Run {
     pub async fn new(schedule: &Schedule, workshop: Option<&Workshop>) -> Run {
         let kafka = match schedule.ground {
@@ -243,8 +251,7 @@ impl Run {
         }
     }
 
-    /// Returns when it was struck, and when it was gone.
-    async fn kill(&mut self, mut victim: Worker, end: End) -> Result<(Instant, Instant), String> {
+    async fn kill(&mut self, mut victim: Worker, end: End) -> Result<Blow, String> {
         if !victim.process.is_running() {
             return Err(format!("a worker has ended by itself:\n{}", victim.process.log()));
         }
@@ -252,16 +259,19 @@ impl Run {
             victim.process.signal("TERM");
             tokio::time::sleep(time).await;
         }
+        let has_left = !victim.process.is_running() && victim.process.exit(Duration::ZERO).await == 0;
         let log = victim.process.log();
         let struck = Instant::now();
         victim.process.kill();
         let gone = Instant::now();
         let _ = writeln!(self.logs, "--- worker {} of life {}\n{log}", victim.replica, self.deaths.len());
-        Ok((struck, gone))
+        // One that gave up waiting for what was in flight says so.
+        let was_clean = has_left && !log.contains("shutdown.drain is over") && !log.contains("did not leave the group");
+        Ok(Blow { struck, gone, was_clean })
     }
 
     /// What is committed once the worker is gone.
-    fn examine(&self, (struck, gone): (Instant, Instant), was_alone: bool) -> Result<Death, String> {
+    fn examine(&self, blow: Blow, was_alone: bool) -> Result<Death, String> {
         let mut committed = Vec::new();
         for (kind, asker) in &self.askers {
             let deadline = Instant::now() + DEADLINE;
@@ -276,7 +286,8 @@ impl Run {
             };
             committed.push(sample);
         }
-        Ok(Death { struck, gone, committed, was_alone })
+        let Blow { struck, gone, was_clean } = blow;
+        Ok(Death { struck, gone, committed, was_alone, was_clean })
     }
 
     /// Waits until all is committed, then until fresh events are. Witnesses come all the time, so that rows which fail are

@@ -231,7 +231,6 @@ fn script(random: &mut Random) -> Vec<Step> {
                     Step::Named(Mishap::ApplyThenReset),
                     Step::Named(Mishap::Hang),
                     Step::Named(Mishap::ApplyThenHang),
-                    Step::Named(Mishap::Html),
                     lost.clone(),
                     throttled("1"),
                     throttled("junk"),
@@ -252,7 +251,12 @@ fn life(random: &mut Random, ground: Ground, membership: Membership, number: u64
         7 if membership != Membership::Static => Moment::InRebalance(millis(random, 300)),
         _ => Moment::AfterAnswer(kind, random.between(1, 80) as usize, millis(random, 20)),
     };
-    let end = if random.chance(0.2) { End::TermThenKill(millis(random, 400)) } else { End::Kill };
+    let end = match random.below(8) {
+        0 => End::TermThenKill(millis(random, 400)),
+        // Time enough to end cleanly, mostly.
+        1 => End::TermThenKill(Duration::from_millis(random.between(1_000, 3_000))),
+        _ => End::Kill,
+    };
     let outage = match ground {
         Ground::Own => match random.below(5) {
             0 | 1 => Outage::WhileUp { after: millis(random, 4_000), down: millis(random, 1_500) },
