@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// A broker that the script of `SLUICEGATE_TEST_KAFKA` runs: `start`, `kill` and `wipe`, each with a port. Its data goes when
 /// this is dropped.
@@ -14,8 +15,9 @@ pub struct OwnKafka {
 
 impl OwnKafka {
     /// Starts it and waits until it answers. `home` is for the jars and the data of all brokers of a run.
-    pub fn start(script: PathBuf, home: PathBuf) -> OwnKafka {
-        let kafka = OwnKafka { script, home, port: two_free_ports() };
+    /// `ports` is where to look for a free one.
+    pub fn start(script: PathBuf, home: PathBuf, ports: &AtomicU16) -> OwnKafka {
+        let kafka = OwnKafka { script, home, port: two_free_ports(ports) };
         kafka.up();
         kafka
     }
@@ -53,10 +55,19 @@ impl Drop for OwnKafka {
     }
 }
 
-/// A port whose follower is free too: the script takes both. Below the range that the system gives to clients, one of which
-/// could take it while the broker is down.
-fn two_free_ports() -> u16 {
-    let first = 21_000 + (std::process::id() % 1_000) as u16 * 8;
+/// Where a run begins to look for ports: below the range that the system gives to clients, one of which could take a broker's
+/// port while it is down.
+pub fn first_port() -> AtomicU16 {
+    AtomicU16::new(21_000 + (std::process::id() % 1_000) as u16 * 8)
+}
+
+/// A port whose follower is free too: the script takes both.
+fn two_free_ports(ports: &AtomicU16) -> u16 {
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    (first..32_000).step_by(2).find(|port| is_free(*port) && is_free(port + 1)).expect("two free ports")
+    loop {
+        let port = ports.fetch_add(2, Ordering::Relaxed);
+        if is_free(port) && is_free(port + 1) {
+            return port;
+        }
+    }
 }

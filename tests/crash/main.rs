@@ -124,9 +124,11 @@ async fn workers_that_die_at_any_moment_lose_nothing_turn_nothing_back_and_repea
     };
     // The jars of its own Kafkas are fetched once per run.
     let home = tempfile::tempdir().expect("a folder");
-    let workshop = std::env::var("SLUICEGATE_TEST_KAFKA")
-        .ok()
-        .map(|script| Workshop { script: PathBuf::from(script), home: home.path().to_owned() });
+    let workshop = std::env::var("SLUICEGATE_TEST_KAFKA").ok().map(|script| Workshop {
+        script: PathBuf::from(script),
+        home: home.path().to_owned(),
+        ports: Arc::new(kafka::first_port()),
+    });
     let slots = Arc::new(Semaphore::new(AT_ONCE));
     let kafkas = Arc::new(Semaphore::new(KAFKAS));
     let mut tasks = JoinSet::new();

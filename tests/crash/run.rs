@@ -3,6 +3,8 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU16;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -37,6 +39,7 @@ const WITNESSES: u64 = 1_000_000;
 pub struct Workshop {
     pub script: PathBuf,
     pub home: PathBuf,
+    pub ports: Arc<AtomicU16>,
 }
 
 /// What a schedule needs while it runs.
@@ -70,8 +73,8 @@ impl Run {
     pub async fn new(schedule: &Schedule, workshop: Option<&Workshop>) -> Run {
         let kafka = match schedule.ground {
             Ground::Own => {
-                let Workshop { script, home } = workshop.expect("a workshop").clone();
-                let started = tokio::task::spawn_blocking(move || OwnKafka::start(script, home)).await;
+                let Workshop { script, home, ports } = workshop.expect("a workshop").clone();
+                let started = tokio::task::spawn_blocking(move || OwnKafka::start(script, home, &ports)).await;
                 Some(started.expect("a broker"))
             }
             Ground::Mock | Ground::Shared => None,

@@ -28,7 +28,8 @@ pub struct Sample {
 
 /// Asks about one lane.
 pub struct Asker {
-    consumer: BaseConsumer,
+    consumer: Mutex<BaseConsumer>,
+    config: ClientConfig,
     topic: String,
     dead_letters: String,
     partitions: i32,
@@ -36,13 +37,11 @@ pub struct Asker {
 
 impl Asker {
     pub fn new(world: &World, kind: Kind) -> Asker {
-        let consumer = ClientConfig::new()
-            .set("bootstrap.servers", &world.brokers)
-            .set("group.id", format!("{}.{}", world.group, kind.name()))
-            .create()
-            .expect("a consumer");
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &world.brokers).set("group.id", format!("{}.{}", world.group, kind.name()));
         Asker {
-            consumer,
+            consumer: Mutex::new(config.create().expect("a consumer")),
+            config,
             topic: world.topic.clone(),
             dead_letters: format!("{}.dlq.{}", world.topic, kind.name()),
             partitions: world.partitions,
@@ -57,12 +56,22 @@ impl Asker {
     /// # Errors
     /// What the broker or the client has to say instead.
     pub fn try_to_ask(&self) -> KafkaResult<Sample> {
+        let mut consumer = self.consumer.lock().expect("no panic");
+        let sample = self.ask_with(&consumer);
+        if sample.is_err() {
+            // One that nobody polls may not find its coordinator again after the broker was gone.
+            *consumer = self.config.create()?;
+        }
+        sample
+    }
+
+    fn ask_with(&self, consumer: &BaseConsumer) -> KafkaResult<Sample> {
         let mut list = TopicPartitionList::new();
         (0..self.partitions).for_each(|partition| {
             list.add_partition(&self.topic, partition);
         });
         let timeout = Duration::from_secs(2);
-        let committed = self.consumer.committed_offsets(list, timeout)?;
+        let committed = consumer.committed_offsets(list, timeout)?;
         let at = Instant::now();
         let mut positions = vec![0; self.partitions as usize];
         for element in committed.elements() {
@@ -71,7 +80,7 @@ impl Asker {
                 positions[element.partition() as usize] = offset;
             }
         }
-        let (_, letters) = self.consumer.fetch_watermarks(&self.dead_letters, 0, timeout)?;
+        let (_, letters) = consumer.fetch_watermarks(&self.dead_letters, 0, timeout)?;
         Ok(Sample { at, positions, letters })
     }
 }
