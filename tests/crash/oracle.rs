@@ -15,7 +15,7 @@
 //!    an interval before it was struck lies before `C`, except behind an event that had not ended (a row held back). So at
 //!    most one row is repeated per user of whom something had taken effect since then or was on its way then: what was
 //!    settled since the last commit, what was in flight, and what a row held back keeps from being committed. After an end
-//!    by SIGTERM that was clean, nothing is repeated that was answered with success.
+//!    by SIGTERM that was clean, nothing is repeated that had been answered with success `SLACK` before it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -29,11 +29,14 @@ use crate::schedule::Schedule;
 use crate::support::Letter;
 use crate::watch::Sample;
 
-/// How long a commit may take on a loaded machine, and an answer to become a settled row.
-const SLACK: Duration = Duration::from_secs(2);
+/// How long a commit may take on a loaded machine. Longer than a request's timeout and the pause after it together, so that a
+/// row which does not arrive again within this time was not only answered: the worker has its answer.
+const SLACK: Duration = Duration::from_secs(4);
 
 /// The death of a worker.
 pub struct Death {
+    /// When SIGTERM was sent, or when it was struck without.
+    pub asked: Instant,
     pub struck: Instant,
     pub gone: Instant,
     /// What was committed then, by lane in the order of `Kind::ALL`.
@@ -352,7 +355,7 @@ impl<'a> Lane<'a> {
                 && self.evidence.schedule.commits_get_through()
                 && let Some(by) = death.struck.checked_sub(interval + SLACK)
             {
-                let settled = self.settled_before(began, by);
+                let settled = self.settled_before(began, death.gone, by);
                 let committed = &death.committed[self.index].positions;
                 if settled.iter().zip(committed).any(|(settled, committed)| committed < settled) {
                     faults.push(format!(
@@ -396,41 +399,24 @@ impl<'a> Lane<'a> {
         if faults.fail_jobs > 0 || faults.lose_polls > 0 || schedule.traffic.users > 100 {
             return BTreeSet::new();
         }
-        let mut settled: BTreeMap<(String, u64), bool> = BTreeMap::new();
-        let mut again = BTreeSet::new();
-        for arrival in &self.arrivals {
-            let keys = said_numbers(&arrival.row).into_iter().map(|number| (arrival.user.clone(), number));
-            if arrival.at <= death.gone {
-                let is_settled =
-                    arrival.answered.is_some_and(|(at, status)| at <= death.gone && (200..300).contains(&status));
-                settled.extend(keys.map(|key| (key, is_settled)));
-            } else if until.is_none_or(|until| arrival.at <= until) {
-                again.extend(keys);
-            }
-        }
+        let known = self.known(None, death.gone, death.asked.checked_sub(SLACK));
+        let next = self
+            .arrivals
+            .iter()
+            .filter(|arrival| arrival.at > death.gone && until.is_none_or(|until| arrival.at <= until));
+        let mut again: BTreeSet<(String, u64)> = next
+            .flat_map(|arrival| said_numbers(&arrival.row).into_iter().map(|number| (arrival.user.clone(), number)))
+            .collect();
         let had_effect = |key: &(String, u64)| self.effect_at.get(key).is_some_and(|at| *at <= death.gone);
-        again.retain(|key| settled.get(key) == Some(&true) && had_effect(key) && !self.repeated.contains(key));
+        again.retain(|key| known.contains(key) && had_effect(key) && !self.repeated.contains(key));
         again
     }
 
     /// Per partition the position before which everything had ended in this life by then, as far as it shows from outside.
-    fn settled_before(&self, began: Option<&Death>, by: Instant) -> Vec<i64> {
+    fn settled_before(&self, began: Option<&Death>, until: Instant, by: Instant) -> Vec<i64> {
         let from = began.map(|death| death.gone);
         let start = |partition: usize| began.map_or(0, |death| death.committed[self.index].positions[partition]);
-        // Events that this life has sent, was answered about, and knows the end of.
-        let in_life = |at: Instant| from.is_none_or(|from| at > from) && at <= by;
-        let jobs = self.evidence.schedule.targets[self.index].jobs;
-        let last_request =
-            self.arrivals.iter().filter(|arrival| in_life(arrival.at)).map(|arrival| arrival.request).max();
-        let mut known: BTreeSet<(String, u64)> = BTreeSet::new();
-        for arrival in &self.arrivals {
-            let is_answered = arrival.answered.is_some_and(|(at, status)| at <= by && (200..300).contains(&status));
-            // One job at a time: when the next request comes, this one's end is known.
-            let is_known = !jobs || last_request.is_some_and(|last| last > arrival.request);
-            if in_life(arrival.at) && is_answered && is_known {
-                known.extend(said_numbers(&arrival.row).into_iter().map(|number| (arrival.user.clone(), number)));
-            }
-        }
+        let known = self.known(from, until, Some(by));
         (0..self.evidence.schedule.partitions)
             .map(|partition| {
                 let mut settled = start(partition as usize);
@@ -452,6 +438,30 @@ impl<'a> Lane<'a> {
                 settled
             })
             .collect()
+    }
+
+    /// Events whose last arrival in this time was answered with success by then, and that no job still holds.
+    fn known(&self, from: Option<Instant>, until: Instant, by: Option<Instant>) -> BTreeSet<(String, u64)> {
+        let Some(by) = by else { return BTreeSet::new() };
+        let jobs = self.evidence.schedule.targets[self.index].jobs;
+        let in_life = |at: Instant| from.is_none_or(|from| at > from) && at <= until;
+        // One job at a time: when the next request comes, this one's end is known.
+        let before = self.arrivals.iter().filter(|arrival| in_life(arrival.at) && arrival.at <= by);
+        let last_request = before.map(|arrival| arrival.request).max();
+        let mut known = BTreeSet::new();
+        for arrival in self.arrivals.iter().filter(|arrival| in_life(arrival.at)) {
+            let is_answered = arrival.answered.is_some_and(|(at, status)| at <= by && (200..300).contains(&status));
+            let is_ended = !jobs || last_request.is_some_and(|last| last > arrival.request);
+            for number in said_numbers(&arrival.row) {
+                let key = (arrival.user.clone(), number);
+                if is_answered && is_ended {
+                    known.insert(key);
+                } else {
+                    known.remove(&key);
+                }
+            }
+        }
+        known
     }
 
     /// Rule 3, at the end.

@@ -61,9 +61,10 @@ struct Worker {
     started: Instant,
 }
 
-/// When a worker was struck, when it was gone, and whether it had ended cleanly before.
+/// When a worker was asked to end or struck, when it was gone, and whether it had ended cleanly before.
 #[derive(Clone, Copy)]
 struct Blow {
+    asked: Instant,
     struck: Instant,
     gone: Instant,
     was_clean: bool,
@@ -258,11 +259,12 @@ impl Run {
         if !victim.process.is_running() {
             return Err(format!("a worker has ended by itself:\n{}", victim.process.log()));
         }
+        let asked = Instant::now();
         if let End::TermThenKill(time) = end {
             victim.process.signal("TERM");
             tokio::time::sleep(time).await;
         }
-        let has_left = !victim.process.is_running() && victim.process.exit(Duration::ZERO).await == 0;
+        let has_left = victim.process.ended_with() == Some(0);
         let log = victim.process.log();
         let struck = Instant::now();
         victim.process.kill();
@@ -270,7 +272,7 @@ impl Run {
         let _ = writeln!(self.logs, "--- worker {} of life {}\n{log}", victim.replica, self.deaths.len());
         // One that gave up waiting for what was in flight says so.
         let was_clean = has_left && !log.contains("shutdown.drain is over") && !log.contains("did not leave the group");
-        Ok(Blow { struck, gone, was_clean })
+        Ok(Blow { asked, struck, gone, was_clean })
     }
 
     /// What is committed once the worker is gone.
@@ -289,8 +291,8 @@ impl Run {
             };
             committed.push(sample);
         }
-        let Blow { struck, gone, was_clean } = blow;
-        Ok(Death { struck, gone, committed, was_alone, was_clean })
+        let Blow { asked, struck, gone, was_clean } = blow;
+        Ok(Death { asked, struck, gone, committed, was_alone, was_clean })
     }
 
     /// Waits until all is committed, then until fresh events are. Witnesses come all the time, so that rows which fail are
