@@ -100,9 +100,12 @@ impl Run {
     /// # Errors
     /// What does not come to an end, in words.
     pub async fn finish(&mut self) -> Result<Evidence, String> {
+        if let Some(broker) = self.world.embedded.as_ref().filter(|_| self.schedule.reads_slowly) {
+            broker.round_trip_time(Duration::from_millis(40)).map_err(|error| error.to_string())?;
+        }
         let mut late = self.maker.make(&self.schedule.traffic.clone());
         let early: Vec<Made> = late.drain(..self.schedule.early).collect();
-        self.world.produce_all(early).await;
+        self.produce(early).await;
         let watch = Watch::start(&self.world);
         let mut worker = self.start(0);
         let lives = self.schedule.lives.clone();
@@ -122,6 +125,14 @@ impl Run {
         let samples = watch.end();
         end?;
         Ok(self.evidence(samples))
+    }
+
+    /// A fetch brings whole batches of the producer, however small it is asked to be.
+    async fn produce(&mut self, events: Vec<Made>) {
+        let size = if self.schedule.reads_slowly { 20 } else { events.len().max(1) };
+        for part in events.chunks(size) {
+            self.world.produce_all(part.to_vec()).await;
+        }
     }
 
     fn start(&self, replica: usize) -> Worker {
@@ -145,7 +156,7 @@ impl Run {
             let commits = vec![code; self.schedule.failing_commits];
             broker.request_errors(RDKafkaApiKey::OffsetCommit, &commits).expect("an answer");
         }
-        self.world.produce_all(chunk).await;
+        self.produce(chunk).await;
         if let Some(broker) = &self.world.embedded {
             // Only dead letters are written now: some come late.
             let code = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS;

@@ -104,6 +104,8 @@ pub struct Schedule {
     pub commit_interval: Duration,
     pub targets: Vec<Target>,
     pub lives: Vec<Life>,
+    /// Whether records come a few at a time and late, so that reading up to a fence takes longer than sending what was read.
+    pub reads_slowly: bool,
     /// Errors for the next commits and for the next writes, which only the mock cluster can be told.
     pub failing_commits: usize,
     pub failing_writes: usize,
@@ -155,6 +157,7 @@ impl Schedule {
             commit_interval: Duration::from_millis(*random.pick(&[50, 200, 1_000])),
             targets,
             lives,
+            reads_slowly: random.chance(0.4),
             failing_commits: if random.chance(0.3) { random.between(1, 4) as usize } else { 0 },
             failing_writes: if random.chance(0.3) { random.between(1, 6) as usize } else { 0 },
         }
@@ -163,11 +166,15 @@ impl Schedule {
     /// Lines for librdkafka; `replica` tells workers of one group apart.
     pub fn properties(&self, replica: usize) -> String {
         let session = self.session.as_millis();
-        let classic = format!("session.timeout.ms: {session}, heartbeat.interval.ms: 300");
+        let fetch = match self.reads_slowly {
+            true => ", fetch.message.max.bytes: 2000, queued.min.messages: 10",
+            false => "",
+        };
+        let classic = format!("session.timeout.ms: {session}, heartbeat.interval.ms: 300{fetch}");
         match self.membership {
             Membership::Classic => classic,
             Membership::Static => format!("{classic}, group.instance.id: replica-{replica}"),
-            Membership::Consumer => "group.protocol: consumer".to_owned(),
+            Membership::Consumer => format!("group.protocol: consumer{fetch}"),
         }
     }
 
@@ -202,7 +209,8 @@ fn target(random: &mut Random, kind: Kind, toxic: bool) -> Target {
          request: {{ timeout: {}ms, max_in_flight: {in_flight} }}, \
          retry: {{ initial: 50ms, max: 500ms, max_attempts: {attempts} }}",
         random.pick(&[0, 0, 100]),
-        random.pick(&[500, 1_000]),
+        // Beside a row that fails for good, a slow machine must not make others fail too.
+        if toxic { 5_000 } else { *random.pick(&[500, 1_000]) },
     );
     let slowest = *random.pick(&[1, 20, 150, 300]);
     let faults = Faults {
