@@ -381,7 +381,7 @@ impl<'a> Lane<'a> {
             }
             if death.was_clean && death.was_alone && self.evidence.schedule.commits_get_through() {
                 self.findings.clean += 1;
-                let again = self.again_after_clean_end(death, until);
+                let again = self.again_after_clean_end(began, death, until);
                 if !again.is_empty() {
                     faults.push(format!("death {n} was a clean end, and {again:?} are sent again"));
                 }
@@ -391,15 +391,20 @@ impl<'a> Lane<'a> {
         faults.into_iter().for_each(|fault| self.fault(fault));
     }
 
-    /// Events that were answered with success before this clean end, and arrive again after it.
-    fn again_after_clean_end(&self, death: &Death, until: Option<Instant>) -> BTreeSet<(String, u64)> {
+    /// Events that this life knew as ended well before its clean end, and that arrive again after it.
+    fn again_after_clean_end(
+        &self,
+        began: Option<&Death>,
+        death: &Death,
+        until: Option<Instant>,
+    ) -> BTreeSet<(String, u64)> {
         let schedule = &self.evidence.schedule;
         let faults = &schedule.targets[self.index].faults;
         // A job that fails or is lost is sent again, and metadata names no more than 100 users.
         if faults.fail_jobs > 0 || faults.lose_polls > 0 || schedule.traffic.users > 100 {
             return BTreeSet::new();
         }
-        let known = self.known(None, death.gone, death.asked.checked_sub(SLACK));
+        let known = self.known(began.map(|death| death.gone), death.gone, death.asked.checked_sub(SLACK));
         let next = self
             .arrivals
             .iter()

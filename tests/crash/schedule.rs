@@ -210,7 +210,7 @@ fn target(random: &mut Random, kind: Kind, toxic: bool) -> Target {
          retry: {{ initial: 50ms, max: 500ms, max_attempts: {attempts} }}",
         random.pick(&[0, 0, 100]),
         // Beside a row that fails for good, a slow machine must not make others fail too.
-        if toxic { 5_000 } else { *random.pick(&[500, 1_000]) },
+        if toxic { 2_000 } else { *random.pick(&[500, 1_000]) },
     );
     let slowest = *random.pick(&[1, 20, 150, 300]);
     let faults = Faults {
