@@ -48,6 +48,13 @@ impl Asker {
         }
     }
 
+    /// How many events there are; `None` while the broker does not answer.
+    pub fn events(&self) -> Option<i64> {
+        let consumer = self.consumer.lock().expect("no panic");
+        let end = |partition| Some(consumer.fetch_watermarks(&self.topic, partition, Duration::from_secs(2)).ok()?.1);
+        (0..self.partitions).map(end).sum()
+    }
+
     /// `None` while the broker does not answer.
     pub fn ask(&self) -> Option<Sample> {
         self.try_to_ask().ok()
