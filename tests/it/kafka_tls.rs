@@ -214,7 +214,7 @@ async fn a_real_broker_is_reached_by_mutual_tls_and_by_passwords_and_refusals_ar
         let (password, kept) = (password.to_owned(), &authority);
         tokio::task::block_in_place(|| Kafka::start(script, kept, &password))
     };
-    let mut world = World::start_at(Some(kafka.door(0)), 2, without_limits()).await;
+    let mut world = World::start_on(Some(kafka.door(0)), 2, without_limits()).await;
     let worker = authority.issue(&["worker"]);
     let cert = authority.file("worker.crt", &worker.cert);
     let key = authority.file("worker.key", &worker.key);

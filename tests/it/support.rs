@@ -40,11 +40,11 @@ pub struct World {
 impl World {
     /// Topic and dead-letter topics are fresh; the providers have their real limits unless `settings` says otherwise.
     pub async fn start(partitions: i32, settings: SimulatorSettings) -> World {
-        World::start_at(std::env::var("SLUICEGATE_TEST_BROKERS").ok(), partitions, settings).await
+        World::start_on(std::env::var("SLUICEGATE_TEST_BROKERS").ok(), partitions, settings).await
     }
 
-    /// On these brokers, or on an embedded one.
-    pub async fn start_at(brokers: Option<String>, partitions: i32, settings: SimulatorSettings) -> World {
+    /// The same on these brokers, or on a mock cluster of its own.
+    pub async fn start_on(brokers: Option<String>, partitions: i32, settings: SimulatorSettings) -> World {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
         let topic = format!("it-{}", since.as_nanos());
         let dead = ["vitally", "vibefollow", "userpilot"].map(|id| format!("{topic}.dlq.{id}"));
@@ -68,6 +68,8 @@ impl World {
             .set("bootstrap.servers", &brokers)
             .set("partitioner", "murmur2_random")
             .set("linger.ms", "5")
+            // Retries neither repeat events nor change their order.
+            .set("enable.idempotence", "true")
             .set("message.max.bytes", "12582912")
             .create()
             .expect("a producer");

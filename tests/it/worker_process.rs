@@ -90,6 +90,11 @@ impl Process {
         self.child.try_wait().expect("a child").is_none()
     }
 
+    /// The exit code if it has ended, and not of a signal.
+    pub fn ended_with(&mut self) -> Option<i32> {
+        self.child.try_wait().expect("a child")?.code()
+    }
+
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         let status = Command::new("kill").arg(format!("-{name}")).arg(pid).status().expect("the kill command");

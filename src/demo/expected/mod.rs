@@ -6,16 +6,19 @@
 
 mod read;
 mod render;
+mod replay;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
 pub use read::ReadRules;
+pub use replay::{End, Replay};
 
 use super::simulator::Kind;
 use read::Event;
-use render::{Fields, render};
+pub use render::Fields;
+use render::render;
 
 /// One record of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -31,7 +31,7 @@ pub(super) struct Event {
 }
 
 /// What becomes of an event before any provider sees it.
-enum Fate {
+pub(super) enum Fate {
     Taken { user: String, event: Event },
     Skipped(&'static str),
     Dead(&'static str),
@@ -46,18 +46,23 @@ pub(super) struct Reading {
 }
 
 pub(super) fn read(kind: Kind, rules: &ReadRules, log: &[LogEntry]) -> Reading {
-    let mut order: Vec<&LogEntry> = log.iter().collect();
-    order.sort_by_key(|entry| (entry.partition, entry.offset));
-    let mut seen = BTreeSet::new();
     let mut reading = Reading::default();
-    for entry in order {
-        match fate(kind, rules, entry, &mut seen) {
+    for (_, fate) in fates(kind, rules, log) {
+        match fate {
             Fate::Taken { user, event } => reading.histories.entry(user).or_default().push(event),
             Fate::Skipped(reason) => *reading.skipped.entry(reason.to_owned()).or_default() += 1,
             Fate::Dead(cause) => *reading.dead.entry(cause.to_owned()).or_default() += 1,
         }
     }
     reading
+}
+
+/// Every entry in the order of its partition, with what becomes of it.
+pub(super) fn fates<'a>(kind: Kind, rules: &ReadRules, log: &'a [LogEntry]) -> Vec<(&'a LogEntry, Fate)> {
+    let mut order: Vec<&LogEntry> = log.iter().collect();
+    order.sort_by_key(|entry| (entry.partition, entry.offset));
+    let mut seen = BTreeSet::new();
+    order.into_iter().map(|entry| (entry, fate(kind, rules, entry, &mut seen))).collect()
 }
 
 fn fate(kind: Kind, rules: &ReadRules, entry: &LogEntry, seen: &mut BTreeSet<(i32, String)>) -> Fate {

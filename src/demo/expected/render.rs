@@ -8,7 +8,7 @@ use super::read::Event;
 use crate::demo::simulator::Kind;
 
 /// The fields that a row sets; `None` takes the field away. A trait `plan` is `traits.plan` or `metadata.plan`.
-pub(super) type Fields = BTreeMap<String, Option<Value>>;
+pub type Fields = BTreeMap<String, Option<Value>>;
 
 /// The fields of a row, or why it is refused.
 pub(super) fn render(kind: Kind, row: &Event) -> Result<Fields, &'static str> {

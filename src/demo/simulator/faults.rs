@@ -94,6 +94,8 @@ pub enum Mishap {
 /// What one request will meet.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Plan {
+    /// The number of the request, from 1.
+    pub request: u64,
     pub step: Step,
     pub before: Duration,
     pub after: Duration,
@@ -110,7 +112,7 @@ impl Faults {
             before = random.between(0, total);
             after = total - before;
         }
-        Plan { step, before: Duration::from_millis(before), after: Duration::from_millis(after) }
+        Plan { request: 0, step, before: Duration::from_millis(before), after: Duration::from_millis(after) }
     }
 }
 

@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod bench;
 mod faults;
+mod journal;
 mod multipart;
 mod server;
 mod site;
@@ -29,8 +30,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use faults::{Faults, Latency, Mishap, Step};
+pub use journal::{Arrival, Effect};
 pub use store::{Counters, Regression};
 
+use journal::Journal;
 use site::Site;
 
 /// The three vendors.
@@ -87,6 +90,8 @@ pub struct SimulatorSettings {
     pub job_queue_delay: Duration,
     /// For the latencies and the names of jobs.
     pub seed: u64,
+    /// Whether every row is kept as it arrives: for [`ProviderHandle::arrived`] and [`ProviderHandle::effects`].
+    pub journal: bool,
 }
 
 impl Default for SimulatorSettings {
@@ -101,6 +106,7 @@ impl Default for SimulatorSettings {
             job_rows_per_minute: 1_200,
             job_queue_delay: Duration::from_millis(200),
             seed: 1,
+            journal: false,
         }
     }
 }
@@ -178,6 +184,18 @@ impl ProviderHandle {
     /// When how many rows arrived, oldest first; the newest million requests.
     pub fn arrivals(&self) -> Vec<(Instant, u32)> {
         self.lock().book.window.arrivals().collect()
+    }
+
+    /// Every row that arrived, oldest first; empty without [`SimulatorSettings::journal`].
+    pub fn arrived(&self) -> Vec<Arrival> {
+        self.lock().book.store.journal.as_ref().map_or_else(Vec::new, Journal::arrivals)
+    }
+
+    /// Every row that took effect, oldest first; empty without [`SimulatorSettings::journal`].
+    pub fn effects(&self) -> Vec<Effect> {
+        let mut site = self.lock();
+        site.settle(Instant::now());
+        site.book.store.journal.as_ref().map_or_else(Vec::new, Journal::effects)
     }
 
     /// Replaces the faults of this provider.

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::faults::{Faults, Mishap, Step};
+use super::faults::{Faults, Mishap, Plan, Step};
 use super::site::{Call, Cargo, Reply};
 use super::wire::{Cut, Door};
 use super::{Kind, ProviderHandle, Sites};
@@ -100,30 +100,32 @@ async fn serve_call(shared: &Shared, kind: Kind, call: Call, cut: &Cut) -> Respo
     let plan = site.lock().receive(&cargo);
     let _in_flight = InFlight { site, users: &cargo.users };
     if !shared.pause(plan.before).await {
-        return broken(site, cut);
+        return broken(site, plan.request, cut);
     }
     let reply = {
         let mut site = site.lock();
         // Taken under the lock, so that arrivals are counted in the order of their times.
-        site.answer(&call, &cargo, &plan.step, Instant::now())
+        let now = Instant::now();
+        site.note_arrival(plan.request, &cargo, now);
+        site.answer(&call, &cargo, &plan.step, now)
     };
     if !shared.pause(plan.after).await {
-        return broken(site, cut);
+        return broken(site, plan.request, cut);
     }
-    finish(shared, site, &plan.step, reply, cut).await
+    finish(shared, site, &plan, reply, cut).await
 }
 
-async fn finish(shared: &Shared, site: &ProviderHandle, step: &Step, reply: Reply, cut: &Cut) -> Response {
-    let mishap = match step {
+async fn finish(shared: &Shared, site: &ProviderHandle, plan: &Plan, reply: Reply, cut: &Cut) -> Response {
+    let mishap = match &plan.step {
         // A refusal of the token or over the limit comes before any mishap.
         Step::Named(mishap) if reply.status < 300 => *mishap,
         _ => Mishap::Ok,
     };
     let response = match mishap {
         Mishap::Ok => json_response(reply.status, reply.retry_after.as_deref(), &reply.body),
-        Mishap::Reset | Mishap::ApplyThenReset => return broken(site, cut),
+        Mishap::Reset | Mishap::ApplyThenReset => return broken(site, plan.request, cut),
         Mishap::Hang | Mishap::ApplyThenHang => {
-            note_status(site, 0);
+            site.lock().note_answer(plan.request, 0);
             shared.stop().await;
             cut.now();
             return Response::new(Body::empty());
@@ -136,18 +138,14 @@ async fn finish(shared: &Shared, site: &ProviderHandle, step: &Step, reply: Repl
         }
         Mishap::Huge => page(StatusCode::OK, Body::from(vec![b' '; HUGE])),
     };
-    note_status(site, response.status().as_u16());
+    site.lock().note_answer(plan.request, response.status().as_u16());
     response
 }
 
-fn broken(site: &ProviderHandle, cut: &Cut) -> Response {
-    note_status(site, 0);
+fn broken(site: &ProviderHandle, request: u64, cut: &Cut) -> Response {
+    site.lock().note_answer(request, 0);
     cut.now();
     Response::new(Body::empty())
-}
-
-fn note_status(site: &ProviderHandle, status: u16) {
-    *site.lock().book.store.counters.statuses.entry(status).or_default() += 1;
 }
 
 fn page(status: StatusCode, body: Body) -> Response {

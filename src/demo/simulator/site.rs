@@ -228,7 +228,10 @@ impl Site {
             kind,
             authorization: format!("{scheme} {}", limits.token),
             faults: Faults::default(),
-            book: Book { window: Window::new(settings.window, limits.rows_per_window), store: Store::default() },
+            book: Book {
+                window: Window::new(settings.window, limits.rows_per_window),
+                store: Store::new(settings.journal),
+            },
             vendor: match kind {
                 Kind::Vitally => Vendor::Vitally(Vitally::default()),
                 Kind::Vibefollow => Vendor::Vibefollow(Vibefollow::default()),
@@ -249,11 +252,33 @@ impl Site {
             }
             Route::WrongMethod | Route::Unknown => {
                 counters.unknown_paths += 1;
-                return Plan { step: Step::Named(Mishap::Ok), before: Duration::ZERO, after: Duration::ZERO };
+                return Plan {
+                    request: 0,
+                    step: Step::Named(Mishap::Ok),
+                    before: Duration::ZERO,
+                    after: Duration::ZERO,
+                };
             }
         }
+        let request = counters.requests + counters.polls;
         self.book.store.enter(&cargo.users);
-        self.faults.plan(cargo.is_poll(), &mut self.random)
+        Plan { request, ..self.faults.plan(cargo.is_poll(), &mut self.random) }
+    }
+
+    /// Notes the rows of a request at their arrival.
+    pub fn note_arrival(&mut self, request: u64, cargo: &Cargo, now: Instant) {
+        self.settle(now);
+        if let Some(journal) = &mut self.book.store.journal {
+            journal.arrive(request, &cargo.users, &cargo.rows);
+        }
+    }
+
+    /// Notes what a request was answered with; 0 for a connection that was cut or hangs.
+    pub fn note_answer(&mut self, request: u64, status: u16) {
+        *self.book.store.counters.statuses.entry(status).or_default() += 1;
+        if let Some(journal) = &mut self.book.store.journal {
+            journal.answer(request, status);
+        }
     }
 
     /// Counts, judges and applies a request at its arrival.
@@ -312,6 +337,9 @@ impl Site {
 
     /// Lets jobs that are due end, and gives their rows effect.
     pub fn settle(&mut self, now: Instant) {
+        if let Some(journal) = &mut self.book.store.journal {
+            journal.now = now;
+        }
         if let Vendor::Userpilot(userpilot) = &mut self.vendor {
             userpilot.settle(&mut self.book, now);
         }

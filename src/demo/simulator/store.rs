@@ -1,9 +1,12 @@
 //! What a simulated provider holds per user, what it has counted, and whether a user's state ever went back.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
+
+use super::journal::Journal;
 
 /// The trait that the generator counts up per user in log order; a fall betrays a state that went back.
 const VERSION: &str = "version";
@@ -77,9 +80,14 @@ pub(super) struct Store {
     pub counters: Counters,
     pub regressions: Vec<Regression>,
     pub overlaps: Vec<String>,
+    pub journal: Option<Journal>,
 }
 
 impl Store {
+    pub fn new(journal: bool) -> Self {
+        Store { journal: journal.then(|| Journal::new(Instant::now())), ..Store::default() }
+    }
+
     /// Upserts one user: `fields` beside the bag, the bag trait by trait.
     pub fn apply(
         &mut self,
@@ -90,6 +98,9 @@ impl Store {
         nulls: Nulls,
     ) {
         self.counters.rows_applied += 1;
+        if let Some(journal) = &mut self.journal {
+            journal.take_effect(user, &fields, bag, traits);
+        }
         if let Some(version) = traits.get(VERSION).and_then(Value::as_i64) {
             self.check_order(user, version);
         }

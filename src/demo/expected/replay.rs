@@ -1,0 +1,100 @@
+//! A log read slowly, to ask afterwards what becomes of one event and what one row says.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::LogEntry;
+use super::read::{self, Event, Fate, ReadRules};
+use super::render::{Fields, render};
+use crate::demo::simulator::Kind;
+
+/// What becomes of an event, as far as the log decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It is number `place` (from 0) of what this destination takes about this user.
+    Taken {
+        user: String,
+        place: usize,
+    },
+    Skipped(&'static str),
+    Dead(&'static str),
+}
+
+/// A log as one destination reads it.
+pub struct Replay {
+    kind: Kind,
+    /// By partition and offset.
+    pub ends: BTreeMap<(i32, i64), End>,
+    histories: BTreeMap<String, Vec<Event>>,
+}
+
+impl Replay {
+    pub fn new(kind: Kind, rules: &ReadRules, log: &[LogEntry]) -> Replay {
+        let mut replay = Replay { kind, ends: BTreeMap::new(), histories: BTreeMap::new() };
+        for (entry, fate) in read::fates(kind, rules, log) {
+            let end = match fate {
+                Fate::Taken { user, event } => {
+                    let history = replay.histories.entry(user.clone()).or_default();
+                    history.push(event);
+                    End::Taken { user, place: history.len() - 1 }
+                }
+                Fate::Skipped(reason) => End::Skipped(reason),
+                Fate::Dead(cause) => End::Dead(cause),
+            };
+            replay.ends.insert((entry.partition, entry.offset), end);
+        }
+        replay
+    }
+
+    /// How many events this destination takes about the user.
+    pub fn taken(&self, user: &str) -> usize {
+        self.histories.get(user).map_or(0, Vec::len)
+    }
+
+    /// The fields that the row of these events sets (`None` takes one away), or why it is refused.
+    ///
+    /// # Errors
+    /// The reason that its dead letter names.
+    pub fn row(&self, user: &str, first: usize, last: usize) -> Result<Fields, &'static str> {
+        let mut row = Event { account: None, traits: Map::new() };
+        for event in self.histories.get(user).and_then(|history| history.get(first..=last)).unwrap_or_default() {
+            row.account = event.account.clone().or(row.account);
+            row.traits.extend(event.traits.clone());
+        }
+        render(self.kind, &row)
+    }
+
+    /// What a row that took effect has set, to compare with [`Replay::row`].
+    pub fn fields(said: &Value) -> Fields {
+        let some = |value: Value| Some(value).filter(|value| !value.is_null());
+        super::fields_of(said).into_iter().map(|(name, value)| (name, some(value))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_row_of_two_events_says_what_the_later_one_says_over_the_earlier_one() {
+        let payloads = [
+            json!({"userId": "a", "traits": {"plan": "one", "seats": 1, "company": {"id": "c"}}}),
+            json!({"type": "track"}),
+            json!({"userId": "a", "traits": {"plan": null}}),
+        ];
+        let log: Vec<LogEntry> = payloads
+            .iter()
+            .zip(0..)
+            .map(|(payload, offset)| LogEntry { partition: 0, offset, payload: Some(payload.to_string().into_bytes()) })
+            .collect();
+        let replay = Replay::new(Kind::Vitally, &ReadRules::default(), &log);
+        assert_eq!(replay.ends[&(0, 1)], End::Skipped("type"));
+        assert_eq!(replay.ends[&(0, 2)], End::Taken { user: "a".into(), place: 1 });
+        let said = json!({"accountId": "c", "traits": {"plan": null, "seats": 1, "company": {"id": "c"}}});
+        assert_eq!(replay.row("a", 0, 1), Ok(Replay::fields(&said)));
+        assert_eq!(replay.row("a", 1, 1), Err("no_account"));
+    }
+}

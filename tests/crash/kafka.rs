@@ -1,0 +1,73 @@
+//! A Kafka of a seed's own, which can be killed and started again.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// A broker that the script of `SLUICEGATE_TEST_KAFKA` runs: `start`, `kill` and `wipe`, each with a port. Its data goes when
+/// this is dropped.
+pub struct OwnKafka {
+    script: PathBuf,
+    home: PathBuf,
+    port: u16,
+}
+
+impl OwnKafka {
+    /// Starts it and waits until it answers. `home` is for the jars and the data of all brokers of a run.
+    /// `ports` is where to look for a free one.
+    pub fn start(script: PathBuf, home: PathBuf, ports: &AtomicU16) -> OwnKafka {
+        let kafka = OwnKafka { script, home, port: two_free_ports(ports) };
+        kafka.up();
+        kafka
+    }
+
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn up(&self) {
+        self.run("start");
+    }
+
+    /// As a power cut ends it.
+    pub fn kill(&self) {
+        self.run("kill");
+    }
+
+    fn run(&self, command: &str) {
+        let status = Command::new(&self.script)
+            .arg(command)
+            .arg(self.port.to_string())
+            .env("KAFKA_HOME_DIR", &self.home)
+            // Sessions of the new protocol are the broker's to choose.
+            .env("KAFKA_EXTRA", "group.consumer.session.timeout.ms=3000;group.consumer.heartbeat.interval.ms=300")
+            .stdout(Stdio::null())
+            .status()
+            .expect("the script runs");
+        assert!(status.success(), "{} {command} {}: {status}", self.script.display(), self.port);
+    }
+}
+
+impl Drop for OwnKafka {
+    fn drop(&mut self) {
+        self.run("wipe");
+    }
+}
+
+/// Where a run begins to look for ports: below the range that the system gives to clients, one of which could take a broker's
+/// port while it is down.
+pub fn first_port() -> AtomicU16 {
+    AtomicU16::new(21_000 + (std::process::id() % 1_000) as u16 * 8)
+}
+
+/// A port whose follower is free too: the script takes both.
+fn two_free_ports(ports: &AtomicU16) -> u16 {
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    loop {
+        let port = ports.fetch_add(2, Ordering::Relaxed);
+        if is_free(port) && is_free(port + 1) {
+            return port;
+        }
+    }
+}

@@ -1,0 +1,493 @@
+//! What must hold after a run, judged per destination from outside: from the log, from what the provider received, from
+//! the dead-letter topic and from the committed positions as they were seen all along.
+//!
+//! 1. *Conservation.* Every event that the destination takes has taken effect at the provider, or lies in a dead letter that
+//!    has a reason in the log. What is skipped, or meant for other destinations, arrives nowhere.
+//! 2. *Integrity.* A row holds a contiguous part of what its user's events say to this destination, at least one event, and
+//!    says to the letter what a plain merge of that part says.
+//! 3. *Order.* The newest event in a user's rows never falls from one arrival to the next, whoever sends them. So
+//!    everything that took effect stands, and the state at the end is one that a plain replay allows.
+//! 4. *Commits.* A position never falls, and is never past an event that has not ended by then: the effect before the
+//!    sample, the letter in its topic when asked after the sample.
+//! 5. *No way back.* What lies before a committed position never arrives again.
+//! 6. *Repeats.* Let `C` be the committed positions when a worker has died. By 5, its successor sends again only what had
+//!    arrived from `C` on. `C` is no older than one commit interval: everything that this worker had settled `SLACK` plus
+//!    an interval before it was struck lies before `C`, except behind an event that had not ended (a row held back). So at
+//!    most one row is repeated per user of whom something had taken effect since then or was on its way then: what was
+//!    settled since the last commit, what was in flight, and what a row held back keeps from being committed. After an end
+//!    by SIGTERM that was clean, nothing is repeated that had been answered with success `SLACK` before it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use sluicegate::demo::expected::{self, LogEntry, ReadRules, Replay};
+use sluicegate::demo::simulator::{Arrival, Effect, Kind, ProviderHandle};
+
+use crate::events::numbers;
+use crate::schedule::Schedule;
+use crate::support::Letter;
+use crate::watch::Sample;
+
+/// How long a commit may take on a loaded machine. Longer than a request's timeout and the pause after it together, so that a
+/// row which does not arrive again within this time was not only answered: the worker has its answer.
+const SLACK: Duration = Duration::from_secs(4);
+
+/// The death of a worker.
+pub struct Death {
+    /// When SIGTERM was sent, or when it was struck without.
+    pub asked: Instant,
+    pub struck: Instant,
+    pub gone: Instant,
+    /// What was committed then, by lane in the order of `Kind::ALL`.
+    pub committed: Vec<Sample>,
+    /// Whether it owned everything, with a broker that answered.
+    pub was_alone: bool,
+    /// Whether SIGTERM had ended it with 0 and nothing in flight before SIGKILL came.
+    pub was_clean: bool,
+}
+
+/// What was collected besides what the providers have noted.
+pub struct Evidence {
+    pub schedule: Schedule,
+    pub log: Vec<LogEntry>,
+    pub letters: Vec<Vec<Letter>>,
+    pub samples: Vec<Vec<Sample>>,
+    pub deaths: Vec<Death>,
+}
+
+/// What one lane went through.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    pub rows: usize,
+    pub letters: usize,
+    /// Distinct positions that were seen committed.
+    pub positions: usize,
+    /// Rows sent again because of a death, by death.
+    pub repeats: Vec<usize>,
+    /// Deaths whose commits were held to rule 6, with a bound below the number of users that had arrived; and clean ends.
+    pub bounded: usize,
+    pub clean: usize,
+    pub faults: Vec<String>,
+}
+
+type Place = (i32, i64);
+
+/// The events of one lane by every key that the rules ask for.
+struct Lane<'a> {
+    evidence: &'a Evidence,
+    kind: Kind,
+    index: usize,
+    replay: Replay,
+    /// The numbers of each user's events that the destination takes.
+    users: BTreeMap<String, Vec<u64>>,
+    /// Per user and number the newest copy: a repeat may be taken after a crash.
+    newest: BTreeMap<(String, u64), Place>,
+    arrivals: Vec<Arrival>,
+    effects: Vec<Effect>,
+    /// Events that are in the log more than once.
+    repeated: BTreeSet<(String, u64)>,
+    /// When each event first took effect.
+    effect_at: BTreeMap<(String, u64), Instant>,
+    findings: Findings,
+}
+
+/// Judges one destination.
+pub fn judge(evidence: &Evidence, index: usize, provider: &ProviderHandle) -> Findings {
+    let kind = Kind::ALL[index];
+    let mut lane = Lane::new(evidence, kind, index, provider);
+    lane.check_rows();
+    lane.check_conservation();
+    lane.check_letters();
+    lane.check_samples();
+    lane.check_way_back();
+    lane.check_deaths();
+    lane.check_state(provider);
+    lane.findings
+}
+
+fn said_numbers(row: &Value) -> Vec<u64> {
+    numbers(row.get("traits").or_else(|| row.get("metadata")).unwrap_or(&Value::Null))
+}
+
+fn payload_of(entry: &LogEntry) -> Value {
+    entry.payload.as_deref().and_then(|bytes| serde_json::from_slice(bytes).ok()).unwrap_or_default()
+}
+
+impl<'a> Lane<'a> {
+    fn new(evidence: &'a Evidence, kind: Kind, index: usize, provider: &ProviderHandle) -> Lane<'a> {
+        let replay = Replay::new(kind, &ReadRules::default(), &evidence.log);
+        let mut users: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        let mut newest = BTreeMap::new();
+        let mut repeated = BTreeSet::new();
+        let mut log: Vec<&LogEntry> = evidence.log.iter().collect();
+        log.sort_by_key(|entry| (entry.partition, entry.offset));
+        for entry in log {
+            let at = (entry.partition, entry.offset);
+            let payload = payload_of(entry);
+            let number = payload["traits"]["version"].as_u64().unwrap_or_default();
+            match replay.ends.get(&at) {
+                Some(expected::End::Taken { user, .. }) => {
+                    users.entry(user.clone()).or_default().push(number);
+                    newest.insert((user.clone(), number), at);
+                }
+                Some(expected::End::Skipped("duplicate")) => {
+                    let user = payload["userId"].as_str().unwrap_or_default().to_owned();
+                    if let Some(newest) = newest.get_mut(&(user.clone(), number)) {
+                        *newest = at;
+                        repeated.insert((user, number));
+                    }
+                }
+                _ => {}
+            }
+        }
+        let (arrivals, effects) = (provider.arrived(), provider.effects());
+        let mut effect_at = BTreeMap::new();
+        for effect in &effects {
+            for number in said_numbers(&effect.said) {
+                effect_at.entry((effect.user.clone(), number)).or_insert(effect.at);
+            }
+        }
+        let findings = Findings {
+            rows: arrivals.len(),
+            letters: evidence.letters[index].len(),
+            positions: evidence.samples[index].len(),
+            ..Findings::default()
+        };
+        Lane { evidence, kind, index, replay, users, newest, repeated, arrivals, effects, effect_at, findings }
+    }
+
+    fn fault(&mut self, text: String) {
+        self.findings.faults.push(format!("{}: {text}", self.kind.name()));
+    }
+
+    /// First and last place of the events that a row holds; `None` if they are no contiguous part of the user's events.
+    fn span(&self, user: &str, row: &Value) -> Option<(usize, usize)> {
+        let numbers = said_numbers(row);
+        let taken = self.users.get(user)?;
+        let first = taken.iter().position(|number| Some(number) == numbers.first())?;
+        let part = taken.get(first..first + numbers.len())?;
+        (part == numbers).then_some((first, first + numbers.len() - 1))
+    }
+
+    /// Rules 2 and 3, and of rule 1 that nothing arrives that should not.
+    fn check_rows(&mut self) {
+        let mut faults = Vec::new();
+        let mut newest: BTreeMap<&str, usize> = BTreeMap::new();
+        for arrival in &self.arrivals {
+            let user = arrival.user.as_str();
+            let Some((_, last)) = self.span(user, &arrival.row) else {
+                let numbers = said_numbers(&arrival.row);
+                faults.push(format!("a row of {user} holds the events {numbers:?}, no contiguous part of its own"));
+                continue;
+            };
+            let newest = newest.entry(user).or_insert(last);
+            if last < *newest {
+                faults.push(format!("{user} goes back from event {newest} to {last} (from 0)"));
+            }
+            *newest = last.max(*newest);
+        }
+        let mut newest: BTreeMap<&str, usize> = BTreeMap::new();
+        for effect in &self.effects {
+            let user = effect.user.as_str();
+            let Some((first, last)) = self.span(user, &effect.said) else { continue };
+            if self.replay.row(user, first, last).as_ref() != Ok(&Replay::fields(&effect.said)) {
+                faults.push(format!("the row of {user}'s events {first} to {last} says something else than they do"));
+            }
+            let newest = newest.entry(user).or_insert(last);
+            if last < *newest {
+                faults.push(format!("the state of {user} goes back from event {newest} to {last} (from 0)"));
+            }
+            *newest = last.max(*newest);
+        }
+        faults.into_iter().for_each(|fault| self.fault(fault));
+    }
+
+    /// The letters that hold this event, by their place in the dead-letter topic.
+    fn letters_of(&self, at: Place, user: Option<&str>) -> impl Iterator<Item = (i64, &'a Letter)> {
+        let user = user.map(|user| user.as_bytes().to_vec());
+        (0..).zip(&self.evidence.letters[self.index]).filter(move |(_, letter)| {
+            let number = |name: &str| letter.header(name).parse::<i64>().unwrap_or(-1);
+            let range = number("sluicegate.first_offset")..=number("sluicegate.last_offset");
+            number("__connect.errors.partition") == i64::from(at.0)
+                && range.contains(&at.1)
+                && user.as_ref().is_none_or(|user| letter.key.as_ref() == Some(user))
+        })
+    }
+
+    /// Rule 1.
+    fn check_conservation(&mut self) {
+        let mut lost = Vec::new();
+        for (at, end) in &self.replay.ends {
+            let is_there = match end {
+                expected::End::Skipped(_) => true,
+                expected::End::Dead(cause) => {
+                    self.letters_of(*at, None).any(|(_, letter)| letter.header("sluicegate.reason") == *cause)
+                }
+                expected::End::Taken { user, place } => {
+                    let number = self.users[user][*place];
+                    self.effect_at.contains_key(&(user.clone(), number))
+                        || self.letters_of(*at, Some(user)).next().is_some()
+                }
+            };
+            if !is_there {
+                lost.push(format!("event {}/{} is lost: {end:?}", at.0, at.1));
+            }
+        }
+        lost.into_iter().for_each(|fault| self.fault(fault));
+    }
+
+    /// Rule 1: a letter has a reason in the log.
+    fn check_letters(&mut self) {
+        let mut faults = Vec::new();
+        for letter in &self.evidence.letters[self.index] {
+            let number = |name: &str| letter.header(name).parse::<i64>().unwrap_or(-1);
+            let (first, last) = (number("sluicegate.first_offset"), number("sluicegate.last_offset"));
+            let partition = number("__connect.errors.partition") as i32;
+            let reason = letter.header("sluicegate.reason");
+            let key = letter.key.as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+            let events = self
+                .evidence
+                .log
+                .iter()
+                .filter(|entry| entry.partition == partition && (first..=last).contains(&entry.offset));
+            let is_right = events.into_iter().any(|entry| match &self.replay.ends[&(partition, entry.offset)] {
+                expected::End::Dead(cause) => *cause == reason && first == last,
+                expected::End::Taken { .. } | expected::End::Skipped("duplicate") => {
+                    let payload = payload_of(entry);
+                    payload["userId"] == key.as_str()
+                        && match reason {
+                            "no_account" => payload["traits"].get("company").is_none(),
+                            "exhausted" | "job_failed" => payload["traits"]["toxic"] == true,
+                            _ => payload["traits"]["poison"] == true,
+                        }
+                }
+                expected::End::Skipped(_) => false,
+            });
+            if !is_right {
+                faults.push(format!(
+                    "a dead letter of {key} at {partition}/{first} to {last} for {reason} without a cause"
+                ));
+            }
+        }
+        faults.into_iter().for_each(|fault| self.fault(fault));
+    }
+
+    /// Rule 4.
+    fn check_samples(&mut self) {
+        let mut faults = Vec::new();
+        let mut before = vec![0; self.evidence.schedule.partitions as usize];
+        for sample in &self.evidence.samples[self.index] {
+            for (partition, (old, new)) in (0..).zip(before.iter().zip(&sample.positions)) {
+                if new < old {
+                    faults.push(format!("the position of partition {partition} falls from {old} to {new}"));
+                }
+                for (at, end) in self.replay.ends.range((partition, *old)..(partition, (*new).max(*old))) {
+                    if !self.has_ended(*at, end, sample) {
+                        faults.push(format!(
+                            "position {new} of partition {partition} is committed past event {}, which has not ended: {end:?}",
+                            at.1
+                        ));
+                    }
+                }
+            }
+            for (old, new) in before.iter_mut().zip(&sample.positions) {
+                *old = (*old).max(*new);
+            }
+        }
+        faults.into_iter().for_each(|fault| self.fault(fault));
+    }
+
+    fn has_ended(&self, at: Place, end: &expected::End, sample: &Sample) -> bool {
+        let is_buried = |user| self.letters_of(at, user).any(|(place, _)| place < sample.letters);
+        match end {
+            expected::End::Skipped(_) => true,
+            expected::End::Dead(_) => is_buried(None),
+            expected::End::Taken { user, place } => {
+                let number = self.users[user][*place];
+                self.effect_at.get(&(user.clone(), number)).is_some_and(|when| *when <= sample.at)
+                    || is_buried(Some(user))
+            }
+        }
+    }
+
+    /// Rule 5.
+    fn check_way_back(&mut self) {
+        let samples = &self.evidence.samples[self.index];
+        let mut faults = Vec::new();
+        for arrival in &self.arrivals {
+            // A request may have left just before; it is answered before it is committed, so nothing is on its way.
+            let Some(sample) = samples.partition_point(|sample| sample.at < arrival.at).checked_sub(1) else {
+                continue;
+            };
+            for number in said_numbers(&arrival.row) {
+                let Some((partition, offset)) = self.newest.get(&(arrival.user.clone(), number)) else { continue };
+                let position = samples[sample].positions[*partition as usize];
+                if *offset < position {
+                    faults.push(format!(
+                        "event {partition}/{offset} of {} arrives again below the committed position {position}",
+                        arrival.user
+                    ));
+                }
+            }
+        }
+        faults.into_iter().for_each(|fault| self.fault(fault));
+    }
+
+    /// Rule 6.
+    fn check_deaths(&mut self) {
+        let mut faults = Vec::new();
+        let mut began: Option<&Death> = None;
+        for (n, death) in self.evidence.deaths.iter().enumerate() {
+            let until = self.evidence.deaths.get(n + 1).map(|next| next.gone);
+            let had_effect = |key: &(String, u64)| self.effect_at.get(key).is_some_and(|at| *at <= death.gone);
+            let mut again: BTreeSet<&str> = BTreeSet::new();
+            for arrival in &self.arrivals {
+                let is_next_life = arrival.at > death.gone && until.is_none_or(|until| arrival.at <= until);
+                let repeats = || said_numbers(&arrival.row).into_iter().map(|n| (arrival.user.clone(), n));
+                if is_next_life && repeats().any(|key| had_effect(&key)) {
+                    again.insert(&arrival.user);
+                }
+            }
+            self.findings.repeats.push(again.len());
+            let interval = self.evidence.schedule.commit_interval;
+            if death.was_alone
+                && self.evidence.schedule.commits_get_through()
+                && let Some(by) = death.struck.checked_sub(interval + SLACK)
+            {
+                let settled = self.settled_before(began, death.gone, by);
+                let committed = &death.committed[self.index].positions;
+                if settled.iter().zip(committed).any(|(settled, committed)| committed < settled) {
+                    faults.push(format!(
+                        "death {n}: {committed:?} are committed, but all before {settled:?} was settled {SLACK:?} and more before"
+                    ));
+                }
+                let since: BTreeSet<&str> = self
+                    .newest
+                    .iter()
+                    .filter(|(key, at)| had_effect(key) && at.1 >= settled[at.0 as usize])
+                    .map(|((user, _), _)| user.as_str())
+                    .collect();
+                let all: BTreeSet<&str> =
+                    self.effects.iter().filter(|effect| effect.at <= death.gone).map(|e| e.user.as_str()).collect();
+                self.findings.bounded += usize::from(since.len() < all.len());
+                if again.len() > since.len() {
+                    faults.push(format!(
+                        "death {n}: {} users are sent again, {} had rows that were not settled long before",
+                        again.len(),
+                        since.len()
+                    ));
+                }
+            }
+            if death.was_clean && death.was_alone && self.evidence.schedule.commits_get_through() {
+                self.findings.clean += 1;
+                let again = self.again_after_clean_end(began, death, until);
+                if !again.is_empty() {
+                    faults.push(format!("death {n} was a clean end, and {again:?} are sent again"));
+                }
+            }
+            began = Some(death);
+        }
+        faults.into_iter().for_each(|fault| self.fault(fault));
+    }
+
+    /// Events that this life knew as ended well before its clean end, and that arrive again after it.
+    fn again_after_clean_end(
+        &self,
+        began: Option<&Death>,
+        death: &Death,
+        until: Option<Instant>,
+    ) -> BTreeSet<(String, u64)> {
+        let schedule = &self.evidence.schedule;
+        let faults = &schedule.targets[self.index].faults;
+        // A job that fails or is lost is sent again, and metadata names no more than 100 users.
+        if faults.fail_jobs > 0 || faults.lose_polls > 0 || schedule.traffic.users > 100 {
+            return BTreeSet::new();
+        }
+        let known = self.known(began.map(|death| death.gone), death.gone, death.asked.checked_sub(SLACK));
+        let next = self
+            .arrivals
+            .iter()
+            .filter(|arrival| arrival.at > death.gone && until.is_none_or(|until| arrival.at <= until));
+        let mut again: BTreeSet<(String, u64)> = next
+            .flat_map(|arrival| said_numbers(&arrival.row).into_iter().map(|number| (arrival.user.clone(), number)))
+            .collect();
+        let had_effect = |key: &(String, u64)| self.effect_at.get(key).is_some_and(|at| *at <= death.gone);
+        again.retain(|key| known.contains(key) && had_effect(key) && !self.repeated.contains(key));
+        again
+    }
+
+    /// Per partition the position before which everything had ended in this life by then, as far as it shows from outside.
+    fn settled_before(&self, began: Option<&Death>, until: Instant, by: Instant) -> Vec<i64> {
+        let from = began.map(|death| death.gone);
+        let start = |partition: usize| began.map_or(0, |death| death.committed[self.index].positions[partition]);
+        let known = self.known(from, until, Some(by));
+        (0..self.evidence.schedule.partitions)
+            .map(|partition| {
+                let mut settled = start(partition as usize);
+                for (at, end) in self.replay.ends.range((partition, settled)..(partition + 1, 0)) {
+                    match end {
+                        expected::End::Taken { user, place } => {
+                            let key = (user.clone(), self.users[user][*place]);
+                            let has_effect = self.effect_at.get(&key).is_some_and(|at| *at <= by);
+                            if !(has_effect && known.contains(&key)) {
+                                break;
+                            }
+                            settled = at.1 + 1;
+                        }
+                        // When a letter was acknowledged does not show; a repeat of what lies further back may be a row.
+                        expected::End::Dead(_) | expected::End::Skipped("duplicate") => break,
+                        expected::End::Skipped(_) => {}
+                    }
+                }
+                settled
+            })
+            .collect()
+    }
+
+    /// Events whose last arrival in this time was answered with success by then, and that no job still holds.
+    fn known(&self, from: Option<Instant>, until: Instant, by: Option<Instant>) -> BTreeSet<(String, u64)> {
+        let Some(by) = by else { return BTreeSet::new() };
+        let jobs = self.evidence.schedule.targets[self.index].jobs;
+        let in_life = |at: Instant| from.is_none_or(|from| at > from) && at <= until;
+        // One job at a time: when the next request comes, this one's end is known.
+        let before = self.arrivals.iter().filter(|arrival| in_life(arrival.at) && arrival.at <= by);
+        let last_request = before.map(|arrival| arrival.request).max();
+        let mut known = BTreeSet::new();
+        for arrival in self.arrivals.iter().filter(|arrival| in_life(arrival.at)) {
+            let is_answered = arrival.answered.is_some_and(|(at, status)| at <= by && (200..300).contains(&status));
+            let is_ended = !jobs || last_request.is_some_and(|last| last > arrival.request);
+            for number in said_numbers(&arrival.row) {
+                let key = (arrival.user.clone(), number);
+                if is_answered && is_ended {
+                    known.insert(key);
+                } else {
+                    known.remove(&key);
+                }
+            }
+        }
+        known
+    }
+
+    /// Rule 3, at the end.
+    fn check_state(&mut self, provider: &ProviderHandle) {
+        let expected = expected::expect(self.kind, &ReadRules::default(), &self.evidence.log);
+        let traffic = &self.evidence.schedule.traffic;
+        let toxic: BTreeSet<String> = (traffic.poison..traffic.poison + traffic.toxic)
+            .map(|place| format!("user {}:", format_args!("user-{}", traffic.users - 1 - place)))
+            .collect();
+        let differences = expected::diff(&expected, &provider.users());
+        // The model knows no users whose every request fails; conservation has them in dead letters.
+        let differences: Vec<String> =
+            differences.into_iter().filter(|text| !toxic.iter().any(|user| text.starts_with(user))).collect();
+        differences.into_iter().take(5).for_each(|text| self.fault(text));
+        let summary = provider.summary();
+        if !summary.regressions.is_empty() {
+            self.fault(format!("states went back: {:?}", summary.regressions));
+        }
+        let counters = summary.counters;
+        if (counters.malformed, counters.unauthorized, counters.unknown_paths, counters.keys_reused) != (0, 0, 0, 0) {
+            self.fault(format!("requests that no vendor takes: {counters:?}"));
+        }
+    }
+}
