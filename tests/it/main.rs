@@ -9,6 +9,7 @@ mod delivery;
 mod events;
 mod faults;
 mod kafka_edge;
+mod kafka_faults;
 mod lanes;
 mod layering;
 mod ops;
