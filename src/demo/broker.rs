@@ -115,8 +115,8 @@ impl EmbeddedBroker {
         self.ask(Action::MoveLeader { topic: topic.to_string(), partition, broker })
     }
 
-    /// Makes this broker (numbered from 1) the coordinator of a group. A broker that does not exist leaves the group
-    /// without one.
+    /// Makes this broker (numbered from 1) the coordinator of a group. It must exist: librdkafka aborts the process when
+    /// somebody asks for one that does not.
     pub fn coordinator_move(&self, group: &str, broker: i32) -> Result<(), Error> {
         self.ask(Action::MoveCoordinator { group: group.to_string(), broker })
     }

@@ -65,6 +65,8 @@ pub(super) struct Resolution<'a> {
     pub group: &'a str,
     pub start: Start,
     pub found: BTreeMap<PartitionId, Assignment>,
+    /// How many of them had no committed position.
+    pub without_position: usize,
     /// Things worth telling an operator.
     pub remarks: Vec<String>,
 }
@@ -103,6 +105,7 @@ impl Resolution<'_> {
                 partition.partition
             ));
         }
+        self.without_position += usize::from(position.is_none());
         let metadata = Some(metadata.clone()).filter(|text| point.keep_metadata && !text.is_empty());
         let start = point.position;
         let gap_from = position.map(Position).filter(|committed| point.keep_metadata && *committed < start);

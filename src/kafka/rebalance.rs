@@ -81,6 +81,7 @@ impl Context {
             group: &self.group,
             start: self.start,
             found: BTreeMap::new(),
+            without_position: 0,
             remarks: Vec::new(),
         };
         loop {
@@ -89,7 +90,13 @@ impl Context {
                 state.weather(remark);
             }
             match result {
-                Ok(()) => return Some(resolution.found.into_values().collect()),
+                Ok(()) => {
+                    if resolution.without_position > 0 {
+                        let (partitions, start) = (resolution.without_position, self.start.label());
+                        tracing::info!(group = self.group, partitions, start, "no committed position: kafka.start decides");
+                    }
+                    return Some(resolution.found.into_values().collect());
+                }
                 Err(Obstacle::Fatal(text)) => {
                     state.fatal(text);
                     return None;
