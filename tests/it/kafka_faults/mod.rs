@@ -1,6 +1,10 @@
 //! What Kafka can do to us, one fault at a time: nothing is lost, nothing is committed ahead, and the lane says what it is.
 mod commits;
+mod dead_letter_topic;
+mod log;
 mod outage;
+mod own_kafka;
+mod real;
 mod revoke;
 mod slow;
 
@@ -55,7 +59,12 @@ fn refuse(world: &World, api: RDKafkaApiKey, codes: &[RDKafkaRespErr]) {
 
 /// A lane with this pace and these properties of librdkafka's.
 fn config(world: &World, settings: &str, properties: &str) -> Config {
-    let yaml = world.yaml(&world.block(ID, KIND, settings), properties, "6s");
+    config_with_drain(world, settings, properties, "6s")
+}
+
+/// The same with this `shutdown.drain`.
+fn config_with_drain(world: &World, settings: &str, properties: &str, drain: &str) -> Config {
+    let yaml = world.yaml(&world.block(ID, KIND, settings), properties, drain);
     Config::from_yaml(&yaml).unwrap_or_else(|problems| panic!("{problems}\n{yaml}"))
 }
 
