@@ -2,13 +2,11 @@
 //!
 //! Each test starts a broker of its own, since the others share theirs; see `own_kafka`.
 
-use std::time::Duration;
-
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 
-use super::outage::{Brokers, MINUTE, SCALED, TEN_MINUTES, outage};
+use super::outage::{Brokers, MINUTE, Outage, TEN_MINUTES, outage};
 use super::own_kafka::OwnKafka;
 use super::*;
 use crate::support::{create_topics, without_limits};
@@ -33,10 +31,10 @@ impl Brokers for Restart<'_> {
     }
 }
 
-async fn real_outage(end: End, length: Duration) {
+async fn real_outage(end: End, length: Outage) {
     let Some(kafka) = OwnKafka::start("").await else { return };
     let world = World::at(kafka.brokers(), 4, without_limits()).await;
-    outage(world, &mut Restart(&kafka, end), length, SCALED).await;
+    outage(world, &mut Restart(&kafka, end), length).await;
 }
 
 /// Starting the broker adds some seconds, so this is more than the ten minutes that it stands for.

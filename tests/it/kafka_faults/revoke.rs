@@ -50,6 +50,9 @@ async fn a_late_success_settles_nothing_of_a_member_that_was_expelled() {
 /// go, which is half a session.
 async fn a_revoke_amid_requests(latency_ms: u64, session_ms: u64, is_in_time: bool) {
     let mut world = World::start(2, without_limits()).await;
+    if !is_in_time && world.embedded.is_some() {
+        return println!("skipped: the embedded broker begins a rebalance only when a session has passed");
+    }
     let settings = FAST.replace("timeout: 2s", &format!("timeout: {session_ms}ms, max_in_flight: 2"));
     let properties = format!("session.timeout.ms: {session_ms}, heartbeat.interval.ms: 500");
     let config = config_with_drain(&world, &settings, &properties, &format!("{session_ms}ms"));
