@@ -81,7 +81,7 @@ impl Context {
             group: &self.group,
             start: self.start,
             found: BTreeMap::new(),
-            without_position: 0,
+            chosen: BTreeMap::new(),
             remarks: Vec::new(),
         };
         loop {
@@ -91,8 +91,8 @@ impl Context {
             }
             match result {
                 Ok(()) => {
-                    if resolution.without_position > 0 {
-                        let (partitions, start) = (resolution.without_position, self.start.label());
+                    if !resolution.chosen.is_empty() {
+                        let (partitions, start) = (resolution.chosen.len(), self.start.label());
                         tracing::info!(group = self.group, partitions, start, "no committed position: kafka.start decides");
                     }
                     return Some(resolution.found.into_values().collect());
@@ -129,7 +129,7 @@ impl Context {
         while resolution.step(consumer, &committed)? {
             self.serve(consumer, state);
         }
-        Ok(())
+        resolution.keep_choice(consumer)
     }
 
     fn revoke(&self, consumer: &BaseConsumer<Context>, state: &mut State, list: &TopicPartitionList) {

@@ -166,6 +166,23 @@ async fn a_new_group_reads_what_comes_after_its_first_start_where_it_is_told_lat
     a_new_group("latest", 30).await;
 }
 
+/// What comes between the first start and the first event that the lane commits belongs to those who started at `latest`.
+#[tokio::test(flavor = "multi_thread")]
+async fn latest_is_chosen_once_also_where_nothing_came_before_the_worker_was_killed() {
+    let mut world = World::start(3, without_limits()).await;
+    world.produce_all(events(0..30, 1)).await;
+    let yaml = yaml_with_start(&world, FAST, "latest").replace("group.protocol: consumer", CLASSIC);
+    let mut process = Process::start(&yaml, &[]);
+    process.wait_log("partitions assigned").await;
+    process.kill();
+    world.produce_all(events(30..60, 1)).await;
+    let mut process = Process::start(&yaml, &[]);
+    world.wait_committed(ID).await;
+    skip_before(&mut world, 30);
+    finish(&mut world, async |_| process.get("/metrics").await.1, 0).await;
+    assert_eq!(received(&world), 31);
+}
+
 /// Everything is delivered and committed; then the group is deleted while nobody runs, as Kafka does itself after
 /// offsets.retention.minutes.
 async fn deleted_offsets(start: &str) -> Option<(World, Process)> {

@@ -1,4 +1,18 @@
 //! What Kafka can do to us, one fault at a time: nothing is lost, nothing is committed ahead, and the lane says what it is.
+//!
+//! | fault | tests (in `broker`, `kafka_edge` or a module here) |
+//! |---|---|
+//! | partitions go while requests are in flight | `revoke`; `kafka_edge::a_revoke_*`, `broker::two_workers_*` |
+//! | a commit fails: generation, member, epoch, rebalance, coordinator, time-out, metadata, connection | `commits`; `broker::*` for six more codes |
+//! | commits fail for longer than a session | `commits::commits_refused_for_longer_*` |
+//! | all brokers down for 1 s, 60 s, 10 min; stopped; killed | `outage::brokers_that_are_down_*`, `real::a_kafka_that_is_*` |
+//! | started or stopped amid an outage | `outage::a_worker_that_starts_*`, `outage::sigterm_amid_*` |
+//! | leader, coordinator, one broker of three | `outage::leaders_*`, `outage::a_coordinator_*`, `outage::one_broker_*` |
+//! | answers after 2 s, fetch errors, throttling | `slow`, `real::a_broker_that_throttles_*` |
+//! | retention overtakes the reader | `log::a_log_that_*` |
+//! | a new group, deleted offsets | `log::a_new_group_*`, `log::latest_is_chosen_once_*`, `log::deleted_offsets_*` |
+//! | dead-letter topic missing, refusing, silent | `dead_letter_topic`, `real::a_dead_letter_topic_*`, `broker::a_missing_*` |
+
 mod commits;
 mod dead_letter_topic;
 mod log;
