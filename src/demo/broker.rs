@@ -161,11 +161,7 @@ fn serve(brokers: i32, started: &Sender<Result<String, Error>>, requests: &Recei
     }
 }
 
-fn perform(
-    cluster: &MockCluster<'static, DefaultProducerContext>,
-    brokers: i32,
-    action: Action,
-) -> Result<(), Error> {
+fn perform(cluster: &MockCluster<'static, DefaultProducerContext>, brokers: i32, action: Action) -> Result<(), Error> {
     match action {
         Action::CreateTopic { topic, partitions } => cluster.create_topic(&topic, partitions, brokers),
         Action::RequestErrors { api, codes } => {

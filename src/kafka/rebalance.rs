@@ -93,7 +93,12 @@ impl Context {
                 Ok(()) => {
                     if !resolution.chosen.is_empty() {
                         let (partitions, start) = (resolution.chosen.len(), self.start.label());
-                        tracing::info!(group = self.group, partitions, start, "no committed position: kafka.start decides");
+                        tracing::info!(
+                            group = self.group,
+                            partitions,
+                            start,
+                            "no committed position: kafka.start decides"
+                        );
                     }
                     return Some(resolution.found.into_values().collect());
                 }
