@@ -151,7 +151,8 @@ impl CommitWatch {
         let provider = world.simulator.provider(KIND).clone();
         let task = tokio::task::spawn_blocking(move || {
             let mut last = 0;
-            while !*stopped.borrow() {
+            // A test that fails drops the sender; without a look at that its runtime would wait here for ever.
+            while !*stopped.borrow() && stopped.has_changed().is_ok() {
                 if let Some(committed) = group.committed() {
                     let applied = provider.summary().counters.rows_applied;
                     assert!(committed >= last, "committed {committed} after {last}");
