@@ -27,7 +27,7 @@ impl Brokers for Restart<'_> {
         self.0.run(&[if matches!(self.1, End::Stop) { "stop" } else { "kill" }]).await;
     }
     async fn up(&mut self, _: &World) {
-        self.0.run(&["start"]).await;
+        self.0.up().await;
     }
 }
 
