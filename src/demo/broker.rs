@@ -14,8 +14,6 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::kafka::Error;
 
-/// One broker stands for the cluster: `down` then means an outage, which is what the demo and the tests show.
-const BROKERS: i32 = 1;
 /// The mock cluster's way to say "all brokers" (librdkafka, `rdkafka_mock.h`).
 const ALL_BROKERS: i32 = -1;
 
@@ -36,23 +34,30 @@ struct Request {
 enum Action {
     CreateTopic { topic: String, partitions: i32 },
     RequestErrors { api: RDKafkaApiKey, codes: Vec<RDKafkaRespErr> },
+    ClearRequestErrors(RDKafkaApiKey),
     TopicError { topic: String, code: RDKafkaRespErr },
-    Down,
-    Up,
+    Down(i32),
+    Up(i32),
+    MoveLeader { topic: String, partition: i32, broker: i32 },
     MoveCoordinator { group: String, broker: i32 },
     RoundTripTime(Duration),
 }
 
 impl EmbeddedBroker {
-    /// Starts a cluster that holds these topics, each with its number of partitions. Other topics come into being with
-    /// four partitions when a producer names them.
+    /// Starts a cluster of one broker that holds these topics, each with its number of partitions. Other topics come into
+    /// being with four partitions when a producer names them.
     pub fn start(topics: &[(&str, i32)]) -> Result<EmbeddedBroker, Error> {
+        EmbeddedBroker::cluster(1, topics)
+    }
+
+    /// The same with so many brokers, numbered from 1; each holds all partitions.
+    pub fn cluster(brokers: i32, topics: &[(&str, i32)]) -> Result<EmbeddedBroker, Error> {
         let name = "embedded-broker".to_string();
         let (requests, received) = channel();
         let (started, start) = channel();
         let thread = std::thread::Builder::new()
             .name(name.clone())
-            .spawn(move || serve(&started, &received))
+            .spawn(move || serve(brokers, &started, &received))
             .map_err(|source| Error::Thread { name, source })?;
         let bootstrap_servers = start.recv().map_err(|_| Error::Broker("the thread ended".to_string()))??;
         let broker = EmbeddedBroker { bootstrap_servers, requests: Some(requests), thread: Some(thread) };
@@ -76,23 +81,42 @@ impl EmbeddedBroker {
         self.ask(Action::RequestErrors { api, codes: codes.to_vec() })
     }
 
+    /// Takes back the errors that no request of this kind has met yet.
+    pub fn clear_request_errors(&self, api: RDKafkaApiKey) -> Result<(), Error> {
+        self.ask(Action::ClearRequestErrors(api))
+    }
+
     /// Answers metadata requests for this topic with this error, until told `NO_ERROR`.
     pub fn topic_error(&self, topic: &str, code: RDKafkaRespErr) -> Result<(), Error> {
         self.ask(Action::TopicError { topic: topic.to_string(), code })
     }
 
-    /// Cuts all connections and refuses new ones.
+    /// All brokers cut their connections and refuse new ones.
     pub fn broker_down(&self) -> Result<(), Error> {
-        self.ask(Action::Down)
+        self.ask(Action::Down(ALL_BROKERS))
     }
 
-    /// Takes connections again.
+    /// All brokers take connections again.
     pub fn broker_up(&self) -> Result<(), Error> {
-        self.ask(Action::Up)
+        self.ask(Action::Up(ALL_BROKERS))
     }
 
-    /// Makes this broker (numbered from 1) the coordinator of a group. A broker that does not exist leaves the group
-    /// without one.
+    /// This broker cuts its connections and refuses new ones; what it leads and coordinates does not move by itself.
+    pub fn one_broker_down(&self, broker: i32) -> Result<(), Error> {
+        self.ask(Action::Down(broker))
+    }
+
+    pub fn one_broker_up(&self, broker: i32) -> Result<(), Error> {
+        self.ask(Action::Up(broker))
+    }
+
+    /// Makes this broker the leader of a partition.
+    pub fn leader_move(&self, topic: &str, partition: i32, broker: i32) -> Result<(), Error> {
+        self.ask(Action::MoveLeader { topic: topic.to_string(), partition, broker })
+    }
+
+    /// Makes this broker (numbered from 1) the coordinator of a group. It must exist: librdkafka aborts the process when
+    /// somebody asks for one that does not.
     pub fn coordinator_move(&self, group: &str, broker: i32) -> Result<(), Error> {
         self.ask(Action::MoveCoordinator { group: group.to_string(), broker })
     }
@@ -123,8 +147,8 @@ impl Drop for EmbeddedBroker {
 }
 
 /// Owns the cluster, which is neither `Send` nor `Sync`.
-fn serve(started: &Sender<Result<String, Error>>, requests: &Receiver<Request>) {
-    let cluster = match MockCluster::new(BROKERS) {
+fn serve(brokers: i32, started: &Sender<Result<String, Error>>, requests: &Receiver<Request>) {
+    let cluster = match MockCluster::new(brokers) {
         Ok(cluster) => cluster,
         Err(error) => {
             let _ = started.send(Err(Error::Broker(error.to_string())));
@@ -133,20 +157,25 @@ fn serve(started: &Sender<Result<String, Error>>, requests: &Receiver<Request>) 
     };
     let _ = started.send(Ok(cluster.bootstrap_servers()));
     while let Ok(Request { action, answer }) = requests.recv() {
-        let _ = answer.send(perform(&cluster, action));
+        let _ = answer.send(perform(&cluster, brokers, action));
     }
 }
 
-fn perform(cluster: &MockCluster<'static, DefaultProducerContext>, action: Action) -> Result<(), Error> {
+fn perform(cluster: &MockCluster<'static, DefaultProducerContext>, brokers: i32, action: Action) -> Result<(), Error> {
     match action {
-        Action::CreateTopic { topic, partitions } => cluster.create_topic(&topic, partitions, BROKERS),
+        Action::CreateTopic { topic, partitions } => cluster.create_topic(&topic, partitions, brokers),
         Action::RequestErrors { api, codes } => {
             cluster.request_errors(api, &codes);
             Ok(())
         }
+        Action::ClearRequestErrors(api) => {
+            cluster.clear_request_errors(api);
+            Ok(())
+        }
         Action::TopicError { topic, code } => cluster.topic_error(&topic, code),
-        Action::Down => cluster.broker_down(ALL_BROKERS),
-        Action::Up => cluster.broker_up(ALL_BROKERS),
+        Action::Down(broker) => cluster.broker_down(broker),
+        Action::Up(broker) => cluster.broker_up(broker),
+        Action::MoveLeader { topic, partition, broker } => cluster.partition_leader(&topic, partition, Some(broker)),
         Action::MoveCoordinator { group, broker } => cluster.coordinator(MockCoordinator::Group(group), broker),
         Action::RoundTripTime(delay) => cluster.broker_round_trip_time(ALL_BROKERS, delay),
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::Offset as RdOffset;
 use rdkafka::{TopicPartitionList, consumer::ConsumerContext};
@@ -65,6 +65,8 @@ pub(super) struct Resolution<'a> {
     pub group: &'a str,
     pub start: Start,
     pub found: BTreeMap<PartitionId, Assignment>,
+    /// Those of them that had no committed position, and where they start.
+    pub chosen: BTreeMap<PartitionId, Position>,
     /// Things worth telling an operator.
     pub remarks: Vec<String>,
 }
@@ -105,6 +107,9 @@ impl Resolution<'_> {
         }
         let metadata = Some(metadata.clone()).filter(|text| point.keep_metadata && !text.is_empty());
         let start = point.position;
+        if position.is_none() {
+            self.chosen.insert(*partition, start);
+        }
         let gap_from = position.map(Position).filter(|committed| point.keep_metadata && *committed < start);
         self.found.insert(*partition, Assignment { partition: *partition, start, gap_from, metadata });
         Ok(true)
@@ -134,6 +139,25 @@ impl Resolution<'_> {
             committed.insert(partition, (position, element.metadata().to_string()));
         }
         Ok(committed)
+    }
+
+    /// Commits the starts that `kafka.start: latest` chose, so that it chooses once: a restart before the first commit of
+    /// the lane would choose again, later, and skip what came between.
+    pub fn keep_choice<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>) -> Result<(), Obstacle> {
+        if self.start != Start::Latest || self.chosen.is_empty() {
+            return Ok(());
+        }
+        let mut list = TopicPartitionList::with_capacity(self.chosen.len());
+        let question = format!("first positions of group {}", self.group);
+        for (partition, start) in &self.chosen {
+            list.add_partition_offset(
+                &self.topics[usize::from(partition.topic)],
+                partition.partition,
+                RdOffset::Offset(start.0),
+            )
+            .map_err(|error| self.obstacle(&question, &error))?;
+        }
+        consumer.commit(&list, CommitMode::Sync).map_err(|error| self.obstacle(&question, &error))
     }
 
     /// All partitions of all configured topics.

@@ -110,9 +110,9 @@ pub(super) fn consumer_config(settings: &ConsumerSettings) -> ClientConfig {
         ("enable.auto.commit", "false"),
         ("enable.auto.offset.store", "false"),
         ("enable.partition.eof", "true"),
-        // Starts are given as numbers, so this is only for a log that is cut under a running reader; there even
-        // `latest` means the oldest record left, since what lies between has not been read.
-        ("auto.offset.reset", if settings.start == Start::Fail { "error" } else { "earliest" }),
+        // Starts are given as numbers, so this is only for a log that is cut under a running reader; there `latest` and
+        // `fail` too mean the oldest record left, as they do for a committed position that was cut off.
+        ("auto.offset.reset", "earliest"),
     ];
     client_config(&defaults, &settings.properties, &owned)
 }

@@ -5,7 +5,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
@@ -204,10 +204,6 @@ impl Reader {
             _ => match error.rdkafka_error_code() {
                 Some(code) if is_unauthorized(code) => state
                     .fatal(format!("group {group}: {text}: grant the client read access to the topics and the group")),
-                Some(RDKafkaErrorCode::AutoOffsetReset) => state.fatal(format!(
-                    "group {group}: {text}: the log was cut under the reader and kafka.start is `fail`; set it to \
-                     earliest or latest, or commit a position with Kafka's own tools"
-                )),
                 Some(code) if is_unknown_topic(code) => state.weather(format!(
                     "{text}: create the topic, or allow the broker to create it (auto.create.topics.enable)"
                 )),

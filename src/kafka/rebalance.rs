@@ -81,6 +81,7 @@ impl Context {
             group: &self.group,
             start: self.start,
             found: BTreeMap::new(),
+            chosen: BTreeMap::new(),
             remarks: Vec::new(),
         };
         loop {
@@ -89,7 +90,18 @@ impl Context {
                 state.weather(remark);
             }
             match result {
-                Ok(()) => return Some(resolution.found.into_values().collect()),
+                Ok(()) => {
+                    if !resolution.chosen.is_empty() {
+                        let (partitions, start) = (resolution.chosen.len(), self.start.label());
+                        tracing::info!(
+                            group = self.group,
+                            partitions,
+                            start,
+                            "no committed position: kafka.start decides"
+                        );
+                    }
+                    return Some(resolution.found.into_values().collect());
+                }
                 Err(Obstacle::Fatal(text)) => {
                     state.fatal(text);
                     return None;
@@ -122,7 +134,7 @@ impl Context {
         while resolution.step(consumer, &committed)? {
             self.serve(consumer, state);
         }
-        Ok(())
+        resolution.keep_choice(consumer)
     }
 
     fn revoke(&self, consumer: &BaseConsumer<Context>, state: &mut State, list: &TopicPartitionList) {

@@ -69,12 +69,12 @@ pub enum Start {
 }
 
 impl Start {
-    /// The value of librdkafka's `auto.offset.reset`.
-    pub fn auto_offset_reset(self) -> &'static str {
+    /// The setting's text.
+    pub fn label(self) -> &'static str {
         match self {
             Start::Earliest => "earliest",
             Start::Latest => "latest",
-            Start::Fail => "error",
+            Start::Fail => "fail",
         }
     }
 }

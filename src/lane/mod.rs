@@ -402,13 +402,22 @@ impl Lane {
     /// Closes the consumer; what it still says meanwhile is of no use any more.
     async fn leave(self) -> Result<(), Error> {
         let Lane { id, consumer, mut source, .. } = self;
-        let closed = tokio::task::spawn_blocking(move || consumer.join(CLOSE));
-        while let Some(event) = source.recv().await {
-            if let SourceEvent::Revoking { done, .. } = event {
-                let _ = done.send(());
+        let mut closed = tokio::task::spawn_blocking(move || consumer.join(CLOSE));
+        let mut is_open = true;
+        // Not until the channel closes: amid an outage the thread can be in a commit for a minute.
+        let ended = loop {
+            tokio::select! {
+                event = source.recv(), if is_open => match event {
+                    Some(SourceEvent::Revoking { done, .. }) => {
+                        let _ = done.send(());
+                    }
+                    Some(_) => {}
+                    None => is_open = false,
+                },
+                ended = &mut closed => break ended,
             }
-        }
-        match closed.await {
+        };
+        match ended {
             Ok(true) => tracing::info!(destination = %id, "left the group"),
             _ => {
                 tracing::warn!(destination = %id, "the consumer did not leave the group in time; the broker will notice")

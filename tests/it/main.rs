@@ -10,6 +10,7 @@ mod delivery;
 mod events;
 mod faults;
 mod kafka_edge;
+mod kafka_faults;
 mod kafka_tls;
 mod lanes;
 mod layering;

@@ -45,24 +45,40 @@ impl World {
 
     /// The same on these brokers, or on a mock cluster of its own.
     pub async fn start_on(brokers: Option<String>, partitions: i32, settings: SimulatorSettings) -> World {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
-        let topic = format!("it-{}", since.as_nanos());
-        let dead = ["vitally", "vibefollow", "userpilot"].map(|id| format!("{topic}.dlq.{id}"));
-        let (embedded, brokers) = match brokers {
-            Some(brokers) => {
-                let mut topics = vec![(topic.as_str(), partitions)];
-                topics.extend(dead.iter().map(|topic| (topic.as_str(), 1)));
-                create_topics(&brokers, &topics).await;
-                (None, brokers)
-            }
-            None => {
-                let mut topics = vec![(topic.as_str(), partitions)];
-                topics.extend(dead.iter().map(|topic| (topic.as_str(), 1)));
-                let broker = EmbeddedBroker::start(&topics).expect("an embedded broker");
-                let brokers = broker.bootstrap_servers().to_owned();
-                (Some(broker), brokers)
-            }
-        };
+        match brokers {
+            Some(brokers) => World::at(brokers, partitions, settings).await,
+            None => World::embedded(1, partitions, settings).await,
+        }
+    }
+
+    /// The same on a Kafka that takes admin calls.
+    pub async fn at(brokers: String, partitions: i32, settings: SimulatorSettings) -> World {
+        let topic = fresh_topic();
+        let dead = dead_letter_topics(&topic);
+        let mut topics = vec![(topic.as_str(), partitions)];
+        topics.extend(dead.iter().map(|topic| (topic.as_str(), 1)));
+        create_topics(&brokers, &topics).await;
+        World::with(None, brokers, topic, partitions, settings).await
+    }
+
+    /// The same on an embedded cluster of so many brokers.
+    pub async fn embedded(brokers: i32, partitions: i32, settings: SimulatorSettings) -> World {
+        let topic = fresh_topic();
+        let dead = dead_letter_topics(&topic);
+        let mut topics = vec![(topic.as_str(), partitions)];
+        topics.extend(dead.iter().map(|topic| (topic.as_str(), 1)));
+        let broker = EmbeddedBroker::cluster(brokers, &topics).expect("an embedded broker");
+        let brokers = broker.bootstrap_servers().to_owned();
+        World::with(Some(broker), brokers, topic, partitions, settings).await
+    }
+
+    async fn with(
+        embedded: Option<EmbeddedBroker>,
+        brokers: String,
+        topic: String,
+        partitions: i32,
+        settings: SimulatorSettings,
+    ) -> World {
         let simulator = Simulator::start(settings, SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
         let producer = ClientConfig::new()
             .set("bootstrap.servers", &brokers)
@@ -172,6 +188,40 @@ impl World {
             committed == end && end == self.log.len() as i64
         })
         .await;
+    }
+}
+
+/// A lane's group as its coordinator sees it.
+pub struct GroupView {
+    consumer: BaseConsumer,
+    topic: String,
+    partitions: i32,
+}
+
+impl World {
+    pub fn group_view(&self, id: &str) -> GroupView {
+        let consumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.brokers)
+            .set("group.id", format!("{}.{id}", self.group))
+            .create()
+            .expect("a consumer");
+        GroupView { consumer, topic: self.topic.clone(), partitions: self.partitions }
+    }
+}
+
+impl GroupView {
+    /// Sum of the committed positions; `None` while the coordinator does not answer.
+    pub fn committed(&self) -> Option<i64> {
+        let mut list = TopicPartitionList::new();
+        (0..self.partitions).for_each(|partition| {
+            list.add_partition(&self.topic, partition);
+        });
+        let committed = self.consumer.committed_offsets(list, Duration::from_secs(2)).ok()?;
+        let offsets = committed.elements().into_iter().filter_map(|element| match element.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        });
+        Some(offsets.sum())
     }
 }
 
@@ -293,7 +343,16 @@ pub async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() ->
     }
 }
 
-async fn create_topics(brokers: &str, topics: &[(&str, i32)]) {
+fn fresh_topic() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
+    format!("it-{}", since.as_nanos())
+}
+
+fn dead_letter_topics(topic: &str) -> [String; 3] {
+    ["vitally", "vibefollow", "userpilot"].map(|id| format!("{topic}.dlq.{id}"))
+}
+
+pub async fn create_topics(brokers: &str, topics: &[(&str, i32)]) {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", brokers).create().expect("an admin client");
     let topics: Vec<NewTopic<'_>> = topics

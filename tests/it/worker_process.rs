@@ -105,10 +105,10 @@ impl Process {
     pub async fn exit(&mut self, limit: Duration) -> i32 {
         let started = Instant::now();
         loop {
-            if let Some(status) = self.child.try_wait().expect("a child") {
+            if !self.is_running() {
                 // The reader of its last lines may be a moment behind.
                 tokio::time::sleep(Duration::from_millis(50)).await;
-                return status.code().unwrap_or_else(|| panic!("{status}\n{}", self.log()));
+                return self.ended_with().unwrap_or_else(|| panic!("it died of a signal\n{}", self.log()));
             }
             assert!(started.elapsed() < limit, "still running after {limit:?}\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,0 +1,156 @@
+//! Dead-letter topics that cannot be written: the source offset is held, the lane says so, and no letter is lost.
+
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::types::RDKafkaApiKey::Produce;
+use rdkafka::types::RDKafkaRespErr::*;
+
+use super::*;
+use crate::support::without_limits;
+
+/// Ten good events, three that nobody can read, then thirty good ones, in one partition: so the committed position may
+/// come to 10 and no further while the first letter is held.
+pub async fn write_backlog(world: &mut World) {
+    world.produce_all(events(0..10, 1)).await;
+    for _ in 0..3 {
+        world.produce_at(0, None, Some(b"{broken")).await;
+    }
+    world.produce_all(events(10..40, 1)).await;
+}
+
+pub fn dead_letter_topic(world: &World) -> String {
+    format!("{}.dlq.{ID}", world.topic)
+}
+
+/// Demands that the lane is blocked, holds the offset before the first letter, and shows why.
+pub async fn is_held(world: &World, worker: &Worker, cause: &str) {
+    wait_state(worker, "dead_letter_blocked").await;
+    until("what came before is committed", async || world.committed(ID).0 == 10).await;
+    let failures = async || worker.metric("sluicegate_dead_letter_failures_total", &[]).await;
+    assert!(failures().await >= 1.0);
+    let (_, status) = worker.get("/status").await;
+    assert!(status.contains(cause), "the cause is not shown: {status}");
+    assert_eq!(worker.metric("sluicegate_dead_letters_total", &[]).await, 0.0, "counted what nobody has");
+    assert_eq!(worker.metric("sluicegate_ledger_difference", &[]).await, 0.0);
+    assert_eq!(worker.get("/livez").await.0, 200);
+}
+
+/// Demands the three letters, each as often as at least once allows, and all else well.
+pub async fn is_mended(world: &mut World, worker: &Worker) {
+    all_well(world, worker, 3).await;
+    let offsets: Vec<String> =
+        world.dead_letters(ID).iter().map(|letter| letter.header("sluicegate.first_offset").to_owned()).collect();
+    let failures = worker.metric("sluicegate_dead_letter_failures_total", &[]).await as usize;
+    assert!(offsets.len() <= 3 + failures, "{offsets:?} after {failures} failures");
+    for offset in ["10", "11", "12"] {
+        assert!(offsets.iter().any(|found| found == offset), "no letter for {offset}: {offsets:?}");
+    }
+    assert_eq!(worker.metric("sluicegate_dead_letters_total", &[]).await, 3.0);
+    assert_ne!(worker.state(ID).await, "dead_letter_blocked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_that_the_broker_refuses_for_any_reason_are_written_in_the_end() {
+    if no_faults_to_inject() {
+        return;
+    }
+    let mut world = World::start(1, without_limits()).await;
+    write_backlog(&mut world).await;
+    let codes = [
+        RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+        RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+        RD_KAFKA_RESP_ERR_POLICY_VIOLATION,
+        RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+        RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS,
+        RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR,
+        RD_KAFKA_RESP_ERR_UNKNOWN,
+        RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
+        RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED,
+        RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER,
+        RD_KAFKA_RESP_ERR_UNKNOWN_PRODUCER_ID,
+        RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH,
+        RD_KAFKA_RESP_ERR_INVALID_RECORD,
+        RD_KAFKA_RESP_ERR__TRANSPORT,
+    ];
+    refuse(&world, Produce, &codes);
+    let worker = Worker::start(&config(&world, FAST, NEW_PROTOCOL)).await;
+    // Further events would meet the errors, too.
+    until("all letters are written", async || worker.metric("sluicegate_dead_letters_total", &[]).await == 3.0).await;
+    broker(&world).clear_request_errors(Produce).expect("an answer");
+    is_mended(&mut world, &worker).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_is_blocked_can_be_restarted_and_holds_its_letters_still() {
+    if no_faults_to_inject() {
+        return;
+    }
+    let mut world = World::start(1, without_limits()).await;
+    write_backlog(&mut world).await;
+    let topic = dead_letter_topic(&world);
+    broker(&world).topic_error(&topic, RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART).expect("an answer");
+    for _ in 0..2 {
+        let worker = Worker::start(&config(&world, FAST, NEW_PROTOCOL)).await;
+        is_held(&world, &worker, "does not exist").await;
+        // Ends within `shutdown.drain`, or this hangs.
+        worker.stop().await;
+        assert_eq!(world.committed(ID).0, 10, "a restart gave up a letter");
+    }
+    broker(&world).topic_error(&topic, RD_KAFKA_RESP_ERR_NO_ERROR).expect("an answer");
+    let worker = Worker::start(&config(&world, FAST, NEW_PROTOCOL)).await;
+    is_mended(&mut world, &worker).await;
+    worker.stop().await;
+}
+
+/// librdkafka's 30 s for one letter pass before the lane knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_that_nobody_acknowledges_in_time_are_held_until_the_leader_is_back() {
+    if no_faults_to_inject() {
+        return;
+    }
+    let mut world = World::embedded(2, 1, without_limits()).await;
+    // One broker has the events and the group, the other the letters.
+    let topic = dead_letter_topic(&world);
+    broker(&world).leader_move(&world.topic, 0, 1).expect("an answer");
+    broker(&world).leader_move(&topic, 0, 2).expect("an answer");
+    broker(&world).coordinator_move(&format!("{}.{ID}", world.group), 1).expect("an answer");
+    broker(&world).one_broker_down(2).expect("an answer");
+    write_backlog(&mut world).await;
+    let worker = Worker::start(&config(&world, FAST, NEW_PROTOCOL)).await;
+    until("the others are delivered meanwhile", async || received(&world) == 40).await;
+    is_held(&world, &worker, "dead letter").await;
+    broker(&world).one_broker_up(2).expect("an answer");
+    is_mended(&mut world, &worker).await;
+    worker.stop().await;
+}
+
+/// A compacted topic takes no letter without a key, and these have none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_topic_that_takes_no_such_record_holds_its_letters_until_it_does() {
+    let mut world = World::start(1, without_limits()).await;
+    if world.embedded.is_some() {
+        return println!("skipped: the embedded broker takes every record");
+    }
+    set(&world, "cleanup.policy", "compact").await;
+    write_backlog(&mut world).await;
+    let worker = Worker::start(&config(&world, FAST, NEW_PROTOCOL)).await;
+    is_held(&world, &worker, "dead letter").await;
+    set(&world, "cleanup.policy", "delete").await;
+    is_mended(&mut world, &worker).await;
+    worker.stop().await;
+}
+
+/// Sets a property of the dead-letter topic.
+async fn set(world: &World, property: &str, value: &str) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &world.brokers).create().expect("an admin client");
+    let topic = dead_letter_topic(world);
+    let change = AlterConfig::new(ResourceSpecifier::Topic(&topic)).set(property, value);
+    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
+    let results = admin.alter_configs(&[change], &options).await.expect("an answer");
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+}

@@ -1,0 +1,174 @@
+//! What Kafka can do to us, one fault at a time: nothing is lost, nothing is committed ahead, and the lane says what it is.
+//!
+//! | fault | tests (in `broker`, `kafka_edge` or a module here) |
+//! |---|---|
+//! | partitions go while requests are in flight | `revoke`; `kafka_edge::a_revoke_*`, `broker::two_workers_*` |
+//! | a commit fails: generation, member, epoch, rebalance, coordinator, time-out, metadata, connection | `commits`; `broker::*` for six more codes |
+//! | commits fail for longer than a session | `commits::commits_refused_for_longer_*` |
+//! | all brokers down for 1 s, 60 s, 10 min; stopped; killed | `outage::brokers_that_are_down_*`, `real::a_kafka_that_is_*` |
+//! | started or stopped amid an outage | `outage::a_worker_that_starts_*`, `outage::sigterm_amid_*` |
+//! | leader, coordinator, one broker of three | `outage::leaders_*`, `outage::a_coordinator_*`, `outage::one_broker_*` |
+//! | answers after 2 s, fetch errors, throttling | `slow`, `real::a_broker_that_throttles_*` |
+//! | retention overtakes the reader | `log::a_log_that_*` |
+//! | a new group, deleted offsets | `log::a_new_group_*`, `log::latest_is_chosen_once_*`, `log::deleted_offsets_*` |
+//! | dead-letter topic missing, refusing, silent | `dead_letter_topic`, `real::a_dead_letter_topic_*`, `broker::a_missing_*` |
+
+mod commits;
+mod dead_letter_topic;
+mod log;
+mod outage;
+mod own_kafka;
+mod real;
+mod revoke;
+mod slow;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use serde_json::json;
+use sluicegate::config::Config;
+use sluicegate::demo::broker::EmbeddedBroker;
+use sluicegate::demo::simulator::{Faults, Kind, Latency, Snapshot};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::support::{Worker, World, metric, until};
+
+/// Every lane here is Vitally's, in batches: one lane shows what Kafka does to each.
+const KIND: Kind = Kind::Vitally;
+const ID: &str = "vitally";
+
+/// Fast, so that no wait of the lane is longer than a test.
+const FAST: &str = "limit: { rows_per_minute: 60000 }, batch: { max_rows: 20, linger: 0s }, request: { timeout: 2s }, \
+                    retry: { initial: 50ms, max: 500ms }";
+
+/// 100 rows a second, so that a backlog of some hundred rows outlasts a fault of some seconds.
+const PACED: &str = "limit: { rows_per_minute: 6000 }, batch: { max_rows: 10, linger: 0s }, request: { timeout: 2s }, \
+                     retry: { initial: 50ms, max: 500ms }";
+
+/// Joins within a moment, also on the mock cluster.
+const NEW_PROTOCOL: &str = "group.protocol: consumer";
+
+/// The shortest session that Kafka grants by default (group.min.session.timeout.ms).
+const CLASSIC: &str = "session.timeout.ms: 6000, heartbeat.interval.ms: 500";
+
+/// Whether the broker is a real one, which injects no faults.
+fn no_faults_to_inject() -> bool {
+    let is_real = std::env::var("SLUICEGATE_TEST_BROKERS").is_ok();
+    if is_real {
+        println!("skipped: only the embedded broker injects faults");
+    }
+    is_real
+}
+
+fn broker(world: &World) -> &EmbeddedBroker {
+    world.embedded.as_ref().expect("embedded")
+}
+
+/// The next requests of this kind fail so.
+fn refuse(world: &World, api: RDKafkaApiKey, codes: &[RDKafkaRespErr]) {
+    broker(world).request_errors(api, codes).expect("an answer");
+}
+
+/// A lane with this pace and these properties of librdkafka's.
+fn config(world: &World, settings: &str, properties: &str) -> Config {
+    config_with_drain(world, settings, properties, "6s")
+}
+
+/// The same with this `shutdown.drain`.
+fn config_with_drain(world: &World, settings: &str, properties: &str, drain: &str) -> Config {
+    let yaml = world.yaml(&world.block(ID, KIND, settings), properties, drain);
+    Config::from_yaml(&yaml).unwrap_or_else(|problems| panic!("{problems}\n{yaml}"))
+}
+
+/// One event for each of these users, all of this version.
+fn events(users: std::ops::Range<u32>, version: u32) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
+    users.map(move |n| {
+        let event = json!({
+            "type": "identify", "userId": format!("user-{n}"), "messageId": format!("{n}-{version}"),
+            "traits": { "version": version, "email": format!("user-{n}@example.com"), "company": { "id": "acme" } },
+        });
+        (format!("user-{n}").into_bytes(), Some(event.to_string().into_bytes()))
+    })
+}
+
+fn latency(world: &World, min_ms: u64, max_ms: u64) {
+    let latency = Some(Latency { min_ms, max_ms });
+    world.simulator.provider(KIND).set_faults(Faults { latency, ..Faults::default() });
+}
+
+fn summary(world: &World) -> Snapshot {
+    world.simulator.provider(KIND).summary()
+}
+
+fn received(world: &World) -> u64 {
+    summary(world).counters.rows_received
+}
+
+async fn wait_state(worker: &Worker, state: &str) {
+    until(&format!("the lane is {state}"), async || worker.state(ID).await == state).await;
+}
+
+/// Demands, of a lane that has committed the whole log: the log's state at the provider, no user set back or under way
+/// twice, books that add up, and so many dead letters; then, that a fresh event gets through.
+async fn all_well(world: &mut World, worker: &Worker, letters: usize) {
+    finish(world, async |_| worker.get("/metrics").await.1, letters).await;
+}
+
+/// The same for whatever serves these metrics.
+async fn finish(world: &mut World, mut metrics: impl AsyncFnMut(&World) -> String, letters: usize) {
+    for is_fresh in [false, true] {
+        if is_fresh {
+            world.produce_all(events(9_000..9_001, 1)).await;
+        }
+        world.wait_committed(ID).await;
+        assert_eq!(world.wrong_state(KIND), Vec::<String>::new());
+        let summary = summary(world);
+        assert_eq!((&summary.regressions[..], &summary.overlaps[..]), (&[][..], &[][..]));
+        assert_eq!(summary.counters.keys_reused, 0);
+        let text = metrics(world).await;
+        assert_eq!(metric(&text, "sluicegate_ledger_difference", &[]), 0.0);
+        assert_eq!(metric(&text, "sluicegate_pending_events", &[]), 0.0);
+    }
+    assert!(world.simulator.provider(KIND).users().contains_key("user-9000"), "the fresh event did not get through");
+    let found = world.dead_letters(ID);
+    let offsets: BTreeSet<&str> = found.iter().map(|letter| letter.header("sluicegate.first_offset")).collect();
+    assert_eq!(offsets.len(), letters, "{found:?}");
+}
+
+/// Looks at the group without pause: what is committed never goes back, and never exceeds what has reached the provider.
+/// Only for logs in which each event is a row of its own.
+struct CommitWatch {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<i64>,
+}
+
+impl CommitWatch {
+    fn start(world: &World) -> CommitWatch {
+        let (stop, stopped) = watch::channel(false);
+        let group = world.group_view(ID);
+        let provider = world.simulator.provider(KIND).clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let mut last = 0;
+            // A test that fails drops the sender; without a look at that its runtime would wait here for ever.
+            while !*stopped.borrow() && stopped.has_changed().is_ok() {
+                if let Some(committed) = group.committed() {
+                    let applied = provider.summary().counters.rows_applied;
+                    assert!(committed >= last, "committed {committed} after {last}");
+                    assert!(committed <= applied as i64, "committed {committed}, and the provider has {applied}");
+                    last = committed;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            last
+        });
+        CommitWatch { stop, task }
+    }
+
+    /// Ends it and returns the last committed sum it saw.
+    async fn end(self) -> i64 {
+        self.stop.send_replace(true);
+        self.task.await.expect("no commit was ahead")
+    }
+}

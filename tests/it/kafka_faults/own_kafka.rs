@@ -1,0 +1,99 @@
+//! A real Kafka that a test may stop and kill: a broker of its own, started by the script that
+//! `SLUICEGATE_TEST_KAFKA` names, with its data in a temporary folder.
+//!
+//! The script takes `start PORT`, `stop PORT`, `kill PORT`, `wipe PORT` and `configs PORT ARGS...`, and
+//! obeys `KAFKA_HOME_DIR` and `KAFKA_EXTRA` (further lines of server.properties, separated by `;`).
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+pub struct OwnKafka {
+    script: PathBuf,
+    home: TempDir,
+    port: u16,
+    extra: String,
+}
+
+impl OwnKafka {
+    /// `None` where no script is named.
+    pub async fn start(extra: &str) -> Option<OwnKafka> {
+        let Ok(script) = std::env::var("SLUICEGATE_TEST_KAFKA") else {
+            println!("skipped: SLUICEGATE_TEST_KAFKA names no script that starts a Kafka");
+            return None;
+        };
+        let home = tempfile::tempdir().expect("a folder");
+        // What it downloads is the same for all.
+        let shared = std::env::var_os("KAFKA_HOME_DIR")
+            .map_or_else(|| std::env::temp_dir().join("sluicegate-kafka"), PathBuf::from);
+        for entry in std::fs::read_dir(shared).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with("libs-") {
+                std::os::unix::fs::symlink(entry.path(), home.path().join(entry.file_name())).expect("a link");
+            }
+        }
+        let kafka = OwnKafka { script: script.into(), home, port: free_port(), extra: extra.to_owned() };
+        kafka.up().await;
+        Some(kafka)
+    }
+
+    /// Starts the broker, again if need be: on a loaded machine it takes longer than the script waits, and one of 64 random
+    /// cluster ids begins with a dash, which the formatting tool takes for an option.
+    pub async fn up(&self) {
+        for _ in 0..2 {
+            let mut command = self.command(&["start"]);
+            let done = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic");
+            if done.expect("the script runs").status.success() {
+                return;
+            }
+        }
+        self.run(&["start"]).await;
+    }
+
+    pub fn brokers(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Runs a command of the script to its end.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub async fn run(&self, arguments: &[&str]) {
+        let mut command = self.command(arguments);
+        let done = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic");
+        let output = done.expect("the script runs");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {}{text}", String::from_utf8_lossy(&output.stdout));
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.script);
+        command.arg(arguments[0]).arg(self.port.to_string()).args(&arguments[1..]);
+        command.env("KAFKA_HOME_DIR", self.home.path()).env("KAFKA_EXTRA", &self.extra).stdin(Stdio::null());
+        command
+    }
+}
+
+impl Drop for OwnKafka {
+    fn drop(&mut self) {
+        // SIGKILL first: nobody needs what it would write in an orderly end.
+        for command in ["kill", "wipe"] {
+            let _ = self.command(&[command]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+/// A port whose successor is free too: the controller listens there. Below the ports that systems give out by themselves.
+fn free_port() -> u16 {
+    let seed = u16::try_from(std::process::id() % 1_000).expect("small");
+    let taken = std::sync::atomic::Ordering::Relaxed;
+    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    loop {
+        let port = 20_000 + seed * 10 + NEXT.fetch_add(2, taken) % 2_000;
+        let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if free(port) && free(port + 1) {
+            return port;
+        }
+    }
+}
