@@ -126,11 +126,12 @@ impl Engine {
             let metadata = match is_final || !releasing.is_empty() {
                 // Before its end a replay changes nothing about what the last owner had settled.
                 true if partition.is_replaying() => partition.settled.to_metadata(metadata),
-                true => {
+                // A broker may take less metadata than the list needs; without it users are sent again, but none is lost.
+                true if self.commits.failures < 2 => {
                     let roll = partition.ahead.roll(position, &unsettled);
                     Settled::new(&roll, metadata).to_metadata(metadata)
                 }
-                false => metadata.to_metadata(),
+                _ => metadata.to_metadata(),
             };
             entries.push(Entry { partition: partition_id, epoch: partition.epoch, position, fence });
             commits.push(Commit { partition: partition_id, position, metadata });
