@@ -195,7 +195,7 @@ impl LaneMetrics {
             ledger_difference: lane
                 .count("ledger_difference", "Events consumed less settled less pending; anything but 0 is a bug."),
             rows_sent: lane
-                .total("rows_sent_total", "Rows in requests as sent, resends included: what the rate limit counts."),
+                .total("rows_sent_total", "Rows in requests as sent, resends included: what the rate limit counts, but for those that a running job turned away."),
             rows_settled: lane
                 .totals(("rows_settled_total", "Rows that reached their end."), ("outcome", &ROW_OUTCOMES)),
             rate_limit_rows_per_minute: lane.gauge(

@@ -72,7 +72,8 @@ async fn every_cut(modes: [(Kind, &str); 3]) {
             .metric("sluicegate_rows_settled_total", &[&format!("destination=\"{id}\""), "outcome=\"delivered\""])
             .await;
         assert!(sent >= delivered + lost as f64, "{id} {mode}: {sent} sent, {delivered} delivered, {lost} lost");
-        if begun.elapsed() < Duration::from_secs(50) {
+        // What a running job turns away is sent, but the limit does not count it.
+        if mode != "bulk_json" && begun.elapsed() < Duration::from_secs(50) {
             assert_eq!(lane_metric(&worker, "sluicegate_rate_limit_window_rows", id).await, sent, "{id} {mode}");
         }
         if kind != Kind::Userpilot && mode != "bulk" {

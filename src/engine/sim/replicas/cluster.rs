@@ -3,35 +3,29 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use uuid::Uuid;
-
 use super::group::Group;
 use super::provider::{Provider, Row};
 use crate::engine::sim::world::Random;
 use crate::engine::testing::start;
-use crate::engine::verdict::{Answer, EncodedRow, JobId, Outage, Verdict};
-use crate::engine::{
-    Action, BatchId, BatchPolicy, CommitId, CommitOutcome, Engine, Fence, Gained, GuardPolicy, Now, Outgoing, Policy,
-    RetryPolicy, Settled,
-};
+use crate::engine::verdict::{Answer, JobId};
+use crate::engine::{BatchId, BatchPolicy, CommitId, CommitOutcome, Engine, GuardPolicy, Now, Policy, RetryPolicy};
 use crate::event::Rules;
-use crate::record::{Offset, PartitionId, Position, Record};
+use crate::record::{PartitionId, Position};
 
-const SESSION: Duration = Duration::from_secs(45);
+pub const SESSION: Duration = Duration::from_secs(45);
 /// A member learns of a rebalance with its next heartbeat.
-const HEARTBEAT_MS: u64 = 3000;
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub const HEARTBEAT_MS: u64 = 3000;
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 /// A revoke waits this long for what is in flight.
-const REVOKE: Duration = Duration::from_secs(15);
+pub const REVOKE: Duration = Duration::from_secs(15);
 /// Nothing that happens here holds everybody up for longer.
-const STANDSTILL: Duration = Duration::from_secs(600);
+pub const STANDSTILL: Duration = Duration::from_secs(600);
 /// A job's wait before its work begins, and what an adapter adds to the work before its first poll: as Userpilot's simulated
 /// provider and adapter do.
-const QUEUE: Duration = Duration::from_millis(200);
-const CLOSING: Duration = Duration::from_millis(100);
+pub const QUEUE: Duration = Duration::from_millis(200);
+pub const CLOSING: Duration = Duration::from_millis(100);
 /// Records that a replica reads in one turn.
-const TURN: i64 = 200;
+pub const TURN: i64 = 200;
 
 #[derive(Clone, Debug)]
 pub enum Change {
@@ -85,7 +79,7 @@ impl Report {
     }
 }
 
-enum Happening {
+pub enum Happening {
     Change(Change),
     Arrives(Vec<Row>, Instant),
     /// A bulk request: its rows become a job, or another one's job is running.
@@ -103,36 +97,36 @@ enum Happening {
     Rejoins(usize),
 }
 
-struct Replica {
-    engine: Engine,
-    readers: BTreeMap<PartitionId, (Position, bool)>,
-    revoking: BTreeSet<PartitionId>,
-    is_frozen: bool,
-    is_leaving: bool,
+pub struct Replica {
+    pub(super) engine: Engine,
+    pub(super) readers: BTreeMap<PartitionId, (Position, bool)>,
+    pub(super) revoking: BTreeSet<PartitionId>,
+    pub(super) is_frozen: bool,
+    pub(super) is_leaving: bool,
     /// Another one joins when it has left.
-    is_restarting: bool,
+    pub(super) is_restarting: bool,
     /// Tells one freeze from another.
-    freezes: u64,
+    pub(super) freezes: u64,
     /// What came while it was frozen.
-    inbox: Vec<Happening>,
+    pub(super) inbox: Vec<Happening>,
 }
 
 pub struct Cluster {
-    plan: Plan,
-    random: Random,
-    began: Instant,
-    now: Instant,
-    replicas: BTreeMap<usize, Replica>,
-    next_replica: usize,
-    group: Group,
-    broker: BTreeMap<PartitionId, (Position, String)>,
-    happenings: BTreeMap<(Instant, u64), Happening>,
-    order: u64,
-    provider: Provider,
+    pub(super) plan: Plan,
+    pub(super) random: Random,
+    pub(super) began: Instant,
+    pub(super) now: Instant,
+    pub(super) replicas: BTreeMap<usize, Replica>,
+    pub(super) next_replica: usize,
+    pub(super) group: Group,
+    pub(super) broker: BTreeMap<PartitionId, (Position, String)>,
+    pub(super) happenings: BTreeMap<(Instant, u64), Happening>,
+    pub(super) order: u64,
+    pub(super) provider: Provider,
     /// When each job ends, in the order of their submission.
-    jobs: Vec<Instant>,
-    hand_overs: u64,
-    faults: Vec<String>,
+    pub(super) jobs: Vec<Instant>,
+    pub(super) hand_overs: u64,
+    pub(super) faults: Vec<String>,
 }
 
 impl Cluster {
@@ -212,16 +206,16 @@ impl Cluster {
             && self.ids().iter().all(|id| self.broker.get(id).is_some_and(|(position, _)| *position == self.end()))
     }
 
-    fn clock(&self) -> Now {
+    pub(super) fn clock(&self) -> Now {
         Now { at: self.now, wall_ms: 1_700_000_000_000 + (self.now - self.began).as_millis() as i64 }
     }
 
-    fn ids(&self) -> Vec<PartitionId> {
+    pub(super) fn ids(&self) -> Vec<PartitionId> {
         (0..self.plan.partitions).map(|partition| PartitionId { topic: 0, partition }).collect()
     }
 
     /// Every partition's end: they grow alike.
-    fn end(&self) -> Position {
+    pub(super) fn end(&self) -> Position {
         let seconds = (self.now - self.began).min(self.plan.length).as_secs_f64();
         let per_second = f64::from(self.plan.limit) / 60.0 * self.plan.overload / f64::from(self.plan.partitions);
         // A minute's events are there already.
@@ -229,16 +223,16 @@ impl Cluster {
     }
 
     /// The user of an event.
-    fn user(&self, id: PartitionId, offset: i64) -> u64 {
+    pub(super) fn user(&self, id: PartitionId, offset: i64) -> u64 {
         Random(self.plan.seed ^ (id.partition as u64) << 48 ^ offset as u64).below(self.plan.users)
     }
 
-    fn later(&mut self, after: Duration, happening: Happening) {
+    pub(super) fn later(&mut self, after: Duration, happening: Happening) {
         self.order += 1;
         self.happenings.insert((self.now + after, self.order), happening);
     }
 
-    fn policy(&mut self) -> Policy {
+    pub(super) fn policy(&mut self) -> Policy {
         Policy {
             rules: Rules { max_bytes: 4096, use_anonymous_id: false, account_trait: None },
             names: vec!["sim"],
@@ -263,92 +257,6 @@ impl Cluster {
         }
     }
 
-    fn join(&mut self) {
-        let engine = Engine::new(self.policy(), self.now);
-        let replica = Replica {
-            engine,
-            readers: BTreeMap::new(),
-            revoking: BTreeSet::new(),
-            is_frozen: false,
-            is_leaving: false,
-            is_restarting: false,
-            freezes: 0,
-            inbox: Vec::new(),
-        };
-        let id = self.next_replica;
-        self.next_replica += 1;
-        self.replicas.insert(id, replica);
-        self.group.members.insert(id);
-        self.rebalance();
-    }
-
-    /// Sets what must move on its way.
-    fn rebalance(&mut self) {
-        let ids = self.ids();
-        self.group.rebalance(&ids);
-        for id in ids {
-            let (owner, target) = (self.group.owners.get(&id), self.group.target.get(&id));
-            if owner == target || self.group.moving.contains(&id) {
-                continue;
-            }
-            let happening = if owner.is_some() { Happening::Revoke(id) } else { Happening::Give(id) };
-            self.group.moving.insert(id);
-            let after = self.random.millis(0, HEARTBEAT_MS);
-            self.later(after, happening);
-        }
-    }
-
-    fn change(&mut self, change: Change) {
-        let running: Vec<usize> =
-            self.replicas.iter().filter(|(_, r)| !r.is_frozen && !r.is_leaving).map(|(id, _)| *id).collect();
-        match change {
-            Change::Join if self.replicas.len() < self.plan.most_replicas => self.join(),
-            Change::Join => {}
-            Change::Restart { clean } if !running.is_empty() => {
-                let id = self.random.pick(&running);
-                let Some(replica) = self.replicas.get_mut(&id) else { return };
-                if clean {
-                    (replica.is_leaving, replica.is_restarting) = (true, true);
-                    replica.engine.drain();
-                } else {
-                    self.replicas.remove(&id);
-                    self.group.expel(id);
-                    self.join();
-                }
-            }
-            // One stays, so that the run comes to an end.
-            _ if running.len() < 2 => {}
-            Change::Restart { .. } => {}
-            Change::Leave => {
-                let id = self.random.pick(&running);
-                if let Some(replica) = self.replicas.get_mut(&id) {
-                    replica.is_leaving = true;
-                    replica.engine.drain();
-                }
-            }
-            Change::Crash => {
-                let id = self.random.pick(&running);
-                self.replicas.remove(&id);
-                self.expires(id, 0);
-            }
-            Change::Freeze(length) => {
-                let id = self.random.pick(&running);
-                let Some(replica) = self.replicas.get_mut(&id) else { return };
-                replica.is_frozen = true;
-                replica.freezes += 1;
-                let freezes = replica.freezes;
-                self.expires(id, freezes);
-                self.later(length, Happening::Thaws(id));
-            }
-        }
-    }
-
-    /// Its last heartbeat was a moment ago.
-    fn expires(&mut self, id: usize, freezes: u64) {
-        let after = SESSION - self.random.millis(0, HEARTBEAT_MS);
-        self.later(after, Happening::Expires(id, freezes));
-    }
-
     fn step(&mut self) {
         self.pump();
         let wake = self.replicas.values().filter(|r| !r.is_frozen).filter_map(|r| r.engine.next_wakeup()).min();
@@ -365,7 +273,7 @@ impl Cluster {
         }
     }
 
-    fn happen(&mut self, happening: Happening) {
+    pub(super) fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Change(change) => self.change(change),
             Happening::Arrives(rows, until) => self.provider.arrive(&rows, until, self.now),
@@ -422,249 +330,4 @@ impl Cluster {
             }
         }
     }
-
-    fn revoke(&mut self, id: PartitionId) {
-        let owner = self.group.owners.get(&id).copied();
-        if owner == self.group.target.get(&id).copied() {
-            self.group.moving.remove(&id);
-            return;
-        }
-        let Some(replica) = owner.and_then(|owner| self.replicas.get_mut(&owner)).filter(|replica| !replica.is_frozen)
-        else {
-            // Nobody hears it: the session's end will tell.
-            self.group.moving.remove(&id);
-            return;
-        };
-        let owner = owner.unwrap_or_default();
-        if replica.readers.remove(&id).is_none() {
-            self.released(owner, id);
-            return;
-        }
-        replica.revoking.insert(id);
-        replica.engine.revoking(&[id], self.now);
-        self.later(REVOKE, Happening::RevokeEnds(id, owner));
-    }
-
-    /// The wait for a revoke is over: the partition goes as it is.
-    fn revoke_ends(&mut self, id: PartitionId, owner: usize) {
-        let Some(replica) = self.replicas.get_mut(&owner).filter(|replica| !replica.is_frozen) else { return };
-        if replica.revoking.remove(&id) {
-            replica.engine.lost(&[id], self.now);
-            self.released(owner, id);
-        }
-    }
-
-    fn released(&mut self, owner: usize, id: PartitionId) {
-        if self.group.owners.get(&id) != Some(&owner) {
-            return;
-        }
-        self.group.owners.remove(&id);
-        let after = self.random.millis(0, HEARTBEAT_MS);
-        self.group.moving.insert(id);
-        self.later(after, Happening::Give(id));
-    }
-
-    fn give(&mut self, id: PartitionId) {
-        self.group.moving.remove(&id);
-        if self.group.owners.contains_key(&id) {
-            return;
-        }
-        let Some(target) = self.group.target.get(&id).copied() else { return };
-        self.group.owners.insert(id, target);
-        let now = self.clock();
-        // A member that cannot hear it owns it all the same.
-        let Some(replica) = self.replicas.get_mut(&target).filter(|r| !r.is_frozen && !r.is_leaving) else { return };
-        let (start, metadata) = self.broker.get(&id).cloned().unwrap_or((Position(0), String::new()));
-        self.hand_overs += 1;
-        replica.readers.insert(id, (start, true));
-        let gained =
-            Gained { partition: id, start, fence: Fence::parse(&metadata), settled: Settled::parse(&metadata) };
-        replica.engine.assigned(&[gained], self.plan.partitions as usize, now);
-    }
-
-    fn expire(&mut self, id: usize, freezes: u64) {
-        // A frozen one that has come back has sent heartbeats since.
-        if self.replicas.get(&id).is_some_and(|replica| !replica.is_frozen || replica.freezes != freezes) {
-            return;
-        }
-        self.group.expel(id);
-        self.rebalance();
-    }
-
-    fn thaw(&mut self, id: usize) {
-        let Some(replica) = self.replicas.get_mut(&id) else { return };
-        replica.is_frozen = false;
-        // All that came meanwhile is there at once; the loop's turn comes before, between or after it.
-        for happening in std::mem::take(&mut replica.inbox) {
-            if self.random.chance(20) {
-                self.pump();
-            }
-            self.happen(happening);
-        }
-        if self.group.members.contains(&id) {
-            // It hears now what it missed.
-            let silent: Vec<PartitionId> =
-                self.group.owners.iter().filter(|(_, owner)| **owner == id).map(|(p, _)| *p).collect();
-            for partition in silent {
-                if !self.replicas[&id].readers.contains_key(&partition)
-                    && !self.replicas[&id].revoking.contains(&partition)
-                {
-                    self.group.owners.remove(&partition);
-                }
-            }
-            self.rebalance();
-        } else {
-            let after = self.random.millis(0, HEARTBEAT_MS);
-            self.later(after, Happening::Rejoins(id));
-        }
-    }
-
-    /// Its heartbeat is answered: it is no member, and what it had is somebody else's.
-    fn rejoin(&mut self, id: usize) {
-        let Some(replica) = self.replicas.get_mut(&id) else { return };
-        if replica.is_frozen {
-            return;
-        }
-        let had: Vec<PartitionId> = replica.readers.keys().chain(&replica.revoking).copied().collect();
-        replica.readers.clear();
-        replica.revoking.clear();
-        replica.engine.lost(&had, self.now);
-        self.group.members.insert(id);
-        self.rebalance();
-    }
-
-    /// Every replica reads, does what its engine says, and leaves when it is done.
-    fn pump(&mut self) {
-        let ids: Vec<usize> = self.replicas.iter().filter(|(_, r)| !r.is_frozen).map(|(id, _)| *id).collect();
-        for id in ids {
-            self.feed(id);
-            self.act(id);
-            if self.replicas.get(&id).is_some_and(|replica| replica.is_leaving && replica.engine.is_drained()) {
-                let is_restarting = self.replicas.remove(&id).is_some_and(|replica| replica.is_restarting);
-                self.group.expel(id);
-                match is_restarting {
-                    true => self.join(),
-                    false => self.rebalance(),
-                }
-            }
-        }
-    }
-
-    fn feed(&mut self, id: usize) {
-        let end = self.end();
-        let Some(readers) = self.replicas.get(&id).map(|replica| replica.readers.clone()) else { return };
-        for (partition, (position, paused)) in readers {
-            if paused {
-                continue;
-            }
-            let to = (position.0 + TURN).min(end.0);
-            for offset in position.0..to {
-                let payload = format!(r#"{{"userId":"{}"}}"#, self.user(partition, offset));
-                let record = Record {
-                    partition,
-                    offset: Offset(offset),
-                    timestamp_ms: 0,
-                    key: None,
-                    payload: Some(payload.as_bytes()),
-                };
-                if let Some(replica) = self.replicas.get_mut(&id) {
-                    replica.engine.on_record(&record, self.now);
-                }
-            }
-            if let Some(reader) = self.replicas.get_mut(&id).and_then(|replica| replica.readers.get_mut(&partition)) {
-                reader.0 = Position(to);
-            }
-        }
-    }
-
-    fn act(&mut self, id: usize) {
-        let mut encode = |outgoing: &Outgoing<'_>| {
-            let body = format!("{} {} {}", outgoing.partition.partition, outgoing.profile.user_id, outgoing.last.0);
-            Ok(EncodedRow { body: Bytes::from(body), identity: Uuid::nil() })
-        };
-        let now = self.clock();
-        while let Some(action) = self.replicas.get_mut(&id).and_then(|replica| replica.engine.poll(now, &mut encode)) {
-            match action {
-                Action::Send { batch, rows } => self.send(id, batch, &rows),
-                Action::Commit { id: commit, commits } => {
-                    let entries = commits.into_iter().map(|c| (c.partition, c.position, c.metadata)).collect();
-                    let after = self.random.millis(1, 5);
-                    self.later(after, Happening::Commits(id, commit, entries));
-                }
-                Action::Pause(ids) => self.set_paused(id, &ids, true),
-                Action::Resume(ids) => self.set_paused(id, &ids, false),
-                Action::Release(ids) => {
-                    for partition in ids {
-                        if self.replicas.get_mut(&id).is_some_and(|replica| replica.revoking.remove(&partition)) {
-                            self.released(id, partition);
-                        }
-                    }
-                }
-                Action::Poll { batch, job, .. } => {
-                    let after = self.random.millis(self.plan.latency_ms.0, self.plan.latency_ms.1);
-                    self.later(after, Happening::Polled(id, batch, job));
-                }
-                Action::Bury { .. } => self.faults.push("nothing here is bad".to_owned()),
-            }
-        }
-    }
-
-    fn set_paused(&mut self, id: usize, partitions: &[PartitionId], paused: bool) {
-        let Some(replica) = self.replicas.get_mut(&id) else { return };
-        for partition in partitions {
-            if let Some(reader) = replica.readers.get_mut(partition) {
-                reader.1 = paused;
-            }
-        }
-    }
-
-    fn submit(&mut self, id: usize, batch: BatchId, rows: Vec<Row>, rest: Duration) {
-        let answer = if self.jobs.last().is_some_and(|ends| *ends > self.now) {
-            Answer::All(Verdict::Busy { retry_after: None })
-        } else {
-            let work = Duration::from_secs(60) * rows.len() as u32 / self.plan.limit;
-            let ends = self.now + QUEUE + work;
-            self.provider.arrive(&rows, ends, self.now);
-            self.jobs.push(ends);
-            let job = JobId((self.jobs.len() - 1).to_string());
-            Answer::Pending { job, poll_after: work + CLOSING }
-        };
-        self.later(rest, Happening::Answers(id, batch, answer));
-    }
-
-    fn polled(&mut self, id: usize, batch: BatchId, job: JobId) {
-        let ends = job.0.parse().ok().and_then(|job: usize| self.jobs.get(job).copied());
-        let answer = match ends.is_some_and(|ends| ends <= self.now) {
-            true => Answer::All(Verdict::Delivered),
-            false => Answer::Pending { job, poll_after: Duration::from_millis(500) },
-        };
-        self.later(Duration::ZERO, Happening::Answers(id, batch, answer));
-    }
-
-    fn send(&mut self, id: usize, batch: BatchId, rows: &[EncodedRow]) {
-        let rows: Vec<Row> = rows.iter().map(|row| parse(&row.body)).collect();
-        if self.plan.jobs {
-            let latency = self.random.millis(self.plan.latency_ms.0, self.plan.latency_ms.1);
-            let arrival = latency / 2;
-            self.later(arrival, Happening::Submits(id, batch, rows, latency - arrival));
-            return;
-        }
-        let times_out = self.random.chance(self.plan.timeout_percent);
-        let (latency, answer) = match times_out {
-            true => (TIMEOUT, Answer::All(Verdict::Unavailable(Outage::Timeout))),
-            false => {
-                (self.random.millis(self.plan.latency_ms.0, self.plan.latency_ms.1), Answer::All(Verdict::Delivered))
-            }
-        };
-        let arrival = self.random.millis(0, latency.as_millis() as u64);
-        let until = self.now + if times_out { arrival } else { latency };
-        self.later(arrival, Happening::Arrives(rows, until));
-        self.later(latency, Happening::Answers(id, batch, answer));
-    }
-}
-
-fn parse(body: &[u8]) -> Row {
-    let text = std::str::from_utf8(body).expect("the encoder writes text");
-    let numbers: Vec<i64> = text.split(' ').map(|number| number.parse().expect("a number")).collect();
-    Row { partition: PartitionId { topic: 0, partition: numbers[0] as i32 }, user: numbers[1] as u64, last: numbers[2] }
 }

@@ -4,8 +4,10 @@
 //! `SLUICEGATE_SIM_REPLICAS=5000 cargo test --release --lib replicas` runs as many schedules as one likes;
 //! `SLUICEGATE_SIM_SEED=7` one of them.
 
+mod acting;
 mod cluster;
 mod group;
+mod membership;
 mod provider;
 
 use std::time::Duration;
