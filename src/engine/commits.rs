@@ -223,7 +223,12 @@ impl Engine {
             }
             CommitOutcome::Fenced => {
                 self.counters.commit_failures += 1;
-                let gone: Vec<PartitionId> = out.entries.iter().map(|entry| entry.partition).collect();
+                // Of an assignment that is over nothing is left to drop, and the next one is not what was refused.
+                let is_current = |entry: &&Entry| {
+                    self.partitions.get(&entry.partition).is_some_and(|partition| partition.epoch == entry.epoch)
+                };
+                let gone: Vec<PartitionId> =
+                    out.entries.iter().filter(is_current).map(|entry| entry.partition).collect();
                 self.release(&out.releasing, now);
                 for id in &gone {
                     self.drop_partition(*id, now);
@@ -248,5 +253,49 @@ impl Engine {
         }
         let released = std::mem::take(&mut self.commits.released);
         (!released.is_empty()).then_some(Action::Release(released))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::engine::testing::{policy, start};
+    use crate::engine::verdict::EncodedRow;
+    use crate::engine::{Gained, Settled};
+
+    const PARTITION: PartitionId = PartitionId { topic: 0, partition: 0 };
+
+    /// Takes the partition over, and asks for its first commit.
+    fn takes_over(engine: &mut Engine, now: Now) -> CommitId {
+        let gained = Gained { partition: PARTITION, start: Position(0), fence: None, settled: Settled::default() };
+        engine.assigned(&[gained], 1, now);
+        engine.on_end(PARTITION, Position(5), now.at);
+        let mut encode = |_: &super::super::Outgoing<'_>| Ok(EncodedRow { body: Bytes::new(), identity: Uuid::nil() });
+        std::iter::from_fn(|| engine.poll(now, &mut encode))
+            .find_map(|action| match action {
+                Action::Commit { id, .. } => Some(id),
+                _ => None,
+            })
+            .expect("a position to commit")
+    }
+
+    #[test]
+    fn a_refused_commit_of_an_assignment_that_is_over_takes_nothing_from_the_next_one() {
+        let now = Now { at: start(), wall_ms: 0 };
+        for is_over in [true, false] {
+            let mut engine = Engine::new(policy(), now.at);
+            let refused = takes_over(&mut engine, now);
+            if is_over {
+                engine.lost(&[PARTITION], now.at);
+                let gained =
+                    Gained { partition: PARTITION, start: Position(0), fence: None, settled: Settled::default() };
+                engine.assigned(&[gained], 1, now);
+            }
+            engine.on_commit(refused, CommitOutcome::Fenced, now.at);
+            assert_eq!(engine.snapshot(now).partitions, usize::from(is_over));
+        }
     }
 }
