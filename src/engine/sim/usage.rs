@@ -8,13 +8,11 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::world::{Provider, Random};
-use crate::engine::testing::start;
+use crate::engine::testing::{policy, start};
 use crate::engine::verdict::{Answer, EncodedRow, JobId, Verdict};
 use crate::engine::{
-    Action, BatchId, BatchPolicy, CommitOutcome, Engine, Fence, Gained, GuardPolicy, Now, Outgoing, Policy,
-    RetryPolicy, Settled,
+    Action, BatchId, BatchPolicy, CommitOutcome, Engine, Fence, Gained, Now, Outgoing, Policy, Settled,
 };
-use crate::event::Rules;
 use crate::record::{Offset, PartitionId, Position, Record};
 
 const PARTITION: PartitionId = PartitionId { topic: 0, partition: 0 };
@@ -41,26 +39,13 @@ enum Happening {
 fn run(case: &Case, seed: u64) -> (usize, f64) {
     let mut random = Random(seed);
     let policy = Policy {
-        rules: Rules { max_bytes: 4096, use_anonymous_id: false, account_trait: None },
-        names: vec!["sim"],
         rows_per_minute: Some(LIMIT as u32),
-        batch: BatchPolicy {
-            max_rows: case.rows,
-            max_bytes: 1 << 20,
-            overhead_bytes: 0,
-            overhead_bytes_per_row: 0,
-            single_below: 0,
-            linger: Duration::from_secs(1),
-        },
+        batch: BatchPolicy { max_rows: case.rows, max_bytes: 1 << 20, ..policy().batch },
         max_in_flight: case.in_flight,
-        request_timeout: Duration::from_secs(10),
-        retry: RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(60), max_attempts: 8 },
         buffer_bytes: 4 << 20,
-        guard: GuardPolicy { ratio: 0.5, window: 200, rows_per_minute: 60 },
         message_id_window: 0,
-        commit_interval: Duration::from_secs(1),
-        session_timeout: Duration::from_secs(45),
         seed,
+        ..policy()
     };
     let began = start();
     let mut now = began;

@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use super::group::Group;
 use super::provider::{Provider, Row};
 use crate::engine::sim::world::Random;
-use crate::engine::testing::start;
+use crate::engine::testing::{policy, start};
 use crate::engine::verdict::{Answer, JobId};
-use crate::engine::{BatchId, BatchPolicy, CommitId, CommitOutcome, Engine, GuardPolicy, Now, Policy, RetryPolicy};
-use crate::event::Rules;
+use crate::engine::{BatchId, BatchPolicy, CommitId, CommitOutcome, Engine, Now, Policy};
 use crate::record::{PartitionId, Position};
 
 pub const SESSION: Duration = Duration::from_secs(45);
@@ -234,26 +233,15 @@ impl Cluster {
 
     pub(super) fn policy(&mut self) -> Policy {
         Policy {
-            rules: Rules { max_bytes: 4096, use_anonymous_id: false, account_trait: None },
-            names: vec!["sim"],
             rows_per_minute: Some(self.plan.limit),
-            batch: BatchPolicy {
-                max_rows: self.plan.batch,
-                max_bytes: 1 << 20,
-                overhead_bytes: 0,
-                overhead_bytes_per_row: 0,
-                single_below: 0,
-                linger: Duration::from_secs(1),
-            },
+            batch: BatchPolicy { max_rows: self.plan.batch, max_bytes: 1 << 20, ..policy().batch },
             max_in_flight: self.plan.in_flight,
             request_timeout: TIMEOUT,
-            retry: RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(60), max_attempts: 8 },
             buffer_bytes: self.plan.buffer_bytes,
-            guard: GuardPolicy { ratio: 0.5, window: 200, rows_per_minute: 60 },
             message_id_window: 0,
-            commit_interval: Duration::from_secs(1),
             session_timeout: SESSION,
             seed: self.random.next(),
+            ..policy()
         }
     }
 
