@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -40,10 +41,15 @@ pub async fn run(config: &Config) -> Result<(), Error> {
         let _ = stop.send(true);
         signals.next().await;
         tracing::warn!("second signal: ending at once, what is in flight will be sent again");
+        // The log is written by a thread of its own.
+        tokio::time::sleep(LAST_LINE).await;
         std::process::exit(SECOND_SIGNAL);
     });
     app.run(stopped).await
 }
+
+/// How long the end at once waits for its line to be written. A guess: a hundred times what it takes.
+const LAST_LINE: Duration = Duration::from_millis(20);
 
 /// The drain was cut short: the exit code of unavailability, since nothing is lost and nothing is wrong.
 pub(crate) const SECOND_SIGNAL: i32 = 69;

@@ -207,7 +207,8 @@ fn perform(args: impl IntoIterator<Item = OsString>) -> Exit {
 fn dispatch(cli: Cli) -> Exit {
     match cli.command {
         Command::Run(run) => with_config(&cli.config, &run.destinations, |config| {
-            crate::log::start(&config.log);
+            // Dropped last, with the last lines.
+            let _log = crate::log::start(&config.log);
             match config.check_files() {
                 Ok(()) => run_worker(&config),
                 Err(problems) => refuse(&problems),
