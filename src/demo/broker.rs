@@ -16,6 +16,8 @@ use crate::kafka::Error;
 
 /// The mock cluster's way to say "all brokers" (librdkafka, `rdkafka_mock.h`).
 const ALL_BROKERS: i32 = -1;
+/// librdkafka numbers them from 1.
+const FIRST_BROKER: i32 = 1;
 
 /// A running mock cluster; it ends when this is dropped.
 pub struct EmbeddedBroker {
@@ -41,6 +43,7 @@ enum Action {
     MoveLeader { topic: String, partition: i32, broker: i32 },
     MoveCoordinator { group: String, broker: i32 },
     RoundTripTime(Duration),
+    Follower { topic: String, partition: i32, broker: i32 },
 }
 
 impl EmbeddedBroker {
@@ -126,6 +129,16 @@ impl EmbeddedBroker {
         self.ask(Action::RoundTripTime(delay))
     }
 
+    /// Has a partition's fetches answered without records, while it can be written and asked about: the mock cluster sends
+    /// readers to the preferred replica, which is itself. For a cluster of one broker.
+    pub fn withhold(&self, topic: &str, partition: i32) -> Result<(), Error> {
+        self.ask(Action::Follower { topic: topic.to_string(), partition, broker: FIRST_BROKER })
+    }
+
+    pub fn withhold_no_more(&self, topic: &str, partition: i32) -> Result<(), Error> {
+        self.ask(Action::Follower { topic: topic.to_string(), partition, broker: -1 })
+    }
+
     fn ask(&self, action: Action) -> Result<(), Error> {
         let ended = || Error::Broker("the thread ended".to_string());
         let (answer, answered) = channel();
@@ -178,6 +191,7 @@ fn perform(cluster: &MockCluster<'static, DefaultProducerContext>, brokers: i32,
         Action::MoveLeader { topic, partition, broker } => cluster.partition_leader(&topic, partition, Some(broker)),
         Action::MoveCoordinator { group, broker } => cluster.coordinator(MockCoordinator::Group(group), broker),
         Action::RoundTripTime(delay) => cluster.broker_round_trip_time(ALL_BROKERS, delay),
+        Action::Follower { topic, partition, broker } => cluster.partition_follower(&topic, partition, broker),
     }
     .map_err(|error| Error::Broker(error.to_string()))
 }

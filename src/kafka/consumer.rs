@@ -54,13 +54,13 @@ impl Consumer {
         consumer.subscribe(&topics).map_err(|error| refused(&error, &config))?;
         let (alive, ended) = channel::<()>();
         let name = format!("consumer-{}", settings.client_id);
-        std::thread::Builder::new()
-            .name(name.clone())
-            .spawn(move || {
-                Reader::new(consumer).run();
+        let started = Reader::new(consumer).and_then(|reader| {
+            std::thread::Builder::new().name(name.clone()).spawn(move || {
+                reader.run();
                 drop(alive);
             })
-            .map_err(|source| Error::Thread { name, source })?;
+        });
+        started.map_err(|source| Error::Thread { name, source })?;
         Ok(Consumer { commands, ended })
     }
 

@@ -16,6 +16,7 @@ use tokio::sync::mpsc::{Sender, error::TrySendError};
 use super::assignment::partition_id;
 use super::client::{is_unauthorized, log_line};
 use super::consumer::Start;
+use super::stall::Progress;
 use super::{Command, CommitEntry, CommitError, RecordBatch, SourceEvent};
 use crate::record::{PartitionId, Position};
 
@@ -52,6 +53,8 @@ pub(super) struct State {
     /// librdkafka's words for the error that `poll` returns next.
     pub reason: String,
     pub total_partitions: usize,
+    /// What the loop was last told about them.
+    pub stalled: Vec<PartitionId>,
     told: BTreeMap<String, Instant>,
 }
 
@@ -63,6 +66,7 @@ pub(super) struct Owned {
     pub floor: Position,
     /// Whether the loop wants nothing from it; resuming a running partition can deliver twice (librdkafka#2593).
     pub paused: bool,
+    pub progress: Progress,
 }
 
 impl Context {
@@ -87,6 +91,7 @@ impl Context {
                 closing: false,
                 reason: String::new(),
                 total_partitions: 0,
+                stalled: Vec::new(),
                 told: BTreeMap::new(),
             }),
         }
@@ -157,6 +162,7 @@ impl Context {
                 && owned.paused != pause
             {
                 owned.paused = pause;
+                owned.progress.moved(Instant::now());
                 list.add_partition(&self.topics[usize::from(partition.topic)], partition.partition);
             }
         }
@@ -317,7 +323,7 @@ impl ClientContext for Context {
         for (topic, statistics) in &statistics.topics {
             for (partition, statistics) in &statistics.partitions {
                 let end = if statistics.ls_offset >= 0 { statistics.ls_offset } else { statistics.hi_offset };
-                // A paused partition is not fetched, so its end here is old; `Reader::paused_end` asks for it.
+                // A paused partition is not fetched, so its end here is old; `Reader::quiet_end` asks for it.
                 if let Some(id) = partition_id(&self.topics, topic, *partition)
                     && end >= 0
                     && state.owned.get(&id).is_some_and(|owned| !owned.paused)

@@ -3,8 +3,10 @@
 mod assignment;
 mod client;
 mod context;
+mod inquiry;
 mod reader;
 mod rebalance;
+mod stall;
 
 pub mod admin;
 pub mod consumer;
@@ -44,6 +46,9 @@ pub enum SourceEvent {
     Committed { id: u64, result: Result<(), CommitError> },
     /// librdkafka's statistics: the log's end per partition, for lag.
     LogEnds(Vec<(PartitionId, Position)>),
+    /// Owned partitions that bring nothing though they have records, or whose broker does not answer: all of them, told
+    /// when that changes.
+    Stalled(Vec<PartitionId>),
     /// Something to show in the log and `/status`; the client recovers by itself.
     Weather(String),
     /// The client cannot go on (fenced static member, authorization): the process must end with this text.

@@ -1,5 +1,6 @@
 //! The reading loop of a consumer thread: polls, batches, and leaves the group in the end.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,6 +14,7 @@ use super::SourceEvent;
 use super::assignment::{missing, partition_count, partition_id};
 use super::client::{is_unauthorized, is_unknown_topic};
 use super::context::{Context, State, WAIT};
+use super::inquiry::{Answer, Inquiry};
 use crate::record::{Offset, PartitionId, Position, Record};
 
 /// How long one poll waits for a first record: the longest a command waits for an idle consumer, and 100 wake-ups a
@@ -25,9 +27,9 @@ const BATCH_BYTES: usize = 1 << 20;
 /// How long the loop may leave a batch lying before reading stops altogether and only polling goes on. A tenth of
 /// librdkafka's `max.poll.interval.ms` (300 s), within which a consumer has to poll to stay in the group.
 const STALL: Duration = Duration::from_secs(30);
-/// How often the end of one paused partition is asked for. A guess: with 30 paused partitions each is 15 s old at most.
-const PAUSED_END_INTERVAL: Duration = Duration::from_millis(500);
-/// How long a question besides reading may take; nothing else happens meanwhile. A guess: brokers answer in milliseconds.
+/// How often the end of one partition that brings nothing is asked for. A guess: with 30 of them each is 15 s old at most.
+const QUIET_END_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a question besides reading may take. A guess: brokers answer in milliseconds.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause after a question that was not answered, so that an outage costs a tenth of the thread's time.
 const QUESTION_PAUSE: Duration = Duration::from_secs(10);
@@ -37,31 +39,40 @@ const MISSING_TOPIC_INTERVAL: Duration = Duration::from_secs(5);
 /// How long leaving the group may take before the thread ends without it: dropping a consumer has no deadline of its
 /// own and is known to hang (rust-rdkafka#453, #509, librdkafka#4884).
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A loop that did not take what was read for so long is why partitions did not move. A guess: far below what makes a
+/// partition quiet, far above the milliseconds of a busy loop.
+const LONG_BLOCK: Duration = Duration::from_secs(1);
+
 /// The thread's own state; the rest is in the context, where the callbacks find it.
 pub(super) struct Reader {
-    consumer: BaseConsumer<Context>,
+    consumer: Arc<BaseConsumer<Context>>,
     context: Arc<Context>,
     /// Since when the loop has not taken what it was offered.
     blocked_since: Option<Instant>,
     /// Partitions that were paused because of that.
     stalled: Vec<PartitionId>,
-    paused_end_asked: Instant,
-    paused_end_last: Option<PartitionId>,
+    inquiry: Inquiry,
+    quiet_end_asked: Instant,
+    quiet_end_last: Option<PartitionId>,
     topics_asked: Instant,
 }
 
 impl Reader {
-    pub fn new(consumer: BaseConsumer<Context>) -> Reader {
+    /// # Errors
+    /// A thread cannot be started.
+    pub fn new(consumer: BaseConsumer<Context>) -> io::Result<Reader> {
         let context = Arc::clone(consumer.context());
-        Reader {
+        let consumer = Arc::new(consumer);
+        Ok(Reader {
+            inquiry: Inquiry::start(&consumer, QUESTION_TIMEOUT)?,
             consumer,
             context,
             blocked_since: None,
             stalled: Vec::new(),
-            paused_end_asked: Instant::now(),
-            paused_end_last: None,
+            quiet_end_asked: Instant::now(),
+            quiet_end_last: None,
             topics_asked: Instant::now(),
-        }
+        })
     }
 
     pub fn run(mut self) {
@@ -78,7 +89,7 @@ impl Reader {
             } else {
                 self.go_on();
                 self.read();
-                self.paused_end();
+                self.quiet_end();
                 self.missing_topics();
             }
         }
@@ -111,7 +122,10 @@ impl Reader {
 
     /// The loop takes events again: undoes what `sit_out` did.
     fn go_on(&mut self) {
-        self.blocked_since = None;
+        if self.blocked_since.take().is_some_and(|since| since.elapsed() >= LONG_BLOCK) {
+            let now = Instant::now();
+            self.context.state().owned.values_mut().for_each(|owned| owned.progress.moved(now));
+        }
         if self.stalled.is_empty() {
             return;
         }
@@ -136,12 +150,13 @@ impl Reader {
     /// Reads one batch and puts it into the outbox.
     fn read(&self) {
         let mut timeout = POLL;
+        let now = Instant::now();
         while let Some(result) = self.consumer.poll(timeout) {
             timeout = Duration::ZERO;
             let mut state = self.context.state();
             match result {
-                Ok(message) => self.take(&mut state, &message),
-                Err(KafkaError::PartitionEOF(partition)) => self.end(&mut state, partition),
+                Ok(message) => self.take(&mut state, &message, now),
+                Err(KafkaError::PartitionEOF(partition)) => self.end(&mut state, partition, now),
                 Err(error) => self.trouble(&mut state, &error),
             }
             if state.batch.len() >= BATCH_RECORDS || state.batch.byte_len() >= BATCH_BYTES || state.closing {
@@ -151,7 +166,7 @@ impl Reader {
         self.context.state().seal();
     }
 
-    fn take(&self, state: &mut State, message: &BorrowedMessage<'_>) {
+    fn take(&self, state: &mut State, message: &BorrowedMessage<'_>, now: Instant) {
         let Some(id) = partition_id(&self.context.topics, message.topic(), message.partition()) else { return };
         let offset = Offset(message.offset());
         // Left over from an assignment that is gone.
@@ -162,6 +177,7 @@ impl Reader {
             return;
         }
         owned.next = offset.next();
+        owned.progress.moved(now);
         state.batch.push(Record {
             partition: id,
             offset,
@@ -188,11 +204,16 @@ impl Reader {
         }
     }
 
-    fn end(&self, state: &mut State, partition: i32) {
+    fn end(&self, state: &mut State, partition: i32, now: Instant) {
         let Some(position) = end_position(&state.reason) else { return };
         let standing = state.owned.iter().map(|(id, owned)| (*id, owned.next));
         let ended = ended(standing.filter(|(id, _)| id.partition == partition), position);
-        state.ends.extend(ended.into_iter().map(|id| (id, position)));
+        for id in ended {
+            if let Some(owned) = state.owned.get_mut(&id) {
+                owned.progress.moved(now);
+            }
+            state.ends.push((id, position));
+        }
     }
 
     fn trouble(&self, state: &mut State, error: &KafkaError) {
@@ -222,25 +243,72 @@ impl Reader {
         }
     }
 
-    /// Asks for the end of one paused partition, in turn: the statistics know it only from fetching.
-    fn paused_end(&mut self) {
-        // `elapsed` is zero for the future, where a pause puts it.
-        if self.paused_end_asked.elapsed() < PAUSED_END_INTERVAL {
+    /// Asks for the end of one partition that brings nothing, in turn: the statistics know it only from fetching. A paused
+    /// one brings nothing because it is not asked to; any other should have nothing to bring.
+    fn quiet_end(&mut self) {
+        let now = Instant::now();
+        if let Some(answer) = self.inquiry.answer() {
+            self.on_answer(&answer, now);
+        }
+        // Zero for the future, where a pause puts it.
+        if now.saturating_duration_since(self.quiet_end_asked) < QUIET_END_INTERVAL {
             return;
         }
-        self.paused_end_asked = Instant::now();
-        let state = self.context.state();
-        let mut paused = state.owned.iter().filter(|(_, owned)| owned.paused).map(|(id, _)| *id);
-        let first = paused.next();
-        let after = first.into_iter().chain(paused).find(|id| self.paused_end_last.is_none_or(|last| *id > last));
-        drop(state);
-        self.paused_end_last = after.or(first);
-        let Some(id) = self.paused_end_last else { return };
-        let topic = &self.context.topics[usize::from(id.topic)];
-        match self.consumer.fetch_watermarks(topic, id.partition, QUESTION_TIMEOUT) {
-            Ok((_, high)) => self.context.log_ends(vec![(id, Position(high))]),
-            Err(_) => self.paused_end_asked += QUESTION_PAUSE,
+        let mut state = self.context.state();
+        if let Some((id, since)) = self.inquiry.open() {
+            if now.saturating_duration_since(since) >= QUESTION_TIMEOUT
+                && let Some(owned) = state.owned.get_mut(&id).filter(|owned| !owned.paused)
+            {
+                owned.progress.behind(now);
+            }
+            self.tell_stalled(&mut state, now);
+            return;
         }
+        self.tell_stalled(&mut state, now);
+        let quiet = state.owned.iter().filter(|(_, owned)| owned.paused || owned.progress.is_quiet(now));
+        let mut quiet = quiet.map(|(id, _)| *id);
+        let first = quiet.next();
+        let after = first.into_iter().chain(quiet).find(|id| self.quiet_end_last.is_none_or(|last| *id > last));
+        drop(state);
+        self.quiet_end_asked = now;
+        self.quiet_end_last = after.or(first);
+        if let Some(id) = self.quiet_end_last {
+            self.inquiry.ask(id, now);
+        }
+    }
+
+    fn on_answer(&mut self, Answer { partition, end }: &Answer, now: Instant) {
+        let mut state = self.context.state();
+        if let Some(owned) = state.owned.get_mut(partition).filter(|owned| !owned.paused) {
+            match end {
+                Some(end) if *end <= owned.next => owned.progress.moved(now),
+                _ => owned.progress.behind(now),
+            }
+        }
+        drop(state);
+        match end {
+            Some(end) => self.context.log_ends(vec![(*partition, *end)]),
+            None => self.quiet_end_asked = now + QUESTION_PAUSE,
+        }
+    }
+
+    /// Tells which partitions are stalled, when that has changed.
+    fn tell_stalled(&self, state: &mut State, now: Instant) {
+        let stalled = state.owned.iter().filter(|(_, owned)| owned.progress.is_stalled(now));
+        let stalled: Vec<PartitionId> = stalled.map(|(id, _)| *id).collect();
+        if stalled == state.stalled {
+            return;
+        }
+        let news = stalled.iter().filter(|id| !state.stalled.contains(id));
+        let texts: Vec<String> = news
+            .map(|id| {
+                let topic = &self.context.topics[usize::from(id.topic)];
+                format!("topic {topic}, partition {}: it brings no records, though it has some or its broker does not answer", id.partition)
+            })
+            .collect();
+        texts.into_iter().for_each(|text| state.weather(text));
+        state.stalled.clone_from(&stalled);
+        state.outbox.push_back(SourceEvent::Stalled(stalled));
     }
 
     /// Tells about topics that do not exist, which is why nothing may be owned.
@@ -261,7 +329,8 @@ impl Reader {
 
     /// Leaves the group, polling until the partitions are gone, and drops the consumer where it can do no harm.
     fn close(self) {
-        let Reader { consumer, context, .. } = self;
+        let Reader { consumer, context, inquiry, .. } = self;
+        drop(inquiry);
         let deadline = Instant::now() + CLOSE_TIMEOUT;
         consumer.unsubscribe();
         while Instant::now() < deadline && consumer.assignment().is_ok_and(|list| list.count() > 0) {

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::assignment::{Obstacle, Resolution, partition_id};
 use super::context::{Context, Owned, State, WAIT};
+use super::stall::Progress;
 use super::{Assignment, SourceEvent};
 use crate::record::PartitionId;
 
@@ -50,7 +51,8 @@ impl Context {
         }
         for Assignment { partition, start, gap_from, .. } in &assignments {
             let floor = gap_from.unwrap_or(*start);
-            state.owned.insert(*partition, Owned { next: *start, floor, paused: true });
+            let progress = Progress::new(Instant::now());
+            state.owned.insert(*partition, Owned { next: *start, floor, paused: true, progress });
         }
         let total_partitions = state.total_partitions;
         state.outbox.push_back(SourceEvent::Assigned { gained: assignments, total_partitions });

@@ -229,6 +229,7 @@ impl Lane {
                 self.engine.lost(&partitions, now.at);
             }
             SourceEvent::LogEnds(ends) => self.report.log_ends.extend(ends),
+            SourceEvent::Stalled(partitions) => self.report.stalled = partitions.len(),
             SourceEvent::Weather(text) => {
                 tracing::warn!(destination = %self.id, "kafka: {text}");
                 self.report.failed(format!("kafka: {text}"));

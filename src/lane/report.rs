@@ -16,6 +16,8 @@ use crate::sender::Failure;
 #[derive(Default)]
 pub(super) struct Report {
     pub log_ends: BTreeMap<PartitionId, Position>,
+    /// Partitions that bring nothing though they should.
+    pub stalled: usize,
     last_error: Option<LastError>,
     state: Option<LaneState>,
     state_since_ms: i64,
@@ -142,6 +144,7 @@ impl Lane {
         metrics.lane_state.set(snapshot.state.label());
         metrics.partitions_assigned.set(count(snapshot.partitions as u64));
         metrics.partitions_paused.set(count(snapshot.partitions_paused as u64));
+        metrics.partitions_stalled.set(count(self.report.stalled as u64));
         let lags: Vec<(String, u64)> =
             lags.iter().map(|(id, lag)| (partition_label(&self.topics, *id), *lag)).collect();
         metrics.kafka_lag.set(&lags);

@@ -159,6 +159,7 @@ pub struct LaneMetrics {
     pub commit_failures: Total,
     pub partitions_assigned: IntGauge,
     pub partitions_paused: IntGauge,
+    pub partitions_stalled: IntGauge,
     /// By `REBALANCE_KINDS`.
     pub rebalances: Totals,
     pub offset_gaps: Total,
@@ -244,6 +245,10 @@ impl LaneMetrics {
             commit_failures: lane.total("commit_failures_total", "Commits that failed."),
             partitions_assigned: lane.count("partitions_assigned", "Partitions that this lane owns."),
             partitions_paused: lane.count("partitions_paused", "Owned partitions that are not read at present."),
+            partitions_stalled: lane.count(
+                "partitions_stalled",
+                "Owned partitions that bring nothing though they have records, or whose broker does not answer.",
+            ),
             rebalances: lane
                 .totals(("rebalances_total", "Changes of the lane's partitions."), ("kind", &REBALANCE_KINDS)),
             offset_gaps: lane.total(
@@ -306,6 +311,7 @@ mod tests {
         counter sluicegate_commit_failures_total
         gauge sluicegate_partitions_assigned
         gauge sluicegate_partitions_paused
+        gauge sluicegate_partitions_stalled
         counter sluicegate_rebalances_total
         counter sluicegate_offset_gaps_total
         counter sluicegate_miskeyed_events_total
