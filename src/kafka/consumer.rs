@@ -16,6 +16,9 @@ use super::{Command, Error, SourceEvent};
 /// librdkafka's default for `session.timeout.ms` and Kafka's for groups of the new protocol.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
 
+/// Bytes of one response, as they come over the wire.
+const FETCH_BYTES: &str = "262144";
+
 /// What a consumer is made from.
 ///
 /// Without `Debug`: the properties may hold passwords.
@@ -80,17 +83,19 @@ impl Consumer {
 pub(super) fn consumer_config(settings: &ConsumerSettings) -> ClientConfig {
     let mut defaults = vec![
         ("client.id", settings.client_id.as_str()),
-        // Local queue in KiB; the whole consumer's. Default 65,536: with 845 bytes a queued message of 500, 16 MiB of
-        // payload cost 25 MiB per lane (measured), which is seconds of reading and hours of sending.
-        ("queued.max.messages.kbytes", "16384"),
+        // Local queue in KiB, as decompressed; the whole consumer's. Default 65,536: with 845 bytes a queued message of 500,
+        // 4 MiB of payload cost 7 MiB per lane, which is half a second of reading and minutes of sending.
+        ("queued.max.messages.kbytes", "4096"),
         // Per partition; the default of 100,000 is what let other workers run out of memory (vector#20939).
         ("queued.min.messages", "20000"),
         // Default 1,000: with a short queue that means one fetch a second (librdkafka#2879).
         ("fetch.queue.backoff.ms", "10"),
-        // The queue overshoots its limit by one response: 4 MiB instead of the default 50.
-        ("fetch.max.bytes", "4194304"),
-        // librdkafka's default, per partition; a larger record still comes through alone.
-        ("fetch.message.max.bytes", "1048576"),
+        // The queue overshoots its limit by one response, and a response is decompressed whole: events that look alike
+        // shrink to a fortieth, so that 4 MiB of them took 250 MiB per lane (measured: killed within 512 MiB). At a round
+        // trip of 50 ms this still reads 8,000 uncompressed events of 600 bytes a second, 2,000 of one partition. A larger
+        // record or batch comes through alone.
+        ("fetch.max.bytes", FETCH_BYTES),
+        ("fetch.message.max.bytes", "65536"),
         // Lag; every 5 s is finer than any scrape interval in use and cheap (one JSON per lane).
         ("statistics.interval.ms", "5000"),
         // Finds connections that a NAT dropped silently.
@@ -110,6 +115,9 @@ pub(super) fn consumer_config(settings: &ConsumerSettings) -> ClientConfig {
         ("enable.auto.commit", "false"),
         ("enable.auto.offset.store", "false"),
         ("enable.partition.eof", "true"),
+        // librdkafka raises `fetch.max.bytes` to this, which for a consumer has no other meaning; an operator's value is
+        // for the dead letters' producer.
+        ("message.max.bytes", FETCH_BYTES),
         // Starts are given as numbers, so this is only for a log that is cut under a running reader; there `latest` and
         // `fail` too mean the oldest record left, as they do for a committed position that was cut off.
         ("auto.offset.reset", "earliest"),
@@ -142,6 +150,15 @@ mod tests {
         assert_eq!(config.get("enable.auto.commit"), Some("false"));
         assert_eq!(config.get("queued.min.messages"), Some("10"));
         assert_eq!(config.get("partition.assignment.strategy"), Some("cooperative-sticky"));
+    }
+
+    #[test]
+    fn large_dead_letters_do_not_make_large_fetches() {
+        let config = consumer_config(&settings(&[("message.max.bytes", "12582912")]));
+        let native = config.create_native_config().expect("librdkafka takes it");
+        assert_eq!(native.get("message.max.bytes").expect("known"), config.get("fetch.max.bytes").expect("set"));
+        let config = consumer_config(&settings(&[("fetch.max.bytes", "1048576")]));
+        assert_eq!(config.get("fetch.max.bytes"), Some("1048576"), "the operator's to raise");
     }
 
     #[test]
