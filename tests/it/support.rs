@@ -133,9 +133,19 @@ impl World {
 
     /// Writes events in order and waits until the broker has them all.
     pub async fn produce_all(&mut self, events: impl IntoIterator<Item = (Vec<u8>, Option<Vec<u8>>)>) {
+        self.produce_all_to(None, events).await;
+    }
+
+    /// The same to one partition, whatever the keys.
+    pub async fn produce_all_to(
+        &mut self,
+        partition: Option<i32>,
+        events: impl IntoIterator<Item = (Vec<u8>, Option<Vec<u8>>)>,
+    ) {
         let mut pending = Vec::new();
         for (key, payload) in events {
             let mut record = FutureRecord::<[u8], [u8]>::to(&self.topic).key(&key);
+            record.partition = partition;
             if let Some(payload) = &payload {
                 record = record.payload(payload);
             }
