@@ -188,7 +188,8 @@ pub struct EventSettings {
     pub anonymous_id: AnonymousId,
     /// The trait that names the account where neither `context.groupId` nor `traits.company.id` does.
     pub account_trait: Option<String>,
-    /// How many `messageId`s are remembered per partition; 0 turns it off.
+    /// How many `messageId`s are remembered per partition, fewer where those of all partitions would take more
+    /// than an eighth of the lane's buffer; 0 turns it off.
     pub message_id_window: usize,
 }
 

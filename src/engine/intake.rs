@@ -7,7 +7,7 @@ use super::offsets::{OffsetTracker, Owner};
 use super::rate_limit::LastOwner;
 use super::row::{ROW_OVERHEAD, Row, Stage};
 use super::rows::RowIndex;
-use super::{Action, Ahead, Engine, Fence, Member, MessageIds, Note, Now, Partition, Settled};
+use super::{Action, Ahead, Engine, Fence, Member, MessageIds, Note, Now, Partition, Settled, dedup};
 use crate::event::{self, Decoded, Identify, SkipReason};
 use crate::record::{PartitionId, Position, Record};
 
@@ -63,7 +63,7 @@ impl Engine {
                 // Nothing to replay, nothing to hold.
                 footprint: gained.fence.filter(|_| replay_until.is_some()).map_or(0, |fence| fence.bytes()),
                 pending_bytes: 0,
-                ids: MessageIds::new(self.policy.message_id_window),
+                ids: MessageIds::default(),
                 settled: replay_until.map_or_else(Settled::default, |_| gained.settled.clone()),
                 ahead: Ahead::default(),
                 admitted: false,
@@ -73,6 +73,12 @@ impl Engine {
             };
             self.partitions.insert(gained.partition, partition);
         }
+        let room = self.room_for_ids();
+        self.partitions.values_mut().for_each(|partition| partition.ids.shrink(room));
+    }
+
+    fn room_for_ids(&self) -> usize {
+        dedup::room(self.policy.message_id_window, self.policy.buffer_bytes, self.partitions.len())
     }
 
     /// The group takes these partitions away: their share goes at once, nothing more of them is sent. What is in flight is
@@ -148,9 +154,10 @@ impl Engine {
         if !identify.allows(&self.policy.names) {
             return self.counters.skipped(SkipReason::OptedOut, 1);
         }
+        let room = self.room_for_ids();
         let Some(partition) = self.partitions.get_mut(&record.partition) else { return };
         if let Some(id) = &identify.message_id
-            && !partition.ids.insert(id, self.rows.hasher())
+            && !partition.ids.insert(id, self.rows.hasher(), room)
         {
             // A successor that starts behind the original takes the repeat for an event of its own.
             partition.note_ahead(Member::user(&identify.user_id), record.offset);

@@ -19,7 +19,7 @@ pub struct Policy {
     pub retry: RetryPolicy,
     pub buffer_bytes: u64,
     pub guard: GuardPolicy,
-    /// Message ids remembered per partition.
+    /// Message ids remembered per partition, fewer where the windows of all would outgrow an eighth of the buffer (1 MiB at least).
     pub message_id_window: usize,
     pub commit_interval: Duration,
     /// How long the group waits for a silent member; nothing is sent on a membership older than this.
