@@ -162,8 +162,10 @@ impl Lane {
             let now = Instant::now();
             let is_over = drain_until.is_some_and(|until| until <= now);
             if drain_until.is_some() && (self.engine.is_drained() || is_over) {
-                if is_over {
-                    tracing::warn!(destination = %self.id, "shutdown.drain is over with requests in flight; their rows will be sent again");
+                if !self.engine.is_drained() {
+                    let (requests, dead_letters) = (self.requests.len(), self.letters.len());
+                    // With neither it is the last commit that the broker has not answered.
+                    tracing::warn!(destination = %self.id, requests, dead_letters, "shutdown.drain is over before what was under way has been answered and committed; it will be sent again");
                 }
                 return self.leave().await;
             }
