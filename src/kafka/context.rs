@@ -217,11 +217,8 @@ impl Context {
             }
             Err(error) => {
                 let code = error.rdkafka_error_code();
-                if code == Some(RDKafkaErrorCode::FencedInstanceId) {
-                    state.fatal(format!(
-                        "group {}: {error}: another consumer uses this group.instance.id; give each replica its own",
-                        self.group
-                    ));
+                if code.is_some_and(is_fenced) {
+                    state.fenced(&self.group, &error.to_string());
                 } else if code.is_some_and(is_unauthorized) {
                     state.fatal(format!("group {}: {error}: grant the client read access to the group", self.group));
                 }
@@ -267,16 +264,36 @@ impl State {
         true
     }
 
+    /// Another holds this member's name: gives everything up and ends the thread.
+    pub fn fenced(&mut self, group: &str, error: &str) {
+        let partitions: Vec<PartitionId> = self.owned.keys().copied().collect();
+        self.owned.clear();
+        self.batch = RecordBatch::default();
+        self.ends.clear();
+        if !partitions.is_empty() {
+            self.outbox.push_back(SourceEvent::Lost { partitions });
+        }
+        self.outbox.push_back(SourceEvent::Fenced(format!(
+            "group {group}: {error}: another consumer uses this group.instance.id, or a broker crashed while it joined"
+        )));
+        self.closing = true;
+    }
+
     pub fn fatal(&mut self, text: String) {
         self.outbox.push_back(SourceEvent::Fatal(text));
     }
+}
+
+/// What the coordinator says to a static member in whose place it sees another.
+pub(super) fn is_fenced(code: RDKafkaErrorCode) -> bool {
+    code == RDKafkaErrorCode::FencedInstanceId || code == RDKafkaErrorCode::UnreleasedInstanceId
 }
 
 /// `Fenced` only when the assignment is lost, so that `SourceEvent::Lost` is sure to follow. The same codes without the
 /// loss mean a rebalance under way (`rd_kafka_cgrp_op_handle_OffsetCommit`): the partitions may well be kept.
 fn commit_error(error: &KafkaError, lost: bool) -> CommitError {
     let fenced = match error.rdkafka_error_code() {
-        Some(RDKafkaErrorCode::FencedInstanceId) => true,
+        Some(code) if is_fenced(code) => true,
         Some(
             RDKafkaErrorCode::IllegalGeneration
             | RDKafkaErrorCode::UnknownMemberId

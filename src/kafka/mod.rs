@@ -51,7 +51,10 @@ pub enum SourceEvent {
     Stalled(Vec<PartitionId>),
     /// Something to show in the log and `/status`; the client recovers by itself.
     Weather(String),
-    /// The client cannot go on (fenced static member, authorization): the process must end with this text.
+    /// The coordinator takes another for the member of this `group.instance.id`: the thread leaves, `Lost` came before and
+    /// `Closed` follows. After a broker's crash amid a join this happens without another member.
+    Fenced(String),
+    /// The client cannot go on (authorization): the process must end with this text.
     Fatal(String),
     /// The consumer has left the group; the last event.
     Closed,

@@ -13,7 +13,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use super::SourceEvent;
 use super::assignment::{missing, partition_count, partition_id};
 use super::client::{is_unauthorized, is_unknown_topic};
-use super::context::{Context, State, WAIT};
+use super::context::{Context, State, WAIT, is_fenced};
 use super::inquiry::{Answer, Inquiry};
 use crate::record::{Offset, PartitionId, Position, Record};
 
@@ -221,6 +221,7 @@ impl Reader {
         let group = &self.context.group;
         let text = if reason.is_empty() { error.to_string() } else { reason };
         match error {
+            KafkaError::MessageConsumptionFatal(code) if is_fenced(*code) => state.fenced(group, &text),
             KafkaError::MessageConsumptionFatal(code) => state.fatal(format!("group {group}: {code}: {text}")),
             _ => match error.rdkafka_error_code() {
                 Some(code) if is_unauthorized(code) => state

@@ -2,6 +2,8 @@
 
 mod echo;
 mod letter;
+mod membership;
+mod policy;
 mod report;
 pub mod settings;
 
@@ -15,8 +17,7 @@ use tokio::task::JoinSet;
 use crate::config::{Config, Destination, Problem};
 use crate::engine::verdict::{Answer, EncodedRow, JobId, Rejection, Verdict};
 use crate::engine::{
-    Action, BatchId, BatchPolicy, CommitId, CommitOutcome, Engine, Fence, Gained, GuardPolicy, LaneState, LetterId,
-    Note, Now, Outgoing, Policy, RetryPolicy, Settled,
+    Action, BatchId, CommitId, CommitOutcome, Engine, Fence, Gained, LaneState, LetterId, Note, Now, Outgoing, Settled,
 };
 use crate::kafka::consumer::{Consumer, ConsumerSettings};
 use crate::kafka::dead_letter::DeadLetterProducer;
@@ -27,7 +28,6 @@ use crate::providers::{self, Asked, Provider, Reply, Row, Version};
 use crate::record::PartitionId;
 use crate::sender::{self, Failure, Sender, SenderSettings};
 use crate::token::TokenSource;
-use crate::units::RowsPerMinute;
 
 /// Batches of records between the consumer thread and the loop: a few milliseconds of work, so that records are ready when
 /// the loop is, and a revoke never waits behind many.
@@ -48,7 +48,7 @@ pub enum Error {
     Setting { problem: Problem },
     #[error("destination {destination}: {source}")]
     Sender { destination: String, source: sender::Error },
-    /// What the broker refuses for good: authorization, a fenced static member, `kafka.start: fail` without a position.
+    /// What the broker refuses for good: authorization, `kafka.start: fail` without a position.
     #[error("destination {destination}: {text}")]
     Refused { destination: String, text: String },
     /// A request or dead-letter task panicked; Kafka has everything that it held.
@@ -79,7 +79,14 @@ pub struct Lane {
     sender: Arc<Sender>,
     token: TokenSource,
     consumer: Consumer,
+    /// For another consumer in place of one that was fenced.
+    consumer_settings: ConsumerSettings,
     source: mpsc::Receiver<SourceEvent>,
+    session_timeout: Duration,
+    /// When to join the group again, after having been fenced.
+    rejoin_at: Option<Instant>,
+    /// The commit that the consumer has not answered yet.
+    committing: Option<CommitId>,
     producer: Arc<DeadLetterProducer>,
     requests: JoinSet<Done>,
     letters: JoinSet<(LetterId, Result<(), kafka::Error>)>,
@@ -134,12 +141,16 @@ impl Lane {
             topics: config.kafka.topics.clone().into(),
             dead_letter: settings.dead_letter.clone(),
             drain: config.shutdown.drain.0,
-            engine: Engine::new(policy(config, destination, &*provider), Instant::now()),
+            engine: Engine::new(policy::policy(config, destination, &*provider), Instant::now()),
             provider,
             sender: Arc::new(sender),
             token,
-            consumer: Consumer::start(consumer, events).map_err(named)?,
+            consumer: Consumer::start(consumer.clone(), events).map_err(named)?,
+            consumer_settings: consumer,
             source,
+            session_timeout: config.kafka.session_timeout(),
+            rejoin_at: None,
+            committing: None,
             producer: Arc::new(producer),
             requests: JoinSet::new(),
             letters: JoinSet::new(),
@@ -169,9 +180,15 @@ impl Lane {
                 }
                 return self.leave().await;
             }
-            let wake = [self.engine.next_wakeup(), drain_until].into_iter().flatten().fold(now + TURN, Instant::min);
+            if drain_until.is_none() && self.rejoin_at.is_some_and(|at| at <= now) {
+                self.rejoin()?;
+            }
+            let wake = [self.engine.next_wakeup(), drain_until, self.rejoin_at]
+                .into_iter()
+                .flatten()
+                .fold(now + TURN, Instant::min);
             tokio::select! {
-                event = self.source.recv() => match event {
+                event = self.source.recv(), if !self.has_left() => match event {
                     Some(event) => self.on_source(event)?,
                     None => return Err(self.refused("the consumer thread has ended".to_owned())),
                 },
@@ -236,7 +253,9 @@ impl Lane {
                 tracing::warn!(destination = %self.id, "kafka: {text}");
                 self.report.failed(format!("kafka: {text}"));
             }
+            SourceEvent::Fenced(text) => self.on_fenced(&text, now.at),
             SourceEvent::Fatal(text) => return Err(self.refused(text)),
+            SourceEvent::Closed if self.rejoin_at.is_some() => {}
             SourceEvent::Closed => return Err(self.refused("the consumer has left the group".to_owned())),
         }
         Ok(())
@@ -247,6 +266,7 @@ impl Lane {
     }
 
     fn on_committed(&mut self, id: CommitId, result: Result<(), CommitError>, now: Now) {
+        self.committing = None;
         let outcome = match &result {
             Ok(()) => {
                 self.metrics.last_commit_timestamp_seconds.set(now.wall_ms as f64 / 1000.0);
@@ -316,6 +336,7 @@ impl Lane {
                         .into_iter()
                         .map(|c| CommitEntry { partition: c.partition, position: c.position, metadata: c.metadata })
                         .collect();
+                    self.committing = Some(id);
                     self.consumer.send(Command::Commit { id: id.0, entries });
                 }
                 Action::Pause(partitions) => self.consumer.send(Command::Pause(partitions)),
@@ -443,55 +464,6 @@ fn encode(provider: &dyn Provider, topics: &[String], outgoing: &Outgoing<'_>) -
         },
     };
     provider.row(&row)
-}
-
-/// What configuration and provider together demand of the engine.
-fn policy(config: &Config, destination: &Destination, provider: &dyn Provider) -> Policy {
-    let shape = provider.shape();
-    let settings = &destination.settings;
-    let limit = settings.limit.rows_per_minute(&shape);
-    let rows_per_minute = match limit {
-        RowsPerMinute::Limited(rows) => Some(rows.get()),
-        RowsPerMinute::Unlimited => None,
-    };
-    let guard = &settings.dead_letter.guard;
-    Policy {
-        rules: config.events.rules(),
-        names: provider.integration_names().to_vec(),
-        rows_per_minute,
-        batch: BatchPolicy {
-            max_rows: settings.batch.max_rows(&shape, limit) as usize,
-            max_bytes: settings.batch.max_bytes(&shape).0,
-            overhead_bytes: shape.overhead_bytes,
-            overhead_bytes_per_row: shape.overhead_bytes_per_row,
-            single_below: shape.single_below,
-            linger: settings.batch.linger.0,
-        },
-        max_in_flight: settings.request.max_in_flight(&shape) as usize,
-        request_timeout: settings.request.timeout.0,
-        retry: RetryPolicy {
-            initial: settings.retry.initial.0,
-            max: settings.retry.max.0,
-            max_attempts: settings.retry.max_attempts,
-        },
-        buffer_bytes: settings.buffer.max_bytes.0 as u64,
-        guard: GuardPolicy {
-            ratio: guard.ratio,
-            window: guard.window as usize,
-            // A trickle is never wider than the limit.
-            rows_per_minute: guard.rows_per_minute.min(rows_per_minute.unwrap_or(u32::MAX)),
-        },
-        message_id_window: config.events.message_id_window,
-        commit_interval: config.kafka.commit_interval.0,
-        session_timeout: config.kafka.session_timeout(),
-        seed: seed(),
-    }
-}
-
-/// Differs between processes and lanes; the standard library's hasher is seeded by the operating system.
-fn seed() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id())
 }
 
 fn now() -> Now {

@@ -51,6 +51,13 @@ async fn a_fenced_epoch_of_the_new_protocol_loses_nothing() {
     surfaces(&[RD_KAFKA_RESP_ERR_FENCED_MEMBER_EPOCH], NEW_PROTOCOL).await;
 }
 
+/// As after a broker's crash amid a join, when the coordinator knows the member by another id.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_static_member_that_is_taken_for_another_joins_again_after_a_session_and_loses_nothing() {
+    let properties = format!("{CLASSIC}, group.instance.id: replica-a");
+    surfaces(&[RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID], &properties).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn commit_metadata_that_is_too_large_for_the_broker_is_tried_again_and_told() {
     surfaces(&[RD_KAFKA_RESP_ERR_OFFSET_METADATA_TOO_LARGE; 3], NEW_PROTOCOL).await;

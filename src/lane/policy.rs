@@ -1,0 +1,55 @@
+//! What configuration and provider together demand of a lane's engine.
+
+use crate::config::{Config, Destination};
+use crate::engine::{BatchPolicy, GuardPolicy, Policy, RetryPolicy};
+use crate::providers::Provider;
+use crate::units::RowsPerMinute;
+
+/// The engine's settings.
+pub(super) fn policy(config: &Config, destination: &Destination, provider: &dyn Provider) -> Policy {
+    let shape = provider.shape();
+    let settings = &destination.settings;
+    let limit = settings.limit.rows_per_minute(&shape);
+    let rows_per_minute = match limit {
+        RowsPerMinute::Limited(rows) => Some(rows.get()),
+        RowsPerMinute::Unlimited => None,
+    };
+    let guard = &settings.dead_letter.guard;
+    Policy {
+        rules: config.events.rules(),
+        names: provider.integration_names().to_vec(),
+        rows_per_minute,
+        batch: BatchPolicy {
+            max_rows: settings.batch.max_rows(&shape, limit) as usize,
+            max_bytes: settings.batch.max_bytes(&shape).0,
+            overhead_bytes: shape.overhead_bytes,
+            overhead_bytes_per_row: shape.overhead_bytes_per_row,
+            single_below: shape.single_below,
+            linger: settings.batch.linger.0,
+        },
+        max_in_flight: settings.request.max_in_flight(&shape) as usize,
+        request_timeout: settings.request.timeout.0,
+        retry: RetryPolicy {
+            initial: settings.retry.initial.0,
+            max: settings.retry.max.0,
+            max_attempts: settings.retry.max_attempts,
+        },
+        buffer_bytes: settings.buffer.max_bytes.0 as u64,
+        guard: GuardPolicy {
+            ratio: guard.ratio,
+            window: guard.window as usize,
+            // A trickle is never wider than the limit.
+            rows_per_minute: guard.rows_per_minute.min(rows_per_minute.unwrap_or(u32::MAX)),
+        },
+        message_id_window: config.events.message_id_window,
+        commit_interval: config.kafka.commit_interval.0,
+        session_timeout: config.kafka.session_timeout(),
+        seed: seed(),
+    }
+}
+
+/// Differs between processes and lanes; the standard library's hasher is seeded by the operating system.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}
