@@ -15,6 +15,10 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// alone (simulated: 50.05 ms instead of 50 ms keeps full batches at 1,200 in any window).
 const SLOWER: f64 = 1.001;
 
+/// A timer that is late by up to a second is made up for, so that rows sent one by one lose nothing to it. With one row at a
+/// time, lanes on a busy machine used 93 to 95% of the limit (measured).
+const LATE: f64 = 60.0;
+
 /// What a commit's age may hide: five seconds between commits, and five of clock skew between replicas.
 const COMMIT_AGE: Duration = Duration::from_secs(10);
 
@@ -62,6 +66,7 @@ impl Part {
 #[derive(Debug)]
 pub struct RateLimit {
     rows_per_minute: Option<u32>,
+    /// Most rows that all replicas together may send at once: a batch, or what a late timer has to make up for.
     batch: u32,
     timeout: Duration,
     parts: BTreeMap<PartitionId, Part>,
@@ -79,9 +84,10 @@ impl RateLimit {
     /// `rows_per_minute`: the destination's limit, `None` for unlimited; `batch`: most rows in one request;
     /// `timeout`: how long a request may take.
     pub fn new(rows_per_minute: Option<u32>, batch: usize, timeout: Duration) -> Self {
+        let late = rows_per_minute.map_or(0, |limit| (f64::from(limit) / LATE) as u32);
         RateLimit {
             rows_per_minute,
-            batch: u32::try_from(batch.max(1)).unwrap_or(u32::MAX),
+            batch: u32::try_from(batch.max(1)).unwrap_or(u32::MAX).max(late),
             timeout,
             parts: BTreeMap::new(),
             total: 1,
@@ -163,7 +169,7 @@ impl RateLimit {
         self.ledger.held(now)
     }
 
-    /// Most rows that one request may hold under the present share; 0 while there is none.
+    /// Most rows that may leave at once under the present share; 0 while there is none.
     pub fn burst(&mut self, now: Instant) -> usize {
         if self.rows_per_minute.is_none() {
             return self.batch as usize;
@@ -363,6 +369,34 @@ mod tests {
         let half = usable_at + WINDOW / 2;
         assert_eq!((old.bound(now + WINDOW / 2), new.bound(half)), (1050, 150));
         assert_eq!((old.bound(now + WINDOW), new.bound(usable_at + WINDOW)), (900, 300));
+    }
+
+    #[test]
+    fn rows_sent_one_by_one_make_up_for_a_late_timer_and_never_exceed_the_limit() {
+        let began = start();
+        let mut limit = RateLimit::new(Some(1200), 1, TIMEOUT);
+        limit.gain(id(0), None, began);
+        let mut sent: Vec<Duration> = Vec::new();
+        let mut now = began;
+        while now < began + WINDOW * 5 {
+            match limit.take(1, now) {
+                Grant::Rows(rows) => {
+                    assert_eq!(rows, 1);
+                    sent.push(now - began);
+                    limit.answered(1, now, now);
+                }
+                // Every wake-up comes 7 ms late, every hundredth 300 ms.
+                Grant::Wait(at) => {
+                    now = at.max(now) + Duration::from_millis(if sent.len() % 100 == 0 { 300 } else { 7 })
+                }
+                Grant::Blocked => panic!("nothing to wait for"),
+            }
+        }
+        let worst =
+            sent.iter().enumerate().map(|(n, at)| sent[n..].iter().take_while(|other| **other < *at + WINDOW).count());
+        assert!(worst.max() <= Some(1200), "more than the limit in a window");
+        let used = sent.iter().filter(|at| **at >= WINDOW).count();
+        assert!(used >= 4 * 1200 * 98 / 100, "{used} of {}", 4 * 1200);
     }
 
     #[test]

@@ -181,6 +181,9 @@ impl Run {
         // Either of two may die; both are as likely, and a seed always takes the same.
         let victim = pair.remove((self.schedule.seed % pair.len() as u64) as usize);
         let killed = self.kill(victim, life.end).await?;
+        if let Some(broker) = &self.world.embedded {
+            broker.clear_request_errors(RDKafkaApiKey::Produce).expect("an answer");
+        }
         if life.outage == Outage::WhileDown {
             self.broker_down().await;
             self.broker_up().await;

@@ -8,6 +8,9 @@ use sluicegate::demo::simulator::{Faults, Kind, Latency, Mishap, Step};
 
 use crate::events::Traffic;
 
+/// More than a worker's life has time for: what is not written when it dies has to be written by the next one.
+const ALL_WRITES: usize = 1_000;
+
 /// Where the broker is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ground {
@@ -159,7 +162,11 @@ impl Schedule {
             lives,
             reads_slowly: random.chance(0.4),
             failing_commits: if random.chance(0.3) { random.between(1, 4) as usize } else { 0 },
-            failing_writes: if random.chance(0.3) { random.between(1, 6) as usize } else { 0 },
+            failing_writes: match random.below(10) {
+                0 | 1 => random.between(1, 6) as usize,
+                2 | 3 => ALL_WRITES,
+                _ => 0,
+            },
         }
     }
 

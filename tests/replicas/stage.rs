@@ -52,8 +52,8 @@ pub async fn play(scenario: &Scenario) -> Vec<Judgement> {
         let latency = Some(Latency { min_ms: 20, max_ms: 200 });
         world.simulator.provider(kind).set_faults(Faults { latency, ..Faults::default() });
     }
-    // A quarter more than the limit lets through, since partitions and their owners do not all come equally far.
-    let users = scenario.seconds as usize * 25;
+    // Twice what the limit lets through, so that no replica runs out while others have more.
+    let users = scenario.seconds as usize * 40;
     let mut backlog = Backlog::new(users, scenario.event_bytes);
     let first = backlog.first();
     world.produce_all(first).await;
