@@ -93,7 +93,7 @@ impl App {
         let bound = listener.local_addr().unwrap_or(address);
         tracing::info!(address = %bound, "serving /metrics, /livez, /readyz and /status");
         let metrics = Metrics::new();
-        metrics.config_info(&config.hash());
+        metrics.config_info(config.hash());
         let mut board = Board::default();
         let mut lanes = Vec::new();
         for (id, destination) in config.enabled() {

@@ -39,6 +39,10 @@ pub struct Config {
     pub http: HttpSettings,
     pub shutdown: ShutdownSettings,
     pub log: LogSettings,
+    /// See [`Config::hash`].
+    #[serde(skip)]
+    #[schemars(skip)]
+    hash: String,
 }
 
 impl Config {
@@ -94,6 +98,7 @@ impl Config {
         let merged = load::merged(layers, environment)?;
         let mut problems = Vec::new();
         let mut config = read::config(merged, &mut problems);
+        let mut common = config.clone();
         config.keep_only(only, &mut problems);
         let found = validate::problems(&config);
         // A value that could not be read stands at its default, which must not be complained about as well.
@@ -103,7 +108,10 @@ impl Config {
         if !problems.is_empty() {
             return Err(Problems(problems));
         }
-        config.destinations.iter_mut().for_each(|(id, destination)| destination.fill(id));
+        for config in [&mut config, &mut common] {
+            config.destinations.iter_mut().for_each(|(id, destination)| destination.fill(id));
+        }
+        config.hash = common.name_of_settings();
         Ok(config)
     }
 
@@ -144,9 +152,16 @@ impl Config {
         serde_norway::to_string(self).expect("settings hold only text keys and plain values")
     }
 
-    /// Names the effective settings without their secrets: equal settings have equal hashes, also in other processes.
-    pub fn hash(&self) -> String {
-        let mut hash = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, self.to_yaml().as_bytes()).simple().to_string();
+    /// Names the effective settings without their secrets: equal settings have equal hashes, also in other processes. What
+    /// tells the processes of one installation apart (`--destinations`, `group.instance.id`) does not count.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    fn name_of_settings(mut self) -> String {
+        self.kafka.properties.remove("group.instance.id");
+        let text = self.to_yaml();
+        let mut hash = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, text.as_bytes()).simple().to_string();
         // 48 bits tell the configurations of one installation apart.
         hash.truncate(12);
         hash

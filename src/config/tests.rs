@@ -377,11 +377,22 @@ fn a_secret_is_shown_nowhere() {
 
 #[test]
 fn equal_settings_have_equal_hashes_whatever_their_secrets() {
-    let hash = |yaml: &str| load(&[VALID, yaml], &[], &[]).expect("valid").hash();
+    let hash = |yaml: &str| load(&[VALID, yaml], &[], &[]).expect("valid").hash().to_owned();
     assert_eq!(hash("{}"), hash("kafka: {group: sluicegate}"), "a default that is written out changes nothing");
     assert_eq!(hash("{}"), hash("destinations: {d: {token: other}}"));
     assert_ne!(hash("{}"), hash("kafka: {group: other}"));
     assert_eq!(hash("{}").len(), 12);
+}
+
+#[test]
+fn processes_of_one_installation_have_one_hash_whichever_lanes_and_name_they_have() {
+    let two = "destinations: {e: {type: vibefollow, token: t1}}";
+    let hash =
+        |properties: &str, only: &[&str]| load(&[VALID, two, properties], &[], only).expect("valid").hash().to_owned();
+    let static_member = "kafka: {properties: {group.instance.id: replica-0}}";
+    assert_eq!(hash("{}", &[]), hash(static_member, &["d"]));
+    assert_eq!(hash("{}", &["d"]), hash("{}", &["e"]));
+    assert_ne!(hash("{}", &[]), hash("destinations: {e: {enabled: false}}", &[]), "a setting of the installation");
 }
 
 #[test]
