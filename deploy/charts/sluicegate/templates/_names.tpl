@@ -32,15 +32,15 @@
 
 {{/* What Services, monitors and policies select by: all of the release's workers. */}}
 {{- define "sluicegate.selector" -}}
-app.kubernetes.io/name: {{ include "sluicegate.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "sluicegate.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: worker
 {{- end -}}
 
 {{/* What one workload selects by. The lane is in it even if there is one workload for all, so that none ever selects another's pods. */}}
 {{- define "sluicegate.workloadSelector" -}}
 {{ include "sluicegate.selector" . }}
-sluicegate/lane: {{ .workload.lane | trunc 63 | trimSuffix "_" }}
+sluicegate/lane: {{ .workload.lane | trunc 63 | trimSuffix "_" | quote }}
 {{- end -}}
 
 {{/* Labels of everything; .component says of what. */}}
@@ -60,7 +60,7 @@ sluicegate/lane: {{ .workload.lane | trunc 63 | trimSuffix "_" }}
 {{/* The metadata of an object: .root, .name, and where they differ .namespace, .component, .labels and .annotations. */}}
 {{- define "sluicegate.metadata" -}}
 name: {{ .name }}
-namespace: {{ default (include "sluicegate.namespace" .root) .namespace }}
+namespace: {{ default (include "sluicegate.namespace" .root) .namespace | quote }}
 labels:
   {{- include "sluicegate.labels" (dict "root" .root "component" .component "extra" .labels) | nindent 2 }}
 {{- with merge (deepCopy (default dict .annotations)) (deepCopy .root.Values.commonAnnotations) }}

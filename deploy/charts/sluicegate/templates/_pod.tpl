@@ -4,34 +4,27 @@
 {{- if or .Values.secret.existingSecret .Values.secret.data }}true{{ end -}}
 {{- end -}}
 
+{{/* The settings' files as arguments, later ones win; a JSON list. */}}
 {{- define "sluicegate.configArgs" -}}
-{{- if .Values.existingConfigMap }}
-- --config=/etc/sluicegate/base.yaml
-{{- end }}
-{{- if .Values.config }}
-- --config=/etc/sluicegate/sluicegate.yaml
-{{- end }}
+{{- $args := list -}}
+{{- if .Values.existingConfigMap }}{{ $args = append $args "--config=/etc/sluicegate/base.yaml" }}{{ end -}}
+{{- if .Values.config }}{{ $args = append $args "--config=/etc/sluicegate/sluicegate.yaml" }}{{ end -}}
+{{- toJson $args -}}
 {{- end -}}
 
 {{- define "sluicegate.args" -}}
-{{- if .Values.args -}}
-{{- toYaml .Values.args }}
-{{- else -}}
-- run
-{{- include "sluicegate.configArgs" . }}
-{{- with .workload.run }}
-- --destinations={{ join "," . }}
-{{- end }}
-{{- end }}
-{{- with .Values.extraArgs }}
-{{ toYaml . }}
-{{- end }}
+{{- $args := .Values.args -}}
+{{- if not $args -}}
+{{- $args = concat (list "run") (include "sluicegate.configArgs" . | fromJsonArray) -}}
+{{- with .workload.run }}{{ $args = append $args (printf "--destinations=%s" (join "," .)) }}{{ end -}}
+{{- end -}}
+{{- concat $args .Values.extraArgs | toYaml -}}
 {{- end -}}
 
 {{- define "sluicegate.env" -}}
 {{- range $name, $value := .Values.env }}
 - name: {{ $name }}
-  value: {{ kindIs "float64" $value | ternary (int64 (kindIs "float64" $value | ternary $value 0)) $value | toString | quote }}
+  value: {{ $value | quote }}
 {{- end }}
 {{- with .Values.extraEnv }}
 {{ toYaml . }}
@@ -125,7 +118,9 @@ dnsPolicy: {{ . }}
 {{- define "sluicegate.podTemplate" -}}
 metadata:
   labels:
-    {{- include "sluicegate.labels" (dict "root" . "component" "worker" "extra" .Values.podLabels) | nindent 4 }}
+    {{- /* Without the chart's version, which would restart the pods with every release of the chart. */}}
+    {{- $labels := include "sluicegate.workloadSelector" . | fromYaml }}
+    {{- merge $labels (deepCopy .Values.podLabels) (deepCopy .Values.commonLabels) | toYaml | nindent 4 }}
   {{- $annotations := dict "kubectl.kubernetes.io/default-container" "sluicegate" }}
   {{- if and .Values.config .Values.rollout.onConfigChange }}
   {{- $_ := set $annotations "checksum/config" (include "sluicegate.configOf" . | sha256sum) }}
