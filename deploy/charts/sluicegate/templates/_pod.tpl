@@ -188,6 +188,8 @@ spec:
       lifecycle:
         {{- toYaml . | nindent 8 }}
       {{- end }}
+      {{- /* A refused setting ends the process; `kubectl describe` then shows which. */}}
+      terminationMessagePolicy: FallbackToLogsOnError
       resources:
         {{- include "sluicegate.resources" . | nindent 8 }}
       {{- with .Values.securityContext }}
