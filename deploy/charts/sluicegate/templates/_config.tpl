@@ -23,6 +23,17 @@
 {{- regexFind "[0-9]+$" (include "sluicegate.listen" .) | default "9464" -}}
 {{- end -}}
 
+{{- define "sluicegate.hasService" -}}
+{{- if or .Values.service.enabled (eq .Values.workload.kind "StatefulSet") }}true{{ end -}}
+{{- end -}}
+
+{{/* Where others reach the metrics: a headless Service has the pods' own port. */}}
+{{- define "sluicegate.address" -}}
+{{- $headless := and (eq .Values.service.type "ClusterIP") (eq .Values.service.clusterIP "None") -}}
+{{- $port := $headless | ternary (include "sluicegate.httpPort" .) (int .Values.service.port | toString) -}}
+{{- printf "%s.%s:%s" (include "sluicegate.fullname" .) (include "sluicegate.namespace" .) $port -}}
+{{- end -}}
+
 {{- define "sluicegate.drainSeconds" -}}
 {{- $text := include "sluicegate.setting" (dict "config" .Values.config "path" (list "shutdown" "drain") "default" "25s") -}}
 {{- include "sluicegate.seconds" (dict "text" $text "path" "config.shutdown.drain") -}}
