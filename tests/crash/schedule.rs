@@ -129,9 +129,7 @@ impl Schedule {
             // The mock cluster keeps a dead member of the new protocol for 30 s, and knows no static members of the old one.
             Ground::Mock => Membership::Classic,
             Ground::Shared => *random.pick(&[Membership::Classic, Membership::Static]),
-            // A broker that dies amid a static member's join may take the member for another one afterwards; librdkafka then
-            // ends for good, as for a second worker of the same name, and whoever supervises the worker starts it again.
-            Ground::Own => *random.pick(&[Membership::Classic, Membership::Consumer]),
+            Ground::Own => *random.pick(&[Membership::Classic, Membership::Static, Membership::Consumer]),
         };
         let toxic = if random.chance(0.15) { 1 + random.below(2) } else { 0 };
         let users = *random.pick(&[6, 30, 60, 120]);

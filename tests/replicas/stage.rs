@@ -19,7 +19,7 @@ const LIVE: usize = 4;
 
 /// Longest time for what is left to be delivered and committed when the run is over: at Userpilot some thousand rows, at the
 /// speed of its jobs.
-const FINISH: Duration = Duration::from_secs(400);
+const FINISH: Duration = Duration::from_secs(600);
 
 /// Longest time for a worker to end after SIGTERM: its drain of 25 s and leaving the group.
 const LEAVE: Duration = Duration::from_secs(45);
@@ -52,8 +52,8 @@ pub async fn play(scenario: &Scenario) -> Vec<Judgement> {
         let latency = Some(Latency { min_ms: 20, max_ms: 200 });
         world.simulator.provider(kind).set_faults(Faults { latency, ..Faults::default() });
     }
-    // Twice what the limit lets through, so that no replica runs out while others have more.
-    let users = scenario.seconds as usize * 40;
+    // Half as many again as the limit lets through, so that no replica runs out while others have more.
+    let users = scenario.seconds as usize * 30;
     let mut backlog = Backlog::new(users, scenario.event_bytes);
     let first = backlog.first();
     world.produce_all(first).await;
