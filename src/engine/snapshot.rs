@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub retry_after: Duration,
     pub partitions: usize,
     pub partitions_paused: usize,
+    /// Partitions below the fence of their last owner.
+    pub partitions_replaying: usize,
     /// The position that the broker has, per partition.
     pub committed: BTreeMap<PartitionId, Position>,
 }
@@ -75,6 +77,7 @@ impl Engine {
             retry_after,
             partitions: self.partitions.len(),
             partitions_paused: self.partitions.values().filter(|p| p.paused).count(),
+            partitions_replaying: self.partitions.values().filter(|p| p.is_replaying()).count(),
             committed: self.partitions.iter().map(|(id, p)| (*id, p.committed)).collect(),
         }
     }

@@ -144,6 +144,7 @@ impl Lane {
         metrics.lane_state.set(snapshot.state.label());
         metrics.partitions_assigned.set(count(snapshot.partitions as u64));
         metrics.partitions_paused.set(count(snapshot.partitions_paused as u64));
+        metrics.partitions_replaying.set(count(snapshot.partitions_replaying as u64));
         metrics.partitions_stalled.set(count(self.report.stalled as u64));
         let lags: Vec<(String, u64)> =
             lags.iter().map(|(id, lag)| (partition_label(&self.topics, *id), *lag)).collect();

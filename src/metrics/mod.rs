@@ -159,6 +159,7 @@ pub struct LaneMetrics {
     pub commit_failures: Total,
     pub partitions_assigned: IntGauge,
     pub partitions_paused: IntGauge,
+    pub partitions_replaying: IntGauge,
     pub partitions_stalled: IntGauge,
     /// By `REBALANCE_KINDS`.
     pub rebalances: Totals,
@@ -245,6 +246,10 @@ impl LaneMetrics {
             commit_failures: lane.total("commit_failures_total", "Commits that failed."),
             partitions_assigned: lane.count("partitions_assigned", "Partitions that this lane owns."),
             partitions_paused: lane.count("partitions_paused", "Owned partitions that are not read at present."),
+            partitions_replaying: lane.count(
+                "partitions_replaying",
+                "Owned partitions that are read up to the fence of their last owner; nothing of them is sent before.",
+            ),
             partitions_stalled: lane.count(
                 "partitions_stalled",
                 "Owned partitions that bring nothing though they have records, or whose broker does not answer.",
@@ -311,6 +316,7 @@ mod tests {
         counter sluicegate_commit_failures_total
         gauge sluicegate_partitions_assigned
         gauge sluicegate_partitions_paused
+        gauge sluicegate_partitions_replaying
         gauge sluicegate_partitions_stalled
         counter sluicegate_rebalances_total
         counter sluicegate_offset_gaps_total

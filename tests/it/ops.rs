@@ -41,6 +41,7 @@ const METRICS: &[(&str, &str)] = &[
     ("sluicegate_commit_failures_total", ""),
     ("sluicegate_partitions_assigned", ""),
     ("sluicegate_partitions_paused", ""),
+    ("sluicegate_partitions_replaying", ""),
     ("sluicegate_partitions_stalled", ""),
     ("sluicegate_rebalances_total", "kind=\"revoked\""),
     ("sluicegate_offset_gaps_total", ""),
