@@ -59,9 +59,8 @@ const REQUEST_SECONDS: [f64; 9] = [0.01, 0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30
 /// Rows. The edges hold the providers' batch limits: Vitally 100, VibeFollow 1,000, Userpilot's bulk up to 10,000.
 const REQUEST_ROWS: [f64; 5] = [1.0, 10.0, 100.0, 1_000.0, 10_000.0];
 
-/// Seconds: 1 s, 5 s, 15 s, 1 min, 5 min, 15 min, 1 h, 4 h, 12 h, 1 d, 7 d. A backlog of a million rows takes 14 hours.
-const LATENCY_SECONDS: [f64; 11] =
-    [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0, 604_800.0];
+/// Seconds: 5, 15, 30, then 1, 2, 5 and 15 minutes, 1 and 4 hours, 1 and 7 days. A backlog of a million rows takes 14 hours.
+const LATENCY_SECONDS: [f64; 11] = [5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0, 604_800.0];
 
 /// The process's metrics, in a registry of their own.
 pub struct Metrics {
