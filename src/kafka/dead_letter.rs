@@ -35,8 +35,14 @@ pub struct DeadLetterRecord {
 /// An idempotent producer with `acks=all`.
 pub struct DeadLetterProducer {
     config: ClientConfig,
-    /// Replaced after a fatal error, from which an idempotent producer does not recover.
-    producer: Mutex<FutureProducer<LogOnly>>,
+    current: Mutex<Current>,
+}
+
+/// The producer in use.
+struct Current {
+    producer: FutureProducer<LogOnly>,
+    /// Tells it from the ones before.
+    number: u64,
 }
 
 impl DeadLetterProducer {
@@ -57,14 +63,17 @@ impl DeadLetterProducer {
             ("partitioner", "murmur2_random"),
         ];
         let config = client_config(&defaults, &producer_properties(properties), &owned);
-        let producer = create(&config)?;
-        Ok(DeadLetterProducer { config, producer: Mutex::new(producer) })
+        let current = Current { producer: create(&config)?, number: 0 };
+        Ok(DeadLetterProducer { config, current: Mutex::new(current) })
     }
 
     /// Resolves when the broker has acknowledged the letter or refused it, within about 30 s. After an error the letter
     /// may still have been written. A topic that does not exist is created if the broker does so by itself.
     pub async fn produce(&self, letter: DeadLetterRecord) -> Result<(), Error> {
-        let producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (producer, number) = {
+            let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            (current.producer.clone(), current.number)
+        };
         let DeadLetterRecord { topic, key, value, headers } = letter;
         let bytes = value.len();
         let mut list = OwnedHeaders::new_with_capacity(headers.len());
@@ -84,18 +93,22 @@ impl DeadLetterProducer {
             Err(error) => Err(error),
         };
         let Err(error) = result else { return Ok(()) };
-        if producer.client().fatal_error().is_some() {
-            self.renew()?;
+        // From a fatal error an idempotent producer does not recover, and after a time-out it may not: one was seen to time
+        // out for minutes, until the process was restarted, when its broker had long been back.
+        if producer.client().fatal_error().is_some()
+            || error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageTimedOut)
+        {
+            self.renew(number)?;
         }
         Err(not_written(&error, topic, bytes))
     }
 
-    /// Replaces a producer that has failed for good.
-    fn renew(&self) -> Result<(), Error> {
-        let mut producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Replaces the producer with this number. Letters that it still holds are written by it or fail.
+    fn renew(&self, number: u64) -> Result<(), Error> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         // Another letter may have done it already.
-        if producer.client().fatal_error().is_some() {
-            *producer = create(&self.config)?;
+        if current.number == number {
+            *current = Current { producer: create(&self.config)?, number: number + 1 };
         }
         Ok(())
     }
