@@ -387,7 +387,7 @@ mod tests {
                 }
                 // Every wake-up comes 7 ms late, every hundredth 300 ms.
                 Grant::Wait(at) => {
-                    now = at.max(now) + Duration::from_millis(if sent.len() % 100 == 0 { 300 } else { 7 })
+                    now = at.max(now) + Duration::from_millis(if sent.len().is_multiple_of(100) { 300 } else { 7 })
                 }
                 Grant::Blocked => panic!("nothing to wait for"),
             }
