@@ -190,6 +190,8 @@ impl Lane {
             tokio::select! {
                 event = self.source.recv(), if !self.has_left() => match event {
                     Some(event) => self.on_source(event)?,
+                    // The channel of a fenced consumer can close while this waits for it.
+                    None if self.rejoin_at.is_some() => {}
                     None => return Err(self.refused("the consumer thread has ended".to_owned())),
                 },
                 Some(done) = self.requests.join_next() => match done {
