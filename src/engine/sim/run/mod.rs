@@ -151,6 +151,9 @@ pub struct Run {
     /// Whether all owners so far left cleanly: then nothing that was delivered may be sent again.
     is_clean: bool,
     last_commit: CommitOutcome,
+    /// Commits that failed one after the other before the last one.
+    failed_before_last: u32,
+    failed_in_a_row: u32,
     totals: Totals,
     faults: Vec<String>,
 }
@@ -212,6 +215,8 @@ impl Run {
             delivered: BTreeMap::new(),
             is_clean: true,
             last_commit: CommitOutcome::Done,
+            failed_before_last: 0,
+            failed_in_a_row: 0,
             totals: Totals::default(),
             faults: Vec::new(),
         };
@@ -363,7 +368,8 @@ impl Run {
         if !self.engine.is_drained() {
             self.faults.push(format!("does not drain: {:?}", self.engine.snapshot(self.clock())));
         }
-        if !self.engine.is_drained() || self.last_commit != CommitOutcome::Done {
+        // After two refusals the last commit goes without the list of who is settled, for a broker that takes no such list.
+        if !self.engine.is_drained() || self.last_commit != CommitOutcome::Done || self.failed_before_last >= 2 {
             self.is_clean = false;
         }
         self.restart();
@@ -447,6 +453,8 @@ impl Run {
                 }
                 self.engine.on_commit(id, outcome, self.now);
                 self.last_commit = outcome;
+                self.failed_before_last = self.failed_in_a_row;
+                self.failed_in_a_row = if outcome == CommitOutcome::Done { 0 } else { self.failed_in_a_row + 1 };
                 if outcome == CommitOutcome::Fenced {
                     self.is_clean = false;
                     // The group takes everything away and gives it back.
