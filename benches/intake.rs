@@ -1,0 +1,238 @@
+//! How fast a backlog is taken in from a real Kafka, beside what the client library can do: a loop that only counts, one that
+//! also parses, and the worker (decode, repeats, merge, offsets), in one run on one core.
+//!
+//! `SLUICEGATE_TEST_BROKERS=127.0.0.1:9092 cargo bench --bench intake`. Needs `taskset`; the programs measured run on core 1,
+//! so keep the broker off it: with `SLUICEGATE_BENCH_BROKER_PID` it is pinned to core 0. The events are written once, to a
+//! topic of their own, and read again by later runs. `SLUICEGATE_BENCH_ROUNDS=5` measures each program five times.
+
+use std::io::Write as _;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message as _;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+const TOPIC: &str = "sluicegate-bench-intake";
+const PARTITIONS: i32 = 12;
+const EVENTS: i64 = 2_000_000;
+const USERS: u64 = 50_000;
+
+/// Which loop a child runs; absent in the program that measures.
+const ROLE: &str = "SLUICEGATE_BENCH_ROLE";
+
+/// The core of whatever is measured.
+const CORE: &str = "1";
+
+/// Nothing here takes longer.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+fn main() {
+    let Ok(brokers) = std::env::var("SLUICEGATE_TEST_BROKERS") else {
+        return println!("skipped: set SLUICEGATE_TEST_BROKERS to a Kafka of your own");
+    };
+    match std::env::var(ROLE).as_deref() {
+        Ok("count") => read(&brokers, |_| {}),
+        Ok("parse") => read(&brokers, parse),
+        _ => measure(&brokers),
+    }
+}
+
+fn measure(brokers: &str) {
+    write(brokers);
+    if let Ok(pid) = std::env::var("SLUICEGATE_BENCH_BROKER_PID") {
+        let pinned = Command::new("taskset").args(["-acp", "0", &pid]).stdout(Stdio::null()).status();
+        assert!(pinned.is_ok_and(|status| status.success()), "cannot pin the broker");
+    }
+    let rounds = std::env::var("SLUICEGATE_BENCH_ROUNDS").map_or(3, |text| text.parse().expect("a number of rounds"));
+    let (mut count, mut parse, mut worker) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..rounds {
+        count.push(baseline(brokers, "count"));
+        parse.push(baseline(brokers, "parse"));
+        worker.push(take_in(brokers, round));
+        let last = |rates: &[f64]| rates.last().copied().unwrap_or_default();
+        println!(
+            "round {}: count {:.0}/s, parse {:.0}/s, worker {:.0}/s: {:.0}% of parse",
+            round + 1,
+            last(&count),
+            last(&parse),
+            last(&worker),
+            100.0 * last(&worker) / last(&parse)
+        );
+    }
+    let (count, parse, worker) = (median(count), median(parse), median(worker));
+    println!("median: count {count:.0}/s, parse {parse:.0}/s, worker {worker:.0}/s");
+    println!(
+        "worker: {:.0}% of the parsing loop, {:.0}% of the counting loop",
+        100.0 * worker / parse,
+        100.0 * worker / count
+    );
+}
+
+fn median(mut rates: Vec<f64>) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
+}
+
+/// An event of about 600 bytes, as the documentation's figures are for.
+fn event(n: i64) -> (String, String) {
+    // A prime, so that users come in an order without pattern.
+    let user = n as u64 * 1_000_000_007 % USERS;
+    let text = format!(
+        r#"{{"type":"identify","userId":"user-{user:08}","anonymousId":"5f0c2f1e-8f0f-4b7e-9d39-0f4c1f3f6a77","messageId":"ajs-next-{n:013}-1b9d6bcd-bbfd-4b2d","timestamp":"2026-11-22T09:00:00.000Z","receivedAt":"2026-11-22T09:00:00.412Z","context":{{"groupId":"acme-42","ip":"203.0.113.7","library":{{"name":"analytics.js","version":"2.11.1"}},"locale":"en-US","page":{{"path":"/app","url":"https://example.com/app"}}}},"traits":{{"email":"ada@example.com","firstName":"Ada","plan":"growth","seats":{n},"trial":false,"company":{{"id":"acme-42","name":"Acme"}},"createdAt":"2024-03-01T00:00:00Z"}}}}"#
+    );
+    (format!("user-{user:08}"), text)
+}
+
+/// Writes the events, unless an earlier run has.
+fn write(brokers: &str) {
+    let consumer = consumer(brokers);
+    let there: i64 = (0..PARTITIONS)
+        .filter_map(|partition| consumer.fetch_watermarks(TOPIC, partition, Duration::from_secs(10)).ok())
+        .map(|(_, high)| high)
+        .sum();
+    if there == EVENTS {
+        return;
+    }
+    assert_eq!(there, 0, "topic {TOPIC} holds something else: delete it");
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("partitioner", "murmur2_random")
+        .set("linger.ms", "50")
+        .set("batch.size", "262144")
+        .create()
+        .expect("a producer");
+    for n in 0..EVENTS {
+        let (key, text) = event(n);
+        let mut record = BaseRecord::to(TOPIC).key(&key).payload(&text);
+        while let Err((error, back)) = producer.send(record) {
+            let is_full = matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull));
+            assert!(is_full, "{error}");
+            producer.poll(Duration::from_millis(10));
+            record = back;
+        }
+    }
+    producer.flush(DEADLINE).expect("the broker takes them all");
+    println!("{EVENTS} events of {} bytes written to {TOPIC}", event(0).1.len());
+}
+
+fn consumer(brokers: &str) -> BaseConsumer {
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "sluicegate-bench")
+        .set("enable.auto.commit", "false")
+        // Without it fetching pauses for a second whenever the local queue is full.
+        .set("fetch.queue.backoff.ms", "10")
+        .create()
+        .expect("a consumer")
+}
+
+/// Reads the topic from its beginning, as a child does, and prints events a second.
+fn read(brokers: &str, mut take: impl FnMut(&[u8])) {
+    let consumer = consumer(brokers);
+    let mut list = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        list.add_partition_offset(TOPIC, partition, Offset::Beginning).expect("a list");
+    }
+    consumer.assign(&list).expect("an assignment");
+    let (mut seen, mut began, deadline) = (0, None, Instant::now() + DEADLINE);
+    while seen < EVENTS {
+        assert!(Instant::now() < deadline, "{seen} events after {DEADLINE:?}");
+        let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
+        take(message.expect("a record").payload().expect("a payload"));
+        began.get_or_insert_with(Instant::now);
+        seen += 1;
+    }
+    println!("{}", EVENTS as f64 / began.expect("events").elapsed().as_secs_f64());
+}
+
+/// What is the least that anybody needs of an event.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Parsed<'a> {
+    #[serde(borrow)]
+    user_id: &'a str,
+    #[serde(borrow)]
+    traits: &'a RawValue,
+}
+
+fn parse(payload: &[u8]) {
+    let parsed: Parsed<'_> = serde_json::from_slice(payload).expect("an event");
+    std::hint::black_box((parsed.user_id, parsed.traits));
+}
+
+fn pinned(program: &str) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["-c", CORE, program]);
+    command
+}
+
+/// Events a second of a loop in a process of its own.
+fn baseline(brokers: &str, role: &str) -> f64 {
+    let program = std::env::current_exe().expect("a path");
+    let output = pinned(&program.to_string_lossy())
+        .envs([(ROLE, role), ("SLUICEGATE_TEST_BROKERS", brokers)])
+        .output()
+        .expect("taskset is installed");
+    assert!(output.status.success(), "{role}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number")
+}
+
+/// Kills what it holds when a measurement fails.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Events a second of the worker, from the first event to the last, with a provider that takes nothing.
+fn take_in(brokers: &str, round: usize) -> f64 {
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+    let mut config = tempfile::NamedTempFile::new().expect("a file");
+    // Port 9 is the discard service, which nobody runs any more: connections are refused.
+    write!(
+        config,
+        "kafka: {{ brokers: \"{brokers}\", topics: [{TOPIC}], group: bench-{}-{round}, properties: {{ group.protocol: consumer }} }}\n\
+         http: {{ listen: \"127.0.0.1:{port}\" }}\n\
+         log: {{ level: error }}\n\
+         destinations:\n  vitally: {{ type: vitally, base_url: \"http://127.0.0.1:9\", token: none, buffer: {{ max_bytes: 4GiB }} }}\n",
+        std::process::id()
+    )
+    .expect("written");
+    let mut command = pinned(env!("CARGO_BIN_EXE_sluicegate"));
+    command.args(["run", "-c"]).arg(config.path());
+    let worker = Killed(command.stdout(Stdio::null()).spawn().expect("taskset is installed"));
+    let url = format!("http://127.0.0.1:{port}/metrics");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let rate = runtime.block_on(async {
+        let client = reqwest::Client::new();
+        let (deadline, mut first) = (Instant::now() + DEADLINE, None);
+        loop {
+            assert!(Instant::now() < deadline, "the worker does not take {EVENTS} events in");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let Ok(reply) = client.get(&url).send().await else { continue };
+            let now = Instant::now();
+            let text = reply.text().await.unwrap_or_default();
+            let line =
+                text.lines().find_map(|line| line.strip_prefix("sluicegate_events_consumed_total{")?.rsplit_once(' '));
+            let consumed: f64 = line.and_then(|(_, value)| value.parse().ok()).unwrap_or_default();
+            if consumed == 0.0 {
+                continue;
+            }
+            let (from, at) = *first.get_or_insert((consumed, now));
+            if consumed == EVENTS as f64 {
+                break (consumed - from) / (now - at).as_secs_f64();
+            }
+        }
+    });
+    drop(worker);
+    rate
+}
