@@ -5,6 +5,7 @@ mod letter;
 mod membership;
 mod policy;
 mod report;
+mod requests;
 pub mod settings;
 
 use std::collections::BTreeSet;
@@ -14,19 +15,20 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use self::requests::Done;
 use crate::config::{Config, Destination, Problem};
-use crate::engine::verdict::{Answer, EncodedRow, JobId, Rejection, Verdict};
+use crate::engine::verdict::{EncodedRow, Rejection};
 use crate::engine::{
-    Action, BatchId, CommitId, CommitOutcome, Engine, Fence, Gained, LaneState, LetterId, Note, Now, Outgoing, Settled,
+    Action, CommitId, CommitOutcome, Engine, Fence, Gained, LaneState, LetterId, Note, Now, Outgoing, Settled,
 };
 use crate::kafka::consumer::{Consumer, ConsumerSettings};
 use crate::kafka::dead_letter::DeadLetterProducer;
 use crate::kafka::{self, Command, CommitEntry, CommitError, SourceEvent};
 use crate::metrics::{LaneMetrics, Metrics};
 use crate::ops::{LaneStatus, Reporter};
-use crate::providers::{self, Asked, Provider, Reply, Row, Version};
+use crate::providers::{self, Provider, Row, Version};
 use crate::record::PartitionId;
-use crate::sender::{self, Failure, Sender, SenderSettings};
+use crate::sender::{self, Sender, SenderSettings};
 use crate::token::TokenSource;
 
 /// Batches of records between the consumer thread and the loop: a few milliseconds of work, so that records are ready when
@@ -54,18 +56,6 @@ pub enum Error {
     /// A request or dead-letter task panicked; Kafka has everything that it held.
     #[error("destination {destination}: a task ended without an answer; this is a bug, restart the worker")]
     LostTask { destination: String },
-}
-
-/// What came of one HTTP request.
-struct Done {
-    batch: BatchId,
-    /// The job asked about and the polls before this one; `None` for a send.
-    job: Option<(JobId, u32)>,
-    rows: usize,
-    took: Duration,
-    /// What the request was sent with; the file may have brought another one since.
-    token: secrecy::SecretString,
-    reply: Result<Reply, Failure>,
 }
 
 /// A destination at work.
@@ -284,31 +274,6 @@ impl Lane {
         self.engine.on_commit(id, outcome, now.at);
     }
 
-    fn on_reply(&mut self, done: Done) {
-        let asked = match &done.job {
-            Some((job, polls)) => Asked::Job { job, rows: done.rows, polls: *polls },
-            None => Asked::Send { rows: done.rows },
-        };
-        let answer = match &done.reply {
-            Ok(reply) => echo::without_token(self.provider.classify(asked, reply), &done.token),
-            Err(failure) => Answer::All(Verdict::Unavailable(failure.outage)),
-        };
-        self.metrics.requests.add(report::request_outcome(&answer), 1);
-        self.metrics.request_duration_seconds.observe(done.took.as_secs_f64());
-        if done.job.is_none() {
-            self.metrics.request_rows.observe(done.rows as f64);
-        }
-        if let Some(text) = report::failure_text(&answer, &done.reply) {
-            tracing::debug!(destination = %self.id, rows = done.rows, "{text}");
-            self.report.failed(text);
-        }
-        self.engine.on_answer(done.batch, answer, Instant::now());
-        let now_ms = wall_ms();
-        for event_ms in self.engine.take_delivered() {
-            self.metrics.delivery_latency_seconds.observe(now_ms.saturating_sub(event_ms).max(0) as f64 / 1000.0);
-        }
-    }
-
     fn on_written(&mut self, letter: LetterId, result: Result<(), kafka::Error>) {
         if let Err(error) = &result {
             tracing::warn!(destination = %self.id, "dead letter not written, the lane waits: {error}");
@@ -352,49 +317,6 @@ impl Lane {
             // A rotated token file is noticed within one turn of the loop, not at the next probe minutes later.
             self.current_token();
         }
-    }
-
-    fn send(&mut self, batch: BatchId, rows: &[EncodedRow]) {
-        let token = self.current_token();
-        let request = self.provider.request(rows, &token);
-        self.spawn(batch, None, rows.len(), request, token);
-    }
-
-    fn ask_about(&mut self, batch: BatchId, job: JobId, rows: usize, polls: u32) {
-        let token = self.current_token();
-        match self.provider.poll(&job, &token) {
-            Some(request) => self.spawn(batch, Some((job, polls)), rows, request, token),
-            // A provider without jobs never answers that one was submitted.
-            None => tracing::error!(destination = %self.id, "a job at a provider without jobs"),
-        }
-    }
-
-    fn current_token(&mut self) -> secrecy::SecretString {
-        let current = self.token.current(Instant::now());
-        if let Some(warning) = current.warning {
-            tracing::warn!(destination = %self.id, "{warning}");
-        }
-        if current.changed {
-            tracing::info!(destination = %self.id, "the token file has changed");
-            self.engine.probe_now(Instant::now());
-        }
-        current.token
-    }
-
-    fn spawn(
-        &mut self,
-        batch: BatchId,
-        job: Option<(JobId, u32)>,
-        rows: usize,
-        request: http::Request<bytes::Bytes>,
-        token: secrecy::SecretString,
-    ) {
-        let sender = Arc::clone(&self.sender);
-        let started = Instant::now();
-        self.requests.spawn(async move {
-            let reply = sender.send(request, started).await;
-            Done { batch, job, rows, took: started.elapsed(), token, reply }
-        });
     }
 
     fn release(&mut self, partitions: &[PartitionId]) {

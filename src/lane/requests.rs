@@ -1,0 +1,92 @@
+//! A lane's requests: sent with the token of the moment, answered to the engine.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Lane, echo, report, wall_ms};
+use crate::engine::BatchId;
+use crate::engine::verdict::{Answer, EncodedRow, JobId, Verdict};
+use crate::providers::{Asked, Reply};
+use crate::sender::Failure;
+
+/// What came of one HTTP request.
+pub(super) struct Done {
+    batch: BatchId,
+    /// The job asked about and the polls before this one; `None` for a send.
+    job: Option<(JobId, u32)>,
+    rows: usize,
+    took: Duration,
+    /// What the request was sent with; the file may have brought another one since.
+    token: secrecy::SecretString,
+    reply: Result<Reply, Failure>,
+}
+
+impl Lane {
+    pub(super) fn send(&mut self, batch: BatchId, rows: &[EncodedRow]) {
+        let token = self.current_token();
+        let request = self.provider.request(rows, &token);
+        self.spawn(batch, None, rows.len(), request, token);
+    }
+
+    pub(super) fn ask_about(&mut self, batch: BatchId, job: JobId, rows: usize, polls: u32) {
+        let token = self.current_token();
+        match self.provider.poll(&job, &token) {
+            Some(request) => self.spawn(batch, Some((job, polls)), rows, request, token),
+            // A provider without jobs never answers that one was submitted.
+            None => tracing::error!(destination = %self.id, "a job at a provider without jobs"),
+        }
+    }
+
+    pub(super) fn current_token(&mut self) -> secrecy::SecretString {
+        let current = self.token.current(Instant::now());
+        if let Some(warning) = current.warning {
+            tracing::warn!(destination = %self.id, "{warning}");
+        }
+        if current.changed {
+            tracing::info!(destination = %self.id, "the token file has changed");
+            self.engine.probe_now(Instant::now());
+        }
+        current.token
+    }
+
+    fn spawn(
+        &mut self,
+        batch: BatchId,
+        job: Option<(JobId, u32)>,
+        rows: usize,
+        request: http::Request<bytes::Bytes>,
+        token: secrecy::SecretString,
+    ) {
+        let sender = Arc::clone(&self.sender);
+        let started = Instant::now();
+        self.requests.spawn(async move {
+            let reply = sender.send(request, started).await;
+            Done { batch, job, rows, took: started.elapsed(), token, reply }
+        });
+    }
+
+    pub(super) fn on_reply(&mut self, done: Done) {
+        let asked = match &done.job {
+            Some((job, polls)) => Asked::Job { job, rows: done.rows, polls: *polls },
+            None => Asked::Send { rows: done.rows },
+        };
+        let answer = match &done.reply {
+            Ok(reply) => echo::without_token(self.provider.classify(asked, reply), &done.token),
+            Err(failure) => Answer::All(Verdict::Unavailable(failure.outage)),
+        };
+        self.metrics.requests.add(report::request_outcome(&answer), 1);
+        self.metrics.request_duration_seconds.observe(done.took.as_secs_f64());
+        if done.job.is_none() {
+            self.metrics.request_rows.observe(done.rows as f64);
+        }
+        if let Some(text) = report::failure_text(&answer, &done.reply) {
+            tracing::debug!(destination = %self.id, rows = done.rows, "{text}");
+            self.report.failed(text);
+        }
+        self.engine.on_answer(done.batch, answer, Instant::now());
+        let now_ms = wall_ms();
+        for event_ms in self.engine.take_delivered() {
+            self.metrics.delivery_latency_seconds.observe(now_ms.saturating_sub(event_ms).max(0) as f64 / 1000.0);
+        }
+    }
+}
