@@ -2,7 +2,7 @@
 //! the limit lets through; judged only by what the simulated providers received, what was committed, and a plain replay.
 //!
 //! Short scenarios run always, on librdkafka's mock cluster or on the broker that `SLUICEGATE_TEST_BROKERS` names. The long
-//! ones take nine minutes and need a real Kafka:
+//! ones take a quarter of an hour and need a real Kafka:
 //!
 //! ```text
 //! SLUICEGATE_LONG_TESTS=1 SLUICEGATE_TEST_BROKERS=127.0.0.1:9092 cargo test --test replicas -- --nocapture
@@ -57,7 +57,7 @@ async fn replicas_share_the_limit_while_they_come_and_go() {
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_share_the_limit_through_minutes_of_change_on_a_real_kafka() {
     if std::env::var_os("SLUICEGATE_LONG_TESTS").is_none() {
-        return println!("skipped: takes nine minutes; set SLUICEGATE_LONG_TESTS=1");
+        return println!("skipped: takes a quarter of an hour; set SLUICEGATE_LONG_TESTS=1");
     }
     assert!(std::env::var_os("SLUICEGATE_TEST_BROKERS").is_some(), "needs a real Kafka: set SLUICEGATE_TEST_BROKERS");
     play(scenario::long(&std::env::var("SLUICEGATE_TEST_PROPERTIES").unwrap_or_default())).await;

@@ -102,8 +102,8 @@
 {{- $sum -}}
 {{- end -}}
 
-{{/* Memory that a process with the lanes .ids needs, in MiB: the buffers and 40%, at least the buffers and 150 MiB. */}}
+{{/* Memory that a process with the lanes .ids needs, in MiB: the buffers and 40%, at least the buffers, an eighth of them and 150 MiB. */}}
 {{- define "sluicegate.neededMiB" -}}
 {{- $buffers := include "sluicegate.bufferBytes" . | float64 -}}
-{{- divf (maxf (mulf $buffers 1.4) (addf $buffers 157286400.0)) 1048576.0 | ceil | int64 -}}
+{{- divf (maxf (mulf $buffers 1.4) (addf (mulf $buffers 1.125) 157286400.0)) 1048576.0 | ceil | int64 -}}
 {{- end -}}

@@ -59,7 +59,7 @@
 {{- $needed := include "sluicegate.neededMiB" (dict "root" . "ids" .workload.ids) | int64 -}}
 {{- $limit := include "sluicegate.bytes" (dict "text" (toString $memory) "path" "resources.limits.memory") | int64 -}}
 {{- if lt $limit (mul $needed 1048576) }}
-- {{ $name }} may use {{ $memory }} of memory, but its lanes' buffers and 40% are {{ $needed }}Mi: lower buffer.max_bytes or raise the limit.
+- {{ $name }} may use {{ $memory }} of memory, but its lanes' buffers ask for {{ $needed }}Mi: lower buffer.max_bytes or raise the limit.
 {{- end -}}
 {{- end -}}
 {{- with .Values.podDisruptionBudget -}}
