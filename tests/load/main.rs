@@ -1,10 +1,9 @@
-//! The worker under load and in tight places: memory, floods, skew, stalls, a blocked log, no disk, leaping clocks.
+//! The worker under load and in tight places: memory, floods, skew, stalls, a blocked log, no disk.
 //!
 //! Short by default. The full sizes take a real Kafka, 4 GB of its disk and half an hour:
 //! `SLUICEGATE_LONG_TESTS=1 SLUICEGATE_TEST_BROKERS=127.0.0.1:9092 cargo test --release --test load -- --nocapture --test-threads 1`
 
 mod backlog;
-mod clock;
 mod confined;
 mod flood;
 mod memory;

@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sluicegate::engine::verdict::{Answer, EncodedRow, Outage, Verdict};
-use sluicegate::engine::{
-    Action, BatchId, BatchPolicy, CommitId, CommitOutcome, Engine, Gained, GuardPolicy, Now, Outgoing, Policy,
-    RetryPolicy, Settled,
-};
-use sluicegate::event::Rules;
-use sluicegate::record::{Offset, PartitionId, Position, Record};
 use uuid::Uuid;
+
+use crate::engine::testing::{policy, start};
+use crate::engine::verdict::{Answer, EncodedRow, Outage, Verdict};
+use crate::engine::{Action, BatchId, CommitId, CommitOutcome, Engine, Gained, Now, Outgoing, Settled};
+use crate::record::{Offset, PartitionId, Position, Record};
 
 const PARTITION: PartitionId = PartitionId { topic: 0, partition: 0 };
 
@@ -27,31 +25,6 @@ type Leap = fn(Duration) -> i64;
 enum Happening {
     Answer(BatchId, Answer),
     Commit(CommitId),
-}
-
-fn policy() -> Policy {
-    Policy {
-        rules: Rules { max_bytes: 4_096, use_anonymous_id: false, account_trait: None },
-        names: vec!["any"],
-        rows_per_minute: Some(1_200),
-        batch: BatchPolicy {
-            max_rows: 50,
-            max_bytes: 500_000,
-            overhead_bytes: 2,
-            overhead_bytes_per_row: 1,
-            single_below: 0,
-            linger: Duration::from_secs(1),
-        },
-        max_in_flight: 4,
-        request_timeout: Duration::from_secs(10),
-        retry: RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(20), max_attempts: 8 },
-        buffer_bytes: 64 << 20,
-        guard: GuardPolicy { ratio: 0.5, window: 200, rows_per_minute: 60 },
-        message_id_window: 0,
-        commit_interval: Duration::from_secs(1),
-        session_timeout: Duration::from_secs(45),
-        seed: 7,
-    }
 }
 
 /// What every tenth request meets: an outage, or to be told to wait.
@@ -114,7 +87,7 @@ fn sends(began: Instant, leap: Leap) -> Vec<(Duration, usize)> {
 #[test]
 fn leaps_of_the_wall_clock_change_neither_what_is_sent_nor_when() {
     const HOUR_MS: i64 = 3_600_000;
-    let began = Instant::now();
+    let began = start();
     let steady = sends(began, |_| 0);
     let rows: usize = steady.iter().map(|(_, rows)| rows).sum();
     assert!(rows > 3_000, "{rows} rows in five minutes");
