@@ -73,12 +73,13 @@ impl Engine {
             };
             self.partitions.insert(gained.partition, partition);
         }
-        let room = self.room_for_ids();
-        self.partitions.values_mut().for_each(|partition| partition.ids.shrink(room));
+        self.share_out_room();
     }
 
-    fn room_for_ids(&self) -> usize {
-        dedup::room(self.policy.message_id_window, self.policy.buffer_bytes, self.partitions.len())
+    /// Gives each partition its part of the room for message ids.
+    fn share_out_room(&mut self) {
+        let room = dedup::room(self.policy.message_id_window, self.policy.buffer_bytes, self.partitions.len());
+        self.partitions.values_mut().for_each(|partition| partition.ids.set_room(room));
     }
 
     /// The group takes these partitions away: their share goes at once, nothing more of them is sent. What is in flight is
@@ -154,10 +155,9 @@ impl Engine {
         if !identify.allows(&self.policy.names) {
             return self.counters.skipped(SkipReason::OptedOut, 1);
         }
-        let room = self.room_for_ids();
         let Some(partition) = self.partitions.get_mut(&record.partition) else { return };
         if let Some(id) = &identify.message_id
-            && !partition.ids.insert(id, self.rows.hasher(), room)
+            && !partition.ids.insert(id, self.rows.hasher())
         {
             // A successor that starts behind the original takes the repeat for an event of its own.
             partition.note_ahead(Member::user(&identify.user_id), record.offset);
@@ -259,6 +259,7 @@ impl Engine {
         self.limit.lose(id, now);
         self.commits.forget(id);
         let Some(partition) = self.partitions.remove(&id) else { return };
+        self.share_out_room();
         let owners: Vec<Owner> = partition.tracker.owners().collect();
         for owner in owners {
             match owner {
