@@ -163,7 +163,6 @@ impl Engine {
             partition.note_ahead(Member::user(&identify.user_id), record.offset);
             return self.counters.skipped(SkipReason::Duplicate, 1);
         }
-        let payload = record.payload.unwrap_or_default();
         self.pending_events += 1;
         let chain = self.rows.find(&identify.user_id, record.partition);
         self.counters.miskeyed_events += u64::from(chain.is_some_and(|chain| chain.has_others));
@@ -174,7 +173,7 @@ impl Engine {
         {
             let before = row.bytes();
             let was_suspect = row.is_suspect();
-            row.append(record, payload, &self.policy.rules);
+            row.append(identify, record, &self.policy.rules);
             partition.pending_bytes = partition.pending_bytes + row.bytes() as u64 - before as u64;
             self.counters.events_merged += 1;
             if was_suspect {
@@ -190,7 +189,7 @@ impl Engine {
         self.next_id += 1;
         // The entry learns its row's index below: a row is made with its entry's id.
         let entry = partition.tracker.open(record.offset, Owner::Row(u32::MAX));
-        let row = Row::new(self.next_id, entry, &identify.user_id, record, payload, stage, now);
+        let row = Row::new(self.next_id, entry, identify, record, stage, now);
         partition.pending_bytes += row.bytes() as u64;
         let index = match chain {
             Some(chain) => self.rows.insert_behind(chain.tail, row),

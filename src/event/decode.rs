@@ -1,13 +1,16 @@
 //! What one record holds: an identify event, something to skip, or something that cannot be read.
 
 use std::borrow::Cow;
+use std::fmt;
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use super::coverage::Names;
 use super::json::{is_too_deep, surrogates_pair_up};
-use super::{DecodeError, Decoded, Identify, Rules, SkipReason, for_each_entry};
+use super::{DecodeError, Decoded, Entries, Identify, Rules, SkipReason, for_each_entry};
 
 /// Reads one record's payload.
 ///
@@ -29,41 +32,68 @@ pub fn decode<'a>(payload: Option<&'a [u8]>, rules: &Rules) -> Result<Decoded<'a
 /// Reads a payload that was accepted before, or that events accepted before were merged into: the limit on one event's
 /// length is none on what many of them add up to.
 pub(super) fn decode_any_length<'a>(payload: &'a [u8], rules: &Rules) -> Result<Decoded<'a>, DecodeError> {
-    let fields = parse(payload)?;
-    if !is_identify(fields.kind)? {
-        return Ok(Decoded::Skipped(SkipReason::Type));
+    let payload = text_of(payload)?;
+    let Some(fields) = parse::<Traits<'a>, Context<'a>>(payload) else { return refuse(payload, rules) };
+    if !surrogates_pair_up(payload) {
+        return Err(DecodeError::NotJson);
     }
-    let user_id = match (fields.user_id, fields.anonymous_id.and_then(text)) {
-        (Some(user_id), _) => id(user_id).ok_or(DecodeError::BadUserId)?,
-        (None, Some(anonymous_id)) if rules.use_anonymous_id => anonymous_id,
-        (None, Some(_)) => return Ok(Decoded::Skipped(SkipReason::Anonymous)),
-        (None, None) => return Err(DecodeError::NoUserId),
+    let user_id = match user(&fields, rules)? {
+        User::Known(user_id) => user_id,
+        User::Skipped(reason) => return Ok(Decoded::Skipped(reason)),
     };
-    let context = match object(fields.context)? {
-        Some(context) => serde_json::from_str(context.get()).map_err(|_| DecodeError::WrongType)?,
-        None => Context::default(),
-    };
-    let traits = object(fields.traits)?;
-    let context_traits = object(context.traits)?;
-    let account = context.group_id.and_then(id).or_else(|| account(traits, context_traits, rules));
+    let context = fields.context.unwrap_or_default().0;
+    let context_traits = context.traits.unwrap_or_default().0;
+    let traits = fields.traits.unwrap_or_default().0;
+    let mut names = Names::new();
+    let (mut company, mut account_trait) = (None, None);
+    for (name, value) in context_traits.iter().chain(&traits) {
+        names.add(name);
+        if name == "company" {
+            company = Some(*value);
+        }
+        if rules.account_trait.as_deref() == Some(&**name) {
+            account_trait = Some(*value);
+        }
+    }
+    let company_id = || company.and_then(|company| entry(company, "id")).and_then(id);
+    let account = context.group_id.and_then(id).or_else(company_id).or_else(|| account_trait.and_then(id));
+    let message_id = fields.message_id.and_then(id);
+    let timestamp =
+        [fields.timestamp, fields.original_timestamp, fields.received_at].into_iter().flatten().find_map(text);
+    let coverage = names.coverage(message_id.is_some(), account.is_some(), timestamp.is_some());
+    let integrations = fields.integrations;
     Ok(Decoded::Identify(Identify {
         user_id,
-        message_id: fields.message_id.and_then(id),
+        message_id,
         account,
-        timestamp: [fields.timestamp, fields.original_timestamp, fields.received_at]
-            .into_iter()
-            .flatten()
-            .find_map(text),
+        timestamp,
+        coverage,
         context_traits,
         traits,
-        integrations: fields.integrations,
+        integrations,
     }))
 }
 
-/// The fields that matter, as raw text: their types are judged one by one, and null is as good as absent.
+/// Says what is wrong with a text that could not be read in one go: a field of another shape than it should have, which may
+/// not matter, or no JSON.
+fn refuse<'a>(payload: &'a str, rules: &Rules) -> Result<Decoded<'a>, DecodeError> {
+    match parse::<&RawValue, &RawValue>(payload) {
+        Some(fields) if surrogates_pair_up(payload) => match user(&fields, rules)? {
+            User::Known(_) => Err(DecodeError::WrongType),
+            User::Skipped(reason) => Ok(Decoded::Skipped(reason)),
+        },
+        Some(_) => Err(DecodeError::NotJson),
+        // No object or a repeated field if the text is JSON at all.
+        None if serde_json::from_str::<IgnoredAny>(payload).is_ok() => Err(DecodeError::WrongType),
+        None => Err(DecodeError::NotJson),
+    }
+}
+
+/// The fields that matter. Most are raw text, whose types are judged one by one; null is as good as absent. `T` and `C` are
+/// what `traits` and `context` are read as.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Fields<'a> {
+struct Fields<'a, T, C> {
     #[serde(borrow, rename = "type")]
     kind: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -78,54 +108,94 @@ struct Fields<'a> {
     original_timestamp: Option<&'a RawValue>,
     #[serde(borrow)]
     received_at: Option<&'a RawValue>,
-    #[serde(borrow)]
-    traits: Option<&'a RawValue>,
-    #[serde(borrow)]
-    context: Option<&'a RawValue>,
+    traits: Option<T>,
+    context: Option<C>,
     #[serde(borrow)]
     integrations: Option<&'a RawValue>,
 }
 
+/// The entries of an object; of nothing else.
+#[derive(Default)]
+struct Traits<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Traits<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Most events have fewer (a guess), so that the list grows without being copied.
+        let mut traits = Vec::with_capacity(16);
+        deserializer.deserialize_map(Entries(|key, value| traits.push((key, value))))?;
+        Ok(Traits(traits))
+    }
+}
+
+/// The context's fields that matter. Derived alone, they would also be read from an array, in order.
+#[derive(Default)]
+struct Context<'a>(ContextFields<'a>);
+
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Context<'a> {
+struct ContextFields<'a> {
     #[serde(borrow)]
     group_id: Option<&'a RawValue>,
     #[serde(borrow)]
-    traits: Option<&'a RawValue>,
+    traits: Option<Traits<'a>>,
 }
 
-fn parse(payload: &[u8]) -> Result<Fields<'_>, DecodeError> {
+impl<'de: 'a, 'a> Deserialize<'de> for Context<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ContextVisitor).map(Context)
+    }
+}
+
+struct ContextVisitor;
+
+impl<'de> Visitor<'de> for ContextVisitor {
+    type Value = ContextFields<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        ContextFields::deserialize(MapAccessDeserializer::new(map))
+    }
+}
+
+/// The payload as text that does not nest too deep.
+fn text_of(payload: &[u8]) -> Result<&str, DecodeError> {
     let payload = payload.trim_ascii();
     if payload.is_empty() {
         return Err(DecodeError::Empty);
     }
     let payload = str::from_utf8(payload).map_err(|_| DecodeError::NotUtf8)?;
-    if is_too_deep(payload.as_bytes()) {
-        return Err(DecodeError::TooDeep);
-    }
+    if is_too_deep(payload.as_bytes()) { Err(DecodeError::TooDeep) } else { Ok(payload) }
+}
+
+fn parse<'a, T: Deserialize<'a>, C: Deserialize<'a>>(payload: &'a str) -> Option<Fields<'a, T, C>> {
     // serde would read an array as a struct's fields in order.
-    let fields = if payload.starts_with('{') { serde_json::from_str(payload).ok() } else { None };
-    match fields {
-        Some(fields) if surrogates_pair_up(payload) => Ok(fields),
-        Some(_) => Err(DecodeError::NotJson),
-        // No object or a repeated field if the text is JSON at all.
-        None if serde_json::from_str::<IgnoredAny>(payload).is_ok() => Err(DecodeError::WrongType),
-        None => Err(DecodeError::NotJson),
+    if payload.starts_with('{') { serde_json::from_str(payload).ok() } else { None }
+}
+
+/// Whose event it is, or why nobody's.
+enum User<'a> {
+    Known(Cow<'a, str>),
+    Skipped(SkipReason),
+}
+
+fn user<'a, T, C>(fields: &Fields<'a, T, C>, rules: &Rules) -> Result<User<'a>, DecodeError> {
+    if !is_identify(fields.kind)? {
+        return Ok(User::Skipped(SkipReason::Type));
+    }
+    match (fields.user_id, fields.anonymous_id.and_then(text)) {
+        (Some(user_id), _) => id(user_id).map(User::Known).ok_or(DecodeError::BadUserId),
+        (None, Some(anonymous_id)) if rules.use_anonymous_id => Ok(User::Known(anonymous_id)),
+        (None, Some(_)) => Ok(User::Skipped(SkipReason::Anonymous)),
+        (None, None) => Err(DecodeError::NoUserId),
     }
 }
 
 fn is_identify(kind: Option<&RawValue>) -> Result<bool, DecodeError> {
     let Some(kind) = kind else { return Ok(true) };
     Ok(string(kind).ok_or(DecodeError::WrongType)? == "identify")
-}
-
-/// The object, or nothing where there is none.
-fn object(value: Option<&RawValue>) -> Result<Option<&RawValue>, DecodeError> {
-    match value {
-        Some(value) if !value.get().starts_with('{') => Err(DecodeError::WrongType),
-        value => Ok(value),
-    }
 }
 
 /// A string's content; borrowed where it has no escapes.
@@ -147,17 +217,6 @@ fn text(value: &RawValue) -> Option<Cow<'_, str>> {
 fn id(value: &RawValue) -> Option<Cow<'_, str>> {
     let digits = value.get().strip_prefix('-').unwrap_or(value.get());
     if digits.bytes().all(|byte| byte.is_ascii_digit()) { Some(Cow::Borrowed(value.get())) } else { text(value) }
-}
-
-/// `traits.company.id`, else the configured trait, of `context.traits` overlaid by `traits`.
-fn account<'a>(
-    traits: Option<&'a RawValue>,
-    context_traits: Option<&'a RawValue>,
-    rules: &Rules,
-) -> Option<Cow<'a, str>> {
-    let find = |name| traits.and_then(|traits| entry(traits, name)).or_else(|| entry(context_traits?, name));
-    let company_id = find("company").and_then(|company| entry(company, "id")).and_then(id);
-    company_id.or_else(|| find(rules.account_trait.as_deref()?).and_then(id))
 }
 
 /// The value of a top-level key; the last one where it is repeated.
@@ -217,8 +276,10 @@ mod tests {
         assert!(matches!(event.message_id, Some(Cow::Borrowed("m1"))));
         assert!(matches!(event.account, Some(Cow::Borrowed("g"))));
         assert_eq!(event.timestamp.as_deref(), Some("t"));
-        assert_eq!(event.traits.map(RawValue::get), Some(r#"{"b":2}"#));
-        assert_eq!(event.context_traits.map(RawValue::get), Some(r#"{"a":1}"#));
+        let texts =
+            |traits: &[(Cow<'_, str>, &RawValue)]| traits.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>();
+        assert!(matches!(event.traits[..], [(Cow::Borrowed("b"), value)] if value.get() == "2"));
+        assert_eq!(texts(&event.context_traits), ["a=1"]);
         assert_eq!(event.integrations.map(RawValue::get), Some(r#"{"All":true}"#));
     }
 
@@ -377,8 +438,8 @@ mod tests {
 
     #[test]
     fn traits_and_context_are_objects_or_null() {
-        assert!(event(r#"{"userId":"u","traits":null,"context":null}"#).traits.is_none());
-        assert!(event(r#"{"userId":"u","context":{"traits":null}}"#).context_traits.is_none());
+        assert!(event(r#"{"userId":"u","traits":null,"context":null}"#).traits.is_empty());
+        assert!(event(r#"{"userId":"u","context":{"traits":null}}"#).context_traits.is_empty());
         for field in
             [r#""traits":[]"#, r#""traits":"x""#, r#""context":1"#, r#""context":[]"#, r#""context":{"traits":[]}"#]
         {

@@ -40,6 +40,7 @@ impl Identify<'_> {
 mod tests {
     use serde_json::value::RawValue;
 
+    use super::super::coverage::Names;
     use super::*;
 
     fn allows(integrations: &str) -> bool {
@@ -49,8 +50,9 @@ mod tests {
             message_id: None,
             account: None,
             timestamp: None,
-            context_traits: None,
-            traits: None,
+            coverage: Names::new().coverage(false, false, false),
+            context_traits: Vec::new(),
+            traits: Vec::new(),
             integrations,
         };
         event.allows(&["vitally", "vitally cloud"])

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use super::coverage::Names;
 use super::decode::decode_any_length;
-use super::{Decoded, Identify, Profile, Rules, for_each_entry};
+use super::{Coverage, Decoded, Profile, Rules};
 
 /// Up to this many traits, comparing each key costs less than keeping a map (a guess; few users have more).
 const LINEAR_UP_TO: usize = 50;
@@ -16,18 +17,33 @@ const LINEAR_UP_TO: usize = 50;
 ///
 /// `None` if no payload holds an identify event.
 pub fn merge<'a>(events: impl Iterator<Item = &'a [u8]>, rules: &Rules) -> Option<Profile<'a>> {
-    let mut merged: Option<Merging<'a>> = None;
+    let mut traits = Traits::default();
+    let mut merged: Option<Profile<'a>> = None;
     for payload in events {
         let Ok(Decoded::Identify(event)) = decode_any_length(payload, rules) else { continue };
-        match &mut merged {
-            Some(merged) => merged.overlay(event),
-            None => merged = Some(Merging::start(event)),
-        }
+        event.context_traits.into_iter().chain(event.traits).for_each(|(key, value)| traits.set(key, value));
+        let older = merged.take();
+        let (message_id, account, timestamp) =
+            older.map_or((None, None, None), |older| (older.message_id, older.account, older.timestamp));
+        merged = Some(Profile {
+            user_id: event.user_id,
+            message_id: event.message_id.or(message_id),
+            account: event.account.or(account),
+            timestamp: event.timestamp.or(timestamp),
+            traits: Vec::new(),
+        });
     }
-    merged.map(|merged| merged.profile)
+    merged.map(|merged| Profile { traits: traits.entries, ..merged })
 }
 
 impl Profile<'_> {
+    /// What the event that `to_event` writes covers.
+    pub fn coverage(&self) -> Coverage {
+        let mut names = Names::new();
+        self.traits.iter().for_each(|(key, _)| names.add(key));
+        names.coverage(self.message_id.is_some(), self.account.is_some(), self.timestamp.is_some())
+    }
+
     /// One identify event that `merge` reads back to this very state, and that merges with later ones as its events would.
     ///
     /// It can be longer than `Rules::max_bytes`, if the events that it stands for were many; `merge` takes it all the same.
@@ -38,58 +54,35 @@ impl Profile<'_> {
             message_id: self.message_id.as_deref(),
             timestamp: self.timestamp.as_deref(),
             context: self.account.as_deref().map(|group_id| Context { group_id }),
-            traits: Traits(&self.traits),
+            traits: Entries(&self.traits),
         };
         serde_json::to_vec(&event).expect("strings and JSON texts always serialize")
     }
 }
 
-struct Merging<'a> {
-    profile: Profile<'a>,
-    /// Where each key stands in `profile.traits`; empty until they are more than `LINEAR_UP_TO`.
+/// Traits by key, in order of first appearance.
+#[derive(Default)]
+struct Traits<'a> {
+    entries: Vec<(Cow<'a, str>, &'a RawValue)>,
+    /// Where each key stands in `entries`; empty until they are more than `LINEAR_UP_TO`.
     index: BTreeMap<Cow<'a, str>, usize>,
 }
 
-impl<'a> Merging<'a> {
-    fn start(event: Identify<'a>) -> Self {
-        let profile = Profile {
-            user_id: event.user_id.clone(),
-            message_id: None,
-            account: None,
-            timestamp: None,
-            traits: Vec::new(),
-        };
-        let mut merging = Merging { profile, index: BTreeMap::new() };
-        merging.overlay(event);
-        merging
-    }
-
-    fn overlay(&mut self, event: Identify<'a>) {
-        let profile = &mut self.profile;
-        profile.user_id = event.user_id;
-        profile.message_id = event.message_id.or(profile.message_id.take());
-        profile.account = event.account.or(profile.account.take());
-        profile.timestamp = event.timestamp.or(profile.timestamp.take());
-        for traits in [event.context_traits, event.traits].into_iter().flatten() {
-            for_each_entry(traits, |key, value| self.set(key, value));
-        }
-    }
-
+impl<'a> Traits<'a> {
     fn set(&mut self, key: Cow<'a, str>, value: &'a RawValue) {
-        let traits = &mut self.profile.traits;
-        let found = if traits.len() <= LINEAR_UP_TO {
-            traits.iter().position(|(present, _)| *present == key)
+        let found = if self.entries.len() <= LINEAR_UP_TO {
+            self.entries.iter().position(|(present, _)| *present == key)
         } else {
             if self.index.is_empty() {
-                self.index = traits.iter().enumerate().map(|(at, (key, _))| (key.clone(), at)).collect();
+                self.index = self.entries.iter().enumerate().map(|(at, (key, _))| (key.clone(), at)).collect();
             }
-            let end = traits.len();
+            let end = self.entries.len();
             let at = *self.index.entry(key.clone()).or_insert(end);
             (at < end).then_some(at)
         };
         match found {
-            Some(at) => traits[at].1 = value,
-            None => traits.push((key, value)),
+            Some(at) => self.entries[at].1 = value,
+            None => self.entries.push((key, value)),
         }
     }
 }
@@ -106,7 +99,7 @@ struct Event<'a> {
     timestamp: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     context: Option<Context<'a>>,
-    traits: Traits<'a>,
+    traits: Entries<'a>,
 }
 
 #[derive(Serialize)]
@@ -115,9 +108,9 @@ struct Context<'a> {
     group_id: &'a str,
 }
 
-struct Traits<'a>(&'a [(Cow<'a, str>, &'a RawValue)]);
+struct Entries<'a>(&'a [(Cow<'a, str>, &'a RawValue)]);
 
-impl Serialize for Traits<'_> {
+impl Serialize for Entries<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
     }
@@ -328,6 +321,29 @@ mod tests {
             assert_same(&merged(&tail_alone, &rules), &whole);
             // Grouping the tail as well keeps every value; context traits of a later event may only change places.
             prop_assert_eq!(Model::from_profile(&merged(&grouped, &rules)), Model::of(&events));
+        }
+
+        #[test]
+        fn nothing_is_left_of_an_event_that_a_newer_one_covers(older in an_event(), before in an_event(), after in an_event()) {
+            let mut newer = older.clone();
+            for traits in ["/traits", "/context/traits"] {
+                if let Some(Value::Object(traits)) = newer.pointer_mut(traits) {
+                    // A company without an id would take the account away, which is another coverage.
+                    traits.iter_mut().filter(|(key, _)| *key != "company" && *key != "org").for_each(|(_, value)| *value = json!("new"));
+                }
+            }
+            let [older, newer, before, after] = [older, newer, before, after].map(|event| event.to_string().into_bytes());
+            let rules = Rules { account_trait: Some("org".to_owned()), ..RULES };
+            let coverage = |event: &[u8]| match decode_any_length(event, &rules) {
+                Ok(Decoded::Identify(event)) => event.coverage,
+                other => panic!("not an event: {other:?}"),
+            };
+            prop_assert_eq!(coverage(&older), coverage(&newer));
+            let with = [&before, &older, &newer, &after].map(Clone::clone);
+            let without = [&before, &newer, &after].map(Clone::clone);
+            assert_same(&merged(&with, &rules), &merged(&without, &rules));
+            let state = merged(&with, &rules);
+            prop_assert_eq!(coverage(&state.to_event()), state.coverage());
         }
 
         #[test]

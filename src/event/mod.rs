@@ -1,5 +1,6 @@
 //! Reads an `identify` event from a record's bytes and merges events of one user into one state.
 
+mod coverage;
 mod decode;
 mod integrations;
 mod json;
@@ -12,6 +13,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+pub use coverage::Coverage;
 pub use decode::decode;
 pub use merge::merge;
 
@@ -28,8 +30,8 @@ pub struct Rules {
 
 /// One identify event, borrowed from its payload.
 ///
-/// Ids are never blank: strings as written, integers as their digits. Traits are JSON objects, and every string in the
-/// payload decodes, so reading them later cannot fail. Numbers are not judged: `1e400` stays the text it is.
+/// Ids are never blank: strings as written, integers as their digits. Every string in the payload decodes, so reading
+/// traits later cannot fail. Numbers are not judged: `1e400` stays the text it is.
 #[derive(Clone, Debug)]
 pub struct Identify<'a> {
     pub user_id: Cow<'a, str>,
@@ -37,8 +39,10 @@ pub struct Identify<'a> {
     pub account: Option<Cow<'a, str>>,
     /// `timestamp`, else `originalTimestamp`, else `receivedAt`, as written.
     pub timestamp: Option<Cow<'a, str>>,
-    pub context_traits: Option<&'a RawValue>,
-    pub traits: Option<&'a RawValue>,
+    pub coverage: Coverage,
+    /// In their order, repeated keys included.
+    pub context_traits: Vec<(Cow<'a, str>, &'a RawValue)>,
+    pub traits: Vec<(Cow<'a, str>, &'a RawValue)>,
     pub integrations: Option<&'a RawValue>,
 }
 
