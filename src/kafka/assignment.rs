@@ -214,7 +214,7 @@ pub(super) fn missing(topic: &str) -> String {
 
 /// The id of a partition of a configured topic.
 pub(super) fn partition_id(topics: &[String], topic: &str, partition: i32) -> Option<PartitionId> {
-    let index = topics.iter().position(|name| name == topic)?;
+    let index = if topics.len() == 1 { 0 } else { topics.iter().position(|name| name == topic)? };
     Some(PartitionId { topic: u16::try_from(index).ok()?, partition })
 }
 

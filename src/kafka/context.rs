@@ -232,7 +232,7 @@ impl State {
     /// Moves what was read to the outbox, so that whatever is pushed next comes after it.
     pub fn seal(&mut self) {
         if !self.batch.is_empty() {
-            self.outbox.push_back(SourceEvent::Records(std::mem::take(&mut self.batch)));
+            self.outbox.push_back(SourceEvent::Records(self.batch.take()));
         }
         for (partition, position) in std::mem::take(&mut self.ends) {
             // Records that were read after the end was reported have moved it.

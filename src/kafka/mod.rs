@@ -123,6 +123,15 @@ struct Entry {
 }
 
 impl RecordBatch {
+    /// Takes the batch and leaves an empty one with room for as much again: growing to it would copy every record twice.
+    pub fn take(&mut self) -> RecordBatch {
+        let next = RecordBatch {
+            bytes: Vec::with_capacity(self.bytes.len()),
+            records: Vec::with_capacity(self.records.len()),
+        };
+        std::mem::replace(self, next)
+    }
+
     /// Copies a record to the end of the batch.
     pub fn push(&mut self, record: Record<'_>) {
         let start = self.bytes.len();
