@@ -2,8 +2,13 @@
 //! also parses, and the worker (decode, repeats, merge, offsets), in one run on one core.
 //!
 //! `SLUICEGATE_TEST_BROKERS=127.0.0.1:9092 cargo bench --bench intake`. Needs `taskset`; the programs measured run on core 1,
-//! so keep the broker off it: with `SLUICEGATE_BENCH_BROKER_PID` it is pinned to core 0. The events are written once, to a
-//! topic of their own, and read again by later runs. `SLUICEGATE_BENCH_ROUNDS=5` measures each program five times.
+//! so keep the broker off it: with `SLUICEGATE_BENCH_BROKER_PID` it is pinned to core 0. The events are written once, to
+//! topics of their own, and read again by later runs. `SLUICEGATE_BENCH_ROUNDS=5` measures each program five times.
+//!
+//! Two topics: one where all events name the same traits, as those of one call site do, so that an event takes the place of
+//! its user's last one; one where a user's events name three lists of traits in turn, so that they have to be merged.
+//!
+//! `SLUICEGATE_BENCH_OTHER=path/to/sluicegate` measures another binary beside this one, to see what a change has cost.
 
 use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
@@ -17,13 +22,17 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-const TOPIC: &str = "sluicegate-bench-intake";
+/// The topics, and how many lists of traits a user's events have in each.
+const TOPICS: [(&str, i64); 2] = [("sluicegate-bench-intake", 1), ("sluicegate-bench-intake-mixed", 3)];
 const PARTITIONS: i32 = 12;
 const EVENTS: i64 = 2_000_000;
 const USERS: u64 = 50_000;
 
 /// Which loop a child runs; absent in the program that measures.
 const ROLE: &str = "SLUICEGATE_BENCH_ROLE";
+
+/// The topic that a child reads.
+const TOPIC: &str = "SLUICEGATE_BENCH_TOPIC";
 
 /// The core of whatever is measured.
 const CORE: &str = "1";
@@ -43,34 +52,40 @@ fn main() {
 }
 
 fn measure(brokers: &str) {
-    write(brokers);
+    TOPICS.iter().for_each(|(topic, n_lists)| write(brokers, topic, *n_lists));
     if let Ok(pid) = std::env::var("SLUICEGATE_BENCH_BROKER_PID") {
         let pinned = Command::new("taskset").args(["-acp", "0", &pid]).stdout(Stdio::null()).status();
         assert!(pinned.is_ok_and(|status| status.success()), "cannot pin the broker");
     }
     let rounds = std::env::var("SLUICEGATE_BENCH_ROUNDS").map_or(3, |text| text.parse().expect("a number of rounds"));
-    let (mut count, mut parse, mut worker) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..rounds {
-        count.push(baseline(brokers, "count"));
-        parse.push(baseline(brokers, "parse"));
-        worker.push(take_in(brokers, round));
-        let last = |rates: &[f64]| rates.last().copied().unwrap_or_default();
+    let other = std::env::var("SLUICEGATE_BENCH_OTHER").ok();
+    for (topic, _) in TOPICS {
+        println!("{topic}: {EVENTS} events of {USERS} users in {PARTITIONS} partitions, on one core");
+        let mut runs: Vec<[f64; 4]> = Vec::new();
+        for round in 0..rounds {
+            runs.push([
+                baseline(brokers, topic, "count"),
+                baseline(brokers, topic, "parse"),
+                take_in(brokers, topic, env!("CARGO_BIN_EXE_sluicegate"), round),
+                other.as_deref().map_or(f64::NAN, |other| take_in(brokers, topic, other, round)),
+            ]);
+            print(&format!("round {}", round + 1), &runs[round]);
+        }
+        print("median", &std::array::from_fn(|program| median(runs.iter().map(|run| run[program]).collect())));
+    }
+}
+
+fn print(name: &str, [count, parse, worker, other]: &[f64; 4]) {
+    let (of_parse, of_count) = (100.0 * worker / parse, 100.0 * worker / count);
+    println!(
+        "{name}: count {count:.0}/s, parse {parse:.0}/s, worker {worker:.0}/s: {of_parse:.0}% of parse, {of_count:.0}% of count"
+    );
+    if !other.is_nan() {
         println!(
-            "round {}: count {:.0}/s, parse {:.0}/s, worker {:.0}/s: {:.0}% of parse",
-            round + 1,
-            last(&count),
-            last(&parse),
-            last(&worker),
-            100.0 * last(&worker) / last(&parse)
+            "{name}: the other worker {other:.0}/s; this one is {:+.1}% beside it",
+            100.0 * (worker / other - 1.0)
         );
     }
-    let (count, parse, worker) = (median(count), median(parse), median(worker));
-    println!("median: count {count:.0}/s, parse {parse:.0}/s, worker {worker:.0}/s");
-    println!(
-        "worker: {:.0}% of the parsing loop, {:.0}% of the counting loop",
-        100.0 * worker / parse,
-        100.0 * worker / count
-    );
 }
 
 fn median(mut rates: Vec<f64>) -> f64 {
@@ -79,26 +94,28 @@ fn median(mut rates: Vec<f64>) -> f64 {
 }
 
 /// An event of about 600 bytes, as the documentation's figures are for.
-fn event(n: i64) -> (String, String) {
+fn event(n: i64, n_lists: i64) -> (String, String) {
     // A prime, so that users come in an order without pattern.
     let user = n as u64 * 1_000_000_007 % USERS;
+    let nth = n / USERS as i64;
+    let (name, plan) = [("firstName", "plan"), ("lastName", "offer"), ("nickName", "tariff")][(nth % n_lists) as usize];
     let text = format!(
-        r#"{{"type":"identify","userId":"user-{user:08}","anonymousId":"5f0c2f1e-8f0f-4b7e-9d39-0f4c1f3f6a77","messageId":"ajs-next-{n:013}-1b9d6bcd-bbfd-4b2d","timestamp":"2026-11-22T09:00:00.000Z","receivedAt":"2026-11-22T09:00:00.412Z","context":{{"groupId":"acme-42","ip":"203.0.113.7","library":{{"name":"analytics.js","version":"2.11.1"}},"locale":"en-US","page":{{"path":"/app","url":"https://example.com/app"}}}},"traits":{{"email":"ada@example.com","firstName":"Ada","plan":"growth","seats":{n},"trial":false,"company":{{"id":"acme-42","name":"Acme"}},"createdAt":"2024-03-01T00:00:00Z"}}}}"#
+        r#"{{"type":"identify","userId":"user-{user:08}","anonymousId":"5f0c2f1e-8f0f-4b7e-9d39-0f4c1f3f6a77","messageId":"ajs-next-{n:013}-1b9d6bcd-bbfd-4b2d","timestamp":"2026-11-22T09:00:00.000Z","receivedAt":"2026-11-22T09:00:00.412Z","context":{{"groupId":"acme-42","ip":"203.0.113.7","library":{{"name":"analytics.js","version":"2.11.1"}},"locale":"en-US","page":{{"path":"/app","url":"https://example.com/app"}}}},"traits":{{"email":"ada@example.com","{name}":"Ada","{plan}":"growth","seats":{n},"trial":false,"company":{{"id":"acme-42","name":"Acme"}},"createdAt":"2024-03-01T00:00:00Z"}}}}"#
     );
     (format!("user-{user:08}"), text)
 }
 
 /// Writes the events, unless an earlier run has.
-fn write(brokers: &str) {
+fn write(brokers: &str, topic: &str, n_lists: i64) {
     let consumer = consumer(brokers);
     let there: i64 = (0..PARTITIONS)
-        .filter_map(|partition| consumer.fetch_watermarks(TOPIC, partition, Duration::from_secs(10)).ok())
+        .filter_map(|partition| consumer.fetch_watermarks(topic, partition, Duration::from_secs(10)).ok())
         .map(|(_, high)| high)
         .sum();
     if there == EVENTS {
         return;
     }
-    assert_eq!(there, 0, "topic {TOPIC} holds something else: delete it");
+    assert_eq!(there, 0, "topic {topic} holds something else: delete it");
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("partitioner", "murmur2_random")
@@ -107,8 +124,8 @@ fn write(brokers: &str) {
         .create()
         .expect("a producer");
     for n in 0..EVENTS {
-        let (key, text) = event(n);
-        let mut record = BaseRecord::to(TOPIC).key(&key).payload(&text);
+        let (key, text) = event(n, n_lists);
+        let mut record = BaseRecord::to(topic).key(&key).payload(&text);
         while let Err((error, back)) = producer.send(record) {
             let is_full = matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull));
             assert!(is_full, "{error}");
@@ -117,7 +134,7 @@ fn write(brokers: &str) {
         }
     }
     producer.flush(DEADLINE).expect("the broker takes them all");
-    println!("{EVENTS} events of {} bytes written to {TOPIC}", event(0).1.len());
+    println!("{EVENTS} events of {} bytes written to {topic}", event(0, n_lists).1.len());
 }
 
 fn consumer(brokers: &str) -> BaseConsumer {
@@ -134,9 +151,10 @@ fn consumer(brokers: &str) -> BaseConsumer {
 /// Reads the topic from its beginning, as a child does, and prints events a second.
 fn read(brokers: &str, mut take: impl FnMut(&[u8])) {
     let consumer = consumer(brokers);
+    let topic = std::env::var(TOPIC).expect("the topic to read");
     let mut list = TopicPartitionList::new();
     for partition in 0..PARTITIONS {
-        list.add_partition_offset(TOPIC, partition, Offset::Beginning).expect("a list");
+        list.add_partition_offset(&topic, partition, Offset::Beginning).expect("a list");
     }
     consumer.assign(&list).expect("an assignment");
     let (mut seen, mut began, deadline) = (0, None, Instant::now() + DEADLINE);
@@ -172,10 +190,10 @@ fn pinned(program: &str) -> Command {
 }
 
 /// Events a second of a loop in a process of its own.
-fn baseline(brokers: &str, role: &str) -> f64 {
+fn baseline(brokers: &str, topic: &str, role: &str) -> f64 {
     let program = std::env::current_exe().expect("a path");
     let output = pinned(&program.to_string_lossy())
-        .envs([(ROLE, role), ("SLUICEGATE_TEST_BROKERS", brokers)])
+        .envs([(ROLE, role), (TOPIC, topic), ("SLUICEGATE_TEST_BROKERS", brokers)])
         .output()
         .expect("taskset is installed");
     assert!(output.status.success(), "{role}: {}", String::from_utf8_lossy(&output.stderr));
@@ -193,21 +211,21 @@ impl Drop for Killed {
 }
 
 /// Events a second of the worker, from the first event to the last, with a provider that takes nothing.
-fn take_in(brokers: &str, round: usize) -> f64 {
+fn take_in(brokers: &str, topic: &str, program: &str, round: usize) -> f64 {
     let port =
         std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
     let mut config = tempfile::NamedTempFile::new().expect("a file");
     // Port 9 is the discard service, which nobody runs any more: connections are refused.
     write!(
         config,
-        "kafka: {{ brokers: \"{brokers}\", topics: [{TOPIC}], group: bench-{}-{round}, properties: {{ group.protocol: consumer }} }}\n\
+        "kafka: {{ brokers: \"{brokers}\", topics: [{topic}], group: bench-{}-{port}-{round}, properties: {{ group.protocol: consumer }} }}\n\
          http: {{ listen: \"127.0.0.1:{port}\" }}\n\
          log: {{ level: error }}\n\
          destinations:\n  vitally: {{ type: vitally, base_url: \"http://127.0.0.1:9\", token: none, buffer: {{ max_bytes: 4GiB }} }}\n",
         std::process::id()
     )
     .expect("written");
-    let mut command = pinned(env!("CARGO_BIN_EXE_sluicegate"));
+    let mut command = pinned(program);
     command.args(["run", "-c"]).arg(config.path());
     let worker = Killed(command.stdout(Stdio::null()).spawn().expect("taskset is installed"));
     let url = format!("http://127.0.0.1:{port}/metrics");
