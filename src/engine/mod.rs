@@ -17,6 +17,7 @@ mod answers;
 mod commits;
 mod counters;
 mod dedup;
+mod events;
 mod fence;
 mod guard;
 mod handover;

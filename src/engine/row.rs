@@ -2,15 +2,11 @@
 
 use std::time::Instant;
 
+use super::events::Events;
 use super::offsets::EntryId;
 use super::verdict::{EncodedRow, Rejection};
-use crate::event::{self, Coverage, Identify, Profile, Rules};
+use crate::event::{Identify, Profile, Rules};
 use crate::record::{Offset, PartitionId, Record};
-
-/// Events are kept raw; one that covers what the newest of them says takes its place, and when this many have come together
-/// they are merged: that parses all of them, so an event is parsed 2.3 times at most on average, while a pending user holds
-/// at most four events' bytes.
-const MERGE_AT: usize = 4;
 
 /// What a pending row costs beside its user id and events: the row itself, its places in index, queue and tracker, and
 /// the allocator's rounding (measured by `benches/engine.rs`).
@@ -77,11 +73,8 @@ pub struct Row {
     pub entry: EntryId,
     pub user: Box<str>,
     pub key: Key,
-    first_event: Box<[u8]>,
-    more_events: Vec<Box<[u8]>>,
-    /// Of the last of these.
-    coverage: Coverage,
-    /// How many records it is made of; more than it holds events once those were merged.
+    events: Events,
+    /// How many records it is made of; it need not hold as many events.
     pub n_events: u32,
     pub first: Offset,
     pub last: Offset,
@@ -115,9 +108,7 @@ impl Row {
             entry,
             user: (&*event.user_id).into(),
             key: Key::of(record, &event.user_id),
-            first_event: record.payload.unwrap_or_default().into(),
-            more_events: Vec::new(),
-            coverage: event.coverage,
+            events: Events::new(event, record.payload.unwrap_or_default()),
             n_events: 1,
             first: record.offset,
             last: record.offset,
@@ -135,52 +126,37 @@ impl Row {
 
     /// What the row costs of `buffer.max_bytes`.
     pub fn bytes(&self) -> usize {
-        let events: usize = self.more_events.iter().map(|event| event.len()).sum();
-        ROW_OVERHEAD + self.user.len() + self.first_event.len() + events
+        ROW_OVERHEAD + self.user.len() + self.events.bytes()
     }
 
     /// Puts a newer event on top.
     pub fn append(&mut self, event: &Identify<'_>, record: &Record<'_>, rules: &Rules) {
-        let payload = record.payload.unwrap_or_default();
         self.key = Key::of(record, &self.user);
-        if event.coverage == self.coverage {
-            let newest = self.more_events.last_mut().unwrap_or(&mut self.first_event);
-            match newest.len() == payload.len() {
-                true => newest.copy_from_slice(payload),
-                false => *newest = payload.into(),
-            }
-        } else {
-            self.more_events.push(payload.into());
-            self.coverage = event.coverage;
-        }
+        self.events.push(event, record.payload.unwrap_or_default(), rules);
         self.n_events += 1;
         self.last = record.offset;
         self.last_time_ms = record.timestamp_ms;
-        self.merge_some(rules);
         self.content_changed();
     }
 
     /// Puts a newer row of the same user and partition on top of this one.
     pub fn absorb(&mut self, newer: Row, rules: &Rules) {
-        self.more_events.push(newer.first_event);
-        self.more_events.extend(newer.more_events);
-        self.coverage = newer.coverage;
+        self.events.append(newer.events, rules);
         self.key = newer.key;
         self.n_events += newer.n_events;
         self.last = newer.last;
         self.last_time_ms = newer.last_time_ms;
-        self.merge_some(rules);
         self.content_changed();
     }
 
     /// The merged state of all its events.
     pub fn profile<'a>(&'a self, rules: &Rules) -> Profile<'a> {
-        event::merge(self.events(), rules).expect("every kept event was decoded at intake")
+        self.events.profile(rules)
     }
 
     /// The payload of its dead letter: the original bytes of a single event, else one event with the merged state.
     pub fn letter_value(&self, rules: &Rules) -> Vec<u8> {
-        if self.n_events == 1 { self.first_event.to_vec() } else { self.profile(rules).to_event() }
+        if self.n_events == 1 { self.events.first().to_vec() } else { self.profile(rules).to_event() }
     }
 
     /// The key of its dead letter: that of its newest event.
@@ -213,21 +189,6 @@ impl Row {
 
     pub fn is_suspect(&self) -> bool {
         self.trouble.as_ref().is_some_and(|trouble| trouble.suspect.is_some())
-    }
-
-    fn events(&self) -> impl Iterator<Item = &[u8]> {
-        std::iter::once(&*self.first_event).chain(self.more_events.iter().map(|event| &**event))
-    }
-
-    fn merge_some(&mut self, rules: &Rules) {
-        if 1 + self.more_events.len() >= MERGE_AT {
-            let profile = self.profile(rules);
-            let (merged, coverage) = (profile.to_event(), profile.coverage());
-            self.first_event = merged.into();
-            self.coverage = coverage;
-            // A hot user's list must not keep the capacity of its longest moment.
-            self.more_events = Vec::new();
-        }
     }
 
     /// What was said of the old content does not hold for the new one. Failures stay: a user who makes every request fail

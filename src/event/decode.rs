@@ -201,7 +201,7 @@ fn is_identify(kind: Option<&RawValue>) -> Result<bool, DecodeError> {
 /// A string's content; borrowed where it has no escapes.
 fn string(value: &RawValue) -> Option<Cow<'_, str>> {
     let content = value.get().strip_prefix('"')?.strip_suffix('"')?;
-    if content.contains('\\') {
+    if content.as_bytes().contains(&b'\\') {
         serde_json::from_str(value.get()).ok().map(Cow::Owned)
     } else {
         Some(Cow::Borrowed(content))
@@ -210,7 +210,7 @@ fn string(value: &RawValue) -> Option<Cow<'_, str>> {
 
 /// A string that is not blank.
 fn text(value: &RawValue) -> Option<Cow<'_, str>> {
-    string(value).filter(|text| !text.trim().is_empty())
+    string(value).filter(|text| !text.chars().all(char::is_whitespace))
 }
 
 /// A string that is not blank, or an integer's exact digits, however many; `1.0` and `1e3` are no integers.

@@ -1,6 +1,6 @@
 //! What a topic may hold: `decode`, the merge of what it takes, and each provider's row of the result.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -110,9 +110,9 @@ fn is_event(payload: &[u8], rules: &Rules) -> bool {
     assert!(!event.message_id.as_deref().is_some_and(is_blank));
     assert!(!event.account.as_deref().is_some_and(is_blank));
     assert!(!event.timestamp.as_deref().is_some_and(is_blank));
-    for traits in [event.traits, event.context_traits].into_iter().flatten() {
+    for (_, value) in event.traits.iter().chain(&event.context_traits) {
         // Not as values: a number beyond a double's range stays the text it is.
-        assert!(serde_json::from_str::<BTreeMap<String, &RawValue>>(traits.get()).is_ok(), "{traits}");
+        assert!(serde_json::from_str::<&RawValue>(value.get()).is_ok(), "{value}");
     }
     // Either is an answer.
     let _ = event.allows(&["vitally"]);
