@@ -6,7 +6,7 @@
 //! topics of their own, and read again by later runs. `SLUICEGATE_BENCH_ROUNDS=5` measures each program five times.
 //!
 //! Two topics: one where all events name the same traits, as those of one call site do, so that an event takes the place of
-//! its user's last one; one where a user's events name three lists of traits in turn, so that they have to be merged.
+//! its user's last one; one where a user's events name eight lists of traits in turn, so that they have to be merged.
 //!
 //! `SLUICEGATE_BENCH_OTHER=path/to/sluicegate` measures another binary beside this one, to see what a change has cost.
 
@@ -23,7 +23,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 /// The topics, and how many lists of traits a user's events have in each.
-const TOPICS: [(&str, i64); 2] = [("sluicegate-bench-intake", 1), ("sluicegate-bench-intake-mixed", 3)];
+const TOPICS: [(&str, i64); 2] = [("sluicegate-bench-intake", 1), ("sluicegate-bench-intake-mixed", 8)];
 const PARTITIONS: i32 = 12;
 const EVENTS: i64 = 2_000_000;
 const USERS: u64 = 50_000;
@@ -33,6 +33,8 @@ const ROLE: &str = "SLUICEGATE_BENCH_ROLE";
 
 /// The topic that a child reads.
 const TOPIC: &str = "SLUICEGATE_BENCH_TOPIC";
+
+const WORKER: &str = env!("CARGO_BIN_EXE_sluicegate");
 
 /// The core of whatever is measured.
 const CORE: &str = "1";
@@ -59,31 +61,41 @@ fn measure(brokers: &str) {
     }
     let rounds = std::env::var("SLUICEGATE_BENCH_ROUNDS").map_or(3, |text| text.parse().expect("a number of rounds"));
     let other = std::env::var("SLUICEGATE_BENCH_OTHER").ok();
-    for (topic, _) in TOPICS {
-        println!("{topic}: {EVENTS} events of {USERS} users in {PARTITIONS} partitions, on one core");
-        let mut runs: Vec<[f64; 4]> = Vec::new();
-        for round in 0..rounds {
-            runs.push([
-                baseline(brokers, topic, "count"),
-                baseline(brokers, topic, "parse"),
-                take_in(brokers, topic, env!("CARGO_BIN_EXE_sluicegate"), round),
-                other.as_deref().map_or(f64::NAN, |other| take_in(brokers, topic, other, round)),
-            ]);
-            print(&format!("round {}", round + 1), &runs[round]);
-        }
-        print("median", &std::array::from_fn(|program| median(runs.iter().map(|run| run[program]).collect())));
-    }
-}
-
-fn print(name: &str, [count, parse, worker, other]: &[f64; 4]) {
-    let (of_parse, of_count) = (100.0 * worker / parse, 100.0 * worker / count);
-    println!(
-        "{name}: count {count:.0}/s, parse {parse:.0}/s, worker {worker:.0}/s: {of_parse:.0}% of parse, {of_count:.0}% of count"
-    );
-    if !other.is_nan() {
+    for (topic, n_lists) in TOPICS {
         println!(
-            "{name}: the other worker {other:.0}/s; this one is {:+.1}% beside it",
-            100.0 * (worker / other - 1.0)
+            "{topic}: {EVENTS} events of {USERS} users, {n_lists} lists of traits in turn, {PARTITIONS} partitions, one core"
+        );
+        let mut programs: Vec<(&str, Vec<Intake>)> =
+            ["count", "parse", "worker", "other worker"].map(|program| (program, Vec::new())).into();
+        if other.is_none() {
+            programs.pop();
+        }
+        for _ in 0..rounds {
+            for (program, runs) in &mut programs {
+                runs.push(match (*program, &other) {
+                    ("worker", _) => take_in(brokers, topic, WORKER, 1),
+                    ("other worker", Some(other)) => take_in(brokers, topic, other, 1),
+                    (role, _) => baseline(brokers, topic, role),
+                });
+            }
+        }
+        let figures: Vec<(&str, Intake)> =
+            programs.iter().map(|(program, runs)| (*program, Intake::median(runs))).collect();
+        let parse = Intake::median(&programs[1].1);
+        for (program, Intake { rate, cpu }) in figures {
+            println!(
+                "  {program:<13} {rate:>9.0} events/s, {:>3.0}% of parse; {cpu:.2} CPU s per million, {:.2} times parse",
+                100.0 * rate / parse.rate,
+                cpu / parse.cpu
+            );
+        }
+    }
+    let (topic, _) = TOPICS[0];
+    for n_lanes in [1, 2, 3] {
+        let runs: Vec<Intake> = (0..rounds).map(|_| take_in(brokers, topic, WORKER, n_lanes)).collect();
+        let Intake { rate, cpu } = Intake::median(&runs);
+        println!(
+            "{n_lanes} lanes in one process: {rate:.0} events/s each, {cpu:.2} CPU s per million events of the topic"
         );
     }
 }
@@ -97,10 +109,10 @@ fn median(mut rates: Vec<f64>) -> f64 {
 fn event(n: i64, n_lists: i64) -> (String, String) {
     // A prime, so that users come in an order without pattern.
     let user = n as u64 * 1_000_000_007 % USERS;
-    let nth = n / USERS as i64;
-    let (name, plan) = [("firstName", "plan"), ("lastName", "offer"), ("nickName", "tariff")][(nth % n_lists) as usize];
+    // Which list of traits it is: the n-th event of its user has the n-th, in turn.
+    let list = n / USERS as i64 % n_lists;
     let text = format!(
-        r#"{{"type":"identify","userId":"user-{user:08}","anonymousId":"5f0c2f1e-8f0f-4b7e-9d39-0f4c1f3f6a77","messageId":"ajs-next-{n:013}-1b9d6bcd-bbfd-4b2d","timestamp":"2026-11-22T09:00:00.000Z","receivedAt":"2026-11-22T09:00:00.412Z","context":{{"groupId":"acme-42","ip":"203.0.113.7","library":{{"name":"analytics.js","version":"2.11.1"}},"locale":"en-US","page":{{"path":"/app","url":"https://example.com/app"}}}},"traits":{{"email":"ada@example.com","{name}":"Ada","{plan}":"growth","seats":{n},"trial":false,"company":{{"id":"acme-42","name":"Acme"}},"createdAt":"2024-03-01T00:00:00Z"}}}}"#
+        r#"{{"type":"identify","userId":"user-{user:08}","anonymousId":"5f0c2f1e-8f0f-4b7e-9d39-0f4c1f3f6a77","messageId":"ajs-next-{n:013}-1b9d6bcd-bbfd-4b2d","timestamp":"2026-11-22T09:00:00.000Z","receivedAt":"2026-11-22T09:00:00.412Z","context":{{"groupId":"acme-42","ip":"203.0.113.7","library":{{"name":"analytics.js","version":"2.11.1"}},"locale":"en-US","page":{{"path":"/app","url":"https://example.com/app"}}}},"traits":{{"email":"ada@example.com","firstName{list}":"Ada","plan":"growth","seats":{n},"trial":false,"company":{{"id":"acme-42","name":"Acme"}},"createdAt":"2024-03-01T00:00:00Z"}}}}"#
     );
     (format!("user-{user:08}"), text)
 }
@@ -165,7 +177,8 @@ fn read(brokers: &str, mut take: impl FnMut(&[u8])) {
         began.get_or_insert_with(Instant::now);
         seen += 1;
     }
-    println!("{}", EVENTS as f64 / began.expect("events").elapsed().as_secs_f64());
+    let rate = EVENTS as f64 / began.expect("events").elapsed().as_secs_f64();
+    println!("{rate} {}", cpu_seconds(std::process::id()));
 }
 
 /// What is the least that anybody needs of an event.
@@ -189,15 +202,17 @@ fn pinned(program: &str) -> Command {
     command
 }
 
-/// Events a second of a loop in a process of its own.
-fn baseline(brokers: &str, topic: &str, role: &str) -> f64 {
+/// A loop in a process of its own.
+fn baseline(brokers: &str, topic: &str, role: &str) -> Intake {
     let program = std::env::current_exe().expect("a path");
     let output = pinned(&program.to_string_lossy())
         .envs([(ROLE, role), (TOPIC, topic), ("SLUICEGATE_TEST_BROKERS", brokers)])
         .output()
         .expect("taskset is installed");
     assert!(output.status.success(), "{role}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number")
+    let text = String::from_utf8_lossy(&output.stdout);
+    let numbers: Vec<f64> = text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+    Intake { rate: numbers[0], cpu: numbers[1] / (EVENTS as f64 / 1e6) }
 }
 
 /// Kills what it holds when a measurement fails.
@@ -210,18 +225,37 @@ impl Drop for Killed {
     }
 }
 
-/// Events a second of the worker, from the first event to the last, with a provider that takes nothing.
-fn take_in(brokers: &str, topic: &str, program: &str, round: usize) -> f64 {
+/// What reading the topic was like: the median of some runs, or one.
+struct Intake {
+    /// Events a second from the first to the last; of a worker, that each lane has read.
+    rate: f64,
+    /// CPU seconds of the process per million events of the topic, start included.
+    cpu: f64,
+}
+
+impl Intake {
+    fn median(runs: &[Intake]) -> Intake {
+        let rate = median(runs.iter().map(|run| run.rate).collect());
+        let cpu = median(runs.iter().map(|run| run.cpu).collect());
+        Intake { rate, cpu }
+    }
+}
+
+/// The worker takes the topic in, with so many lanes whose provider takes nothing.
+fn take_in(brokers: &str, topic: &str, program: &str, n_lanes: usize) -> Intake {
     let port =
         std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
-    let mut config = tempfile::NamedTempFile::new().expect("a file");
     // Port 9 is the discard service, which nobody runs any more: connections are refused.
+    let lanes: String = (0..n_lanes)
+        .map(|n| format!("  lane{n}: {{ type: vitally, base_url: \"http://127.0.0.1:9\", token: none, buffer: {{ max_bytes: 4GiB }} }}\n"))
+        .collect();
+    let mut config = tempfile::NamedTempFile::new().expect("a file");
     write!(
         config,
-        "kafka: {{ brokers: \"{brokers}\", topics: [{topic}], group: bench-{}-{port}-{round}, properties: {{ group.protocol: consumer }} }}\n\
+        "kafka: {{ brokers: \"{brokers}\", topics: [{topic}], group: bench-{}-{port}, properties: {{ group.protocol: consumer }} }}\n\
          http: {{ listen: \"127.0.0.1:{port}\" }}\n\
          log: {{ level: error }}\n\
-         destinations:\n  vitally: {{ type: vitally, base_url: \"http://127.0.0.1:9\", token: none, buffer: {{ max_bytes: 4GiB }} }}\n",
+         destinations:\n{lanes}",
         std::process::id()
     )
     .expect("written");
@@ -230,27 +264,43 @@ fn take_in(brokers: &str, topic: &str, program: &str, round: usize) -> f64 {
     let worker = Killed(command.stdout(Stdio::null()).spawn().expect("taskset is installed"));
     let url = format!("http://127.0.0.1:{port}/metrics");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let all = n_lanes as f64 * EVENTS as f64;
     let rate = runtime.block_on(async {
         let client = reqwest::Client::new();
         let (deadline, mut first) = (Instant::now() + DEADLINE, None);
         loop {
             assert!(Instant::now() < deadline, "the worker does not take {EVENTS} events in");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            // A scrape costs the worker a thousandth of this.
+            tokio::time::sleep(Duration::from_millis(50)).await;
             let Ok(reply) = client.get(&url).send().await else { continue };
             let now = Instant::now();
             let text = reply.text().await.unwrap_or_default();
-            let line =
-                text.lines().find_map(|line| line.strip_prefix("sluicegate_events_consumed_total{")?.rsplit_once(' '));
-            let consumed: f64 = line.and_then(|(_, value)| value.parse().ok()).unwrap_or_default();
+            let lines = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("sluicegate_events_consumed_total{")?.rsplit_once(' '));
+            let consumed: f64 = lines.filter_map(|(_, value)| value.parse::<f64>().ok()).sum();
             if consumed == 0.0 {
                 continue;
             }
             let (from, at) = *first.get_or_insert((consumed, now));
-            if consumed == EVENTS as f64 {
-                break (consumed - from) / (now - at).as_secs_f64();
+            if consumed == all {
+                break (consumed - from) / n_lanes as f64 / (now - at).as_secs_f64();
             }
         }
     });
-    drop(worker);
-    rate
+    let cpu = cpu_seconds(worker.0.id()) / (EVENTS as f64 / 1e6);
+    Intake { rate, cpu }
+}
+
+/// What a process has used of the processor, user and system together; taskset becomes the worker, so its child's id is it.
+fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the worker runs");
+    let ticks: f64 = stat
+        .rsplit_once(')')
+        .map(|(_, fields)| {
+            fields.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum()
+        })
+        .expect("the fields of proc(5)");
+    // USER_HZ, 100 on every Linux in use.
+    ticks / 100.0
 }
