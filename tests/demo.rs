@@ -46,6 +46,25 @@ fn a_short_run_shows_its_lanes_and_passes_its_own_checks() {
 }
 
 #[test]
+fn a_backlog_is_there_before_the_lanes_start_and_every_user_becomes_current() {
+    let csv = tempfile::NamedTempFile::new().expect("a file");
+    let mut command = demo("--backlog --events 1200 --users 60 --seed 7");
+    let text = passed(&command.arg("--csv").arg(csv.path()).output().expect("the binary starts"));
+    assert!(text.contains("1,200 events were there before the lanes started.\n"), "{text}");
+    for lane in ["vitally", "vibefollow", "userpilot"] {
+        let current = text.lines().filter(|line| line.starts_with(lane) && line.contains(" 60 users current after "));
+        assert_eq!(current.count(), 1, "{text}");
+    }
+    assert!(
+        text.contains("Computed: a sender without merging needs 1:00 for 1,200 rows, one for each event"),
+        "{text}"
+    );
+    let csv = std::fs::read_to_string(csv.path()).expect("written");
+    assert_eq!(csv.lines().next(), Some("provider,current_s,unmerged_s"));
+    assert_eq!(csv.lines().count(), 1 + 3 * 60);
+}
+
+#[test]
 fn the_users_own_events_come_out_as_what_each_provider_would_hold() {
     let mut child = demo("--input -")
         .stdin(Stdio::piped())

@@ -107,6 +107,14 @@ pub struct Demo {
     /// Something that goes wrong on the way.
     #[arg(long)]
     pub fault: Option<DemoFault>,
+    /// Write all events before the lanes start, then show how long it takes until every user is current.
+    ///
+    /// 60,000 events of 6,000 users unless given: five minutes, and 50 for a sender that does not merge.
+    #[arg(long, conflicts_with_all = ["duration", "input"])]
+    pub backlog: bool,
+    /// Write when each user was current to this file.
+    #[arg(long, value_name = "FILE", requires = "backlog")]
+    pub csv: Option<PathBuf>,
     /// Deliver these events instead, one JSON object a line; - reads standard input.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["events", "users", "seed"])]
     pub input: Option<PathBuf>,
@@ -271,6 +279,8 @@ fn run_demo(arguments: Demo) -> Exit {
             DemoFault::WrongToken => demo::Fault::WrongToken,
             DemoFault::Crash => demo::Fault::Crash,
         }),
+        backlog: arguments.backlog,
+        csv: arguments.csv,
         input: arguments.input,
         listen: arguments.listen,
     };
@@ -281,7 +291,7 @@ fn run_demo(arguments: Demo) -> Exit {
         Err(error) => {
             complain(&format!("{error}\n"));
             match error {
-                demo::Error::Line { .. } => Exit::Usage,
+                demo::Error::Line { .. } | demo::Error::Backlog(_) => Exit::Usage,
                 demo::Error::Config(_) => Exit::Bug,
                 _ => Exit::Unavailable,
             }
@@ -376,6 +386,9 @@ mod tests {
         assert!(parse("sluicegate demo --input -").is_ok());
         assert!(parse("sluicegate demo --input - --events 5").is_err());
         assert!(parse("sluicegate demo --duration 30").is_err());
+        assert!(parse("sluicegate demo --backlog --events 600 --users 60 --csv users.csv").is_ok());
+        assert!(parse("sluicegate demo --backlog --duration 30s").is_err());
+        assert!(parse("sluicegate demo --csv users.csv").is_err());
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub(super) enum Source {
         settings: GeneratorSettings,
         over: Duration,
     },
+    /// All at once, before anybody reads.
+    Backlog(GeneratorSettings),
     Lines(mpsc::Receiver<io::Result<Vec<u8>>>),
 }
 
@@ -68,6 +70,7 @@ impl Feed {
         let task = tokio::spawn(async move {
             match source {
                 Source::Generated { settings, over } => writer.generated(settings, over).await,
+                Source::Backlog(settings) => writer.backlog(settings).await,
                 Source::Lines(lines) => writer.lines(lines).await,
             }
         });
@@ -82,6 +85,15 @@ impl Feed {
     /// Whether all is written, or writing has failed.
     pub fn has_ended(&self) -> bool {
         self.task.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits until all is written.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    pub async fn written(&mut self) -> Result<(), Error> {
+        let Some(task) = self.task.take() else { return Ok(()) };
+        task.await.unwrap_or_else(|_| Err(Error::Produce("the writer panicked".to_owned())))
     }
 
     /// Stops writing; what came of it.
@@ -144,6 +156,21 @@ impl Writer {
             made = due;
         }
         Ok(())
+    }
+
+    async fn backlog(mut self, settings: GeneratorSettings) -> Result<(), Error> {
+        let mut generator = Generator::new(settings);
+        loop {
+            let events: Vec<GeneratedEvent> = generator.by_ref().take(LINES).collect();
+            if events.is_empty() {
+                return Ok(());
+            }
+            // Nobody reads yet, so waiting would be in vain.
+            if self.backlog.is_full() {
+                return Err(Error::Backlog(lock(&self.log).len()));
+            }
+            self.write(events).await?;
+        }
     }
 
     async fn lines(mut self, mut lines: mpsc::Receiver<io::Result<Vec<u8>>>) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 //! Nothing here uses `engine`, `providers` or `event`: the judge must not share a mistake with the judged. Only `lanes`
 //! knows the worker, which it starts as `main` would.
 
+mod backlog;
 pub mod broker;
 mod console;
 pub mod expected;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rdkafka::error::KafkaError;
 use tokio::sync::{oneshot, watch};
 
+use super::backlog::{self, Catchup};
 use super::broker::EmbeddedBroker;
 use super::console::{open_view, watch_signals};
 use super::expected::{Expected, LogEntry, ReadRules, expect};
@@ -55,6 +56,10 @@ pub struct Settings {
     pub duration: Duration,
     pub seed: u64,
     pub fault: Option<Fault>,
+    /// All events are written before the lanes start; `duration` has no meaning then.
+    pub backlog: bool,
+    /// Where to write when each user was current.
+    pub csv: Option<PathBuf>,
     /// The user's own events instead, one JSON object a line; `-` is standard input. What the providers hold in the end
     /// goes to standard output, everything else to standard error.
     pub input: Option<PathBuf>,
@@ -69,6 +74,10 @@ pub enum Error {
     Input { path: String, source: std::io::Error },
     #[error("line {number} of the input has {bytes} bytes; the embedded broker takes 2 MiB, leave it out")]
     Line { number: u64, bytes: usize },
+    #[error("{0} events fill the embedded broker: give fewer (--events), or more users (--users) to spread them")]
+    Backlog(usize),
+    #[error("{path} (--csv): {source}")]
+    Csv { path: String, source: std::io::Error },
     #[error("the embedded broker: {0}; see that loopback ports and threads can be had")]
     Broker(#[from] kafka::Error),
     #[error("the embedded broker does not answer: {0}")]
@@ -90,6 +99,7 @@ pub enum Error {
 pub async fn run(settings: Settings) -> Result<Summary, Error> {
     let source = match &settings.input {
         Some(path) => Source::Lines(feed::read_lines(path)?),
+        None if settings.backlog => Source::Backlog(backlog::generated(settings.seed, settings.events, settings.users)),
         None => Source::Generated { settings: generated(&settings), over: settings.duration.mul_f64(PRODUCING) },
     };
     let mut view = open_view(settings.input.is_some());
@@ -108,6 +118,10 @@ pub async fn run(settings: Settings) -> Result<Summary, Error> {
     let summary = summary?;
     summary.show(&mut view);
     view.close();
+    if let Some(path) = &settings.csv {
+        let named = |source| Error::Csv { path: path.display().to_string(), source };
+        backlog::write_csv(path, &summary.backlog).map_err(named)?;
+    }
     Ok(summary)
 }
 
@@ -141,6 +155,7 @@ struct Demo {
     start: Instant,
     about: Option<Duration>,
     events: Option<u64>,
+    backlog: bool,
     schedule: Option<Schedule>,
     feed: Feed,
     workers: Vec<Worker>,
@@ -163,24 +178,29 @@ impl Demo {
         simulator: Simulator,
     ) -> Result<Demo, Error> {
         let brokers = broker.bootstrap_servers();
+        let auditor = Arc::new(Auditor::new(brokers)?);
+        let (committed, auditing) = topics::watch_positions(&auditor);
+        let (events, about) = match &source {
+            Source::Generated { settings: generated, .. } => (Some(generated.events), Some(settings.duration)),
+            Source::Backlog(generated) => (Some(generated.events), Some(backlog::ideal(generated.users))),
+            Source::Lines(_) => (None, None),
+        };
+        let mut feed = Feed::start(brokers, source, committed.clone())?;
+        if settings.backlog {
+            feed.written().await?;
+        }
         let start = Instant::now();
-        let schedule = settings.fault.map(|fault| Schedule::new(fault, settings.duration));
+        let schedule = settings.fault.map(|fault| Schedule::new(fault, about.unwrap_or(settings.duration)));
         let mut workers = Vec::new();
         for (lanes, listen) in processes(settings) {
             let config = lanes::config(brokers, &simulator.base_url(), listen, &lanes)?;
             workers.push(Worker::start(config).await?);
         }
-        let auditor = Arc::new(Auditor::new(brokers)?);
-        let (committed, auditing) = topics::watch_positions(&auditor);
-        let events = match &source {
-            Source::Generated { settings, .. } => Some(settings.events),
-            Source::Lines(_) => None,
-        };
-        let feed = Feed::start(brokers, source, committed.clone())?;
         Ok(Demo {
             start,
-            about: events.map(|_| settings.duration),
+            about,
             events,
+            backlog: settings.backlog,
             schedule,
             feed,
             workers,
@@ -213,13 +233,14 @@ impl Demo {
             if has_all {
                 // An error here has ended the writing.
                 self.feed.end().await?;
-                if self.expected.is_none() {
-                    self.expected = Some(work_out(self.feed.log().clone()));
-                }
             }
             if self.asked.is_none_or(|asked| asked.elapsed() >= ASK) {
                 self.ask().await;
                 self.show(view, false);
+            }
+            // Not earlier: it takes much CPU, and reading should not wait for that.
+            if has_all && self.expected.is_none() && (self.is_read() || self.is_delivered()) {
+                self.expected = Some(work_out(self.feed.log().clone()));
             }
             let in_trouble = self.schedule.as_ref().is_some_and(|schedule| !schedule.is_over());
             if has_all && !in_trouble && self.is_delivered() {
@@ -283,6 +304,12 @@ impl Demo {
         view.show(&frame, is_last);
     }
 
+    /// Whether each lane has read all that is written.
+    fn is_read(&self) -> bool {
+        let written = self.feed.log().len() as u64;
+        self.figures.len() == Kind::ALL.len() && self.figures.iter().all(|lane| lane.consumed >= written)
+    }
+
     fn is_delivered(&self) -> bool {
         let ends = ends(&self.feed.log());
         let committed = self.committed.borrow();
@@ -318,7 +345,10 @@ impl Demo {
         if self.events.is_none() && ended == Ended::Delivered {
             print_holdings(&snapshots, &letters);
         }
+        let caught_up = self.backlog && ended == Ended::Delivered;
+        let catchup = |kind| Catchup::of(kind, &log, self.simulator.provider(kind), self.start);
         Ok(Summary {
+            backlog: Kind::ALL.into_iter().filter(|_| caught_up).map(catchup).collect(),
             checks,
             interrupted: ended == Ended::Interrupted,
             stalled: ended == Ended::Stalled,

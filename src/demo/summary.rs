@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::backlog::{Catchup, without_merging};
 use super::expected::{Expected, diff};
 use super::lanes::Figures;
 use super::simulator::{Kind, Snapshot};
@@ -13,7 +14,7 @@ use super::topics::Letter;
 use super::view::{View, clock, grouped};
 
 /// What every provider takes in any 60 s (design, section 6; the simulated providers enforce it).
-const LIMIT: u64 = 1_200;
+pub(super) const LIMIT: u64 = 1_200;
 
 /// How many differences are shown of a check that failed; more would not help.
 const SHOWN: usize = 5;
@@ -42,6 +43,8 @@ pub struct Summary {
     /// Rows sent to all providers together, resends included.
     pub rows: u64,
     pub took: Duration,
+    /// How each provider caught up with a backlog, if there was one and all of it was delivered.
+    pub backlog: Vec<Catchup>,
 }
 
 impl Summary {
@@ -91,6 +94,12 @@ impl Summary {
             lines.push("given up: nothing has moved for two minutes".to_owned());
         } else if self.unchecked {
             lines.push("the log could not be replayed, so the providers' state is not checked".to_owned());
+        }
+        if !self.backlog.is_empty() {
+            lines.push(format!("{} events were there before the lanes started.", grouped(self.events)));
+            lines.extend(self.backlog.iter().map(Catchup::line));
+            lines.push(without_merging(&self.backlog, self.events));
+            return lines;
         }
         lines.push(format!(
             "{} events became about {} rows per provider: {ratio:.1} events a row.",

@@ -4,6 +4,7 @@
 //! `SLUICEGATE_LONG_TESTS=1 SLUICEGATE_TEST_BROKERS=127.0.0.1:9092 cargo test --release --test load -- --nocapture --test-threads 1`
 
 mod backlog;
+mod beside;
 mod confined;
 mod flood;
 mod memory;
@@ -14,6 +15,9 @@ mod stall;
 #[allow(dead_code, reason = "the black-box tests use the rest of it")]
 mod support;
 mod surroundings;
+#[path = "../it/worker_process.rs"]
+#[allow(dead_code, reason = "the black-box tests use the rest of it")]
+mod worker_process;
 
 /// Whether the full sizes are asked for, and possible: the mock cluster keeps 5 MiB of a partition.
 fn is_long() -> bool {

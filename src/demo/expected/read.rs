@@ -58,11 +58,15 @@ pub(super) fn read(kind: Kind, rules: &ReadRules, log: &[LogEntry]) -> Reading {
 }
 
 /// Every entry in the order of its partition, with what becomes of it.
-pub(super) fn fates<'a>(kind: Kind, rules: &ReadRules, log: &'a [LogEntry]) -> Vec<(&'a LogEntry, Fate)> {
+pub(super) fn fates<'a>(
+    kind: Kind,
+    rules: &'a ReadRules,
+    log: &'a [LogEntry],
+) -> impl Iterator<Item = (&'a LogEntry, Fate)> {
     let mut order: Vec<&LogEntry> = log.iter().collect();
     order.sort_by_key(|entry| (entry.partition, entry.offset));
     let mut seen = BTreeSet::new();
-    order.into_iter().map(|entry| (entry, fate(kind, rules, entry, &mut seen))).collect()
+    order.into_iter().map(move |entry| (entry, fate(kind, rules, entry, &mut seen)))
 }
 
 fn fate(kind: Kind, rules: &ReadRules, entry: &LogEntry, seen: &mut BTreeSet<(i32, String)>) -> Fate {

@@ -21,6 +21,15 @@ pub enum End {
     Dead(&'static str),
 }
 
+/// The user of each event that this destination takes, by partition and offset.
+pub fn takers(kind: Kind, rules: &ReadRules, log: &[LogEntry]) -> BTreeMap<(i32, i64), String> {
+    let taken = read::fates(kind, rules, log).filter_map(|(entry, fate)| match fate {
+        Fate::Taken { user, .. } => Some(((entry.partition, entry.offset), user)),
+        Fate::Skipped(_) | Fate::Dead(_) => None,
+    });
+    taken.collect()
+}
+
 /// A log as one destination reads it.
 pub struct Replay {
     kind: Kind,

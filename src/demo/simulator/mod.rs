@@ -181,6 +181,13 @@ impl ProviderHandle {
         site.book.store.users()
     }
 
+    /// When each user's last row took effect, or was seen to have: a job's rows are given effect when somebody asks.
+    pub fn changed(&self) -> BTreeMap<String, Instant> {
+        let mut site = self.lock();
+        site.settle(Instant::now());
+        site.book.store.changed.clone()
+    }
+
     /// When how many rows arrived, oldest first; the newest million requests.
     pub fn arrivals(&self) -> Vec<(Instant, u32)> {
         self.lock().book.window.arrivals().collect()

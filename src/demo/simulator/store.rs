@@ -76,6 +76,8 @@ pub(super) enum Nulls {
 pub(super) struct Store {
     users: BTreeMap<String, Map<String, Value>>,
     versions: BTreeMap<String, i64>,
+    /// When each user's last row took effect.
+    pub changed: BTreeMap<String, Instant>,
     in_flight: BTreeMap<String, u32>,
     pub counters: Counters,
     pub regressions: Vec<Regression>,
@@ -98,6 +100,7 @@ impl Store {
         nulls: Nulls,
     ) {
         self.counters.rows_applied += 1;
+        self.changed.insert(user.to_owned(), Instant::now());
         if let Some(journal) = &mut self.journal {
             journal.take_effect(user, &fields, bag, traits);
         }
