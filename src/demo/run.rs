@@ -20,7 +20,7 @@ use super::lanes::{self, Figures, Worker};
 use super::simulator::{Faults, Kind, Simulator, SimulatorSettings, Snapshot};
 pub use super::summary::{Check, Summary};
 use super::summary::{Evidence, judge, print_holdings};
-use super::topics::{self, Auditor, Letter, PARTITIONS, Positions, TOPIC, ends};
+use super::topics::{self, Auditor, Letter, Positions, ends};
 use super::view::{Frame, View};
 use crate::app;
 use crate::config;
@@ -105,7 +105,7 @@ pub async fn run(settings: Settings) -> Result<Summary, Error> {
     let mut view = open_view(settings.input.is_some());
     let interrupted = watch_signals(view.is_terminal());
     // Outlives everything that talks to it.
-    let broker = start_broker()?;
+    let broker = topics::start_broker()?;
     let local = SocketAddr::from(([127, 0, 0, 1], 0));
     let simulator = Simulator::start(SimulatorSettings::default(), local).await.map_err(Error::Simulator)?;
     let mut demo = Demo::start(&settings, source, &broker, simulator).await?;
@@ -133,13 +133,6 @@ fn generated(settings: &Settings) -> GeneratorSettings {
         events: settings.events.unwrap_or_else(|| per_run(EVENTS_PER_SECOND)),
         ..GeneratorSettings::default()
     }
-}
-
-fn start_broker() -> Result<EmbeddedBroker, Error> {
-    let dead = Kind::ALL.map(topics::dead_letter_topic);
-    let mut all = vec![(TOPIC, PARTITIONS)];
-    all.extend(dead.iter().map(|topic| (topic.as_str(), PARTITIONS)));
-    Ok(EmbeddedBroker::start(&all)?)
 }
 
 /// How watching ended.

@@ -1,4 +1,4 @@
-//! Looks into the embedded broker from outside the worker: what the groups have committed, what the dead letters say.
+//! The embedded broker's topics, looked into from outside the worker: what the groups have committed, what the dead letters say.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,8 +10,10 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::broker::EmbeddedBroker;
 use super::expected::LogEntry;
 use super::simulator::Kind;
+use crate::kafka;
 
 /// The topic of the demo.
 pub(super) const TOPIC: &str = "identify";
@@ -31,6 +33,17 @@ const EVERY: Duration = Duration::from_millis(500);
 /// The dead-letter topic of a lane.
 pub(super) fn dead_letter_topic(kind: Kind) -> String {
     format!("{TOPIC}.dlq.{}", kind.name())
+}
+
+/// A broker with all topics of the demo.
+///
+/// # Errors
+/// What librdkafka refuses.
+pub(super) fn start_broker() -> Result<EmbeddedBroker, kafka::Error> {
+    let dead = Kind::ALL.map(dead_letter_topic);
+    let mut all = vec![(TOPIC, PARTITIONS)];
+    all.extend(dead.iter().map(|topic| (topic.as_str(), PARTITIONS)));
+    EmbeddedBroker::start(&all)
 }
 
 /// Committed positions: per lane (in the order of `Kind::ALL`), per partition.
