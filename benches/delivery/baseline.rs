@@ -50,6 +50,7 @@ fn look_at(payload: &[u8]) {
 pub fn post() {
     let variable = |name| std::env::var(name).expect("set by the parent");
     let in_flight: usize = variable(IN_FLIGHT_OF_CHILD).parse().expect("a number");
+    let url: reqwest::Url = variable(URL).parse().expect("an address");
     let body = bytes::Bytes::from(variable(BODY));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
@@ -57,10 +58,11 @@ pub fn post() {
         let (began, cpu_before) = (Instant::now(), cpu_seconds(std::process::id()));
         let mut loops = tokio::task::JoinSet::new();
         for _ in 0..in_flight {
-            let (client, url, body) = (client.clone(), variable(URL), body.clone());
+            let (client, url, body) = (client.clone(), url.clone(), body.clone());
             loops.spawn(async move {
                 for _ in 0..SINGLE.events / in_flight {
-                    let request = client.post(&url).header("content-type", "application/json").body(body.clone());
+                    let request =
+                        client.post(url.clone()).header("content-type", "application/json").body(body.clone());
                     let reply = request.send().await.and_then(reqwest::Response::error_for_status).expect("a reply");
                     assert!(!reply.bytes().await.expect("a body").is_empty());
                 }
