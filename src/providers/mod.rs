@@ -172,6 +172,16 @@ pub trait Provider: Send + Sync {
     fn classify(&self, asked: Asked<'_>, reply: &Reply) -> Answer;
 }
 
+/// A row as JSON. The buffer is measured first: growing from nothing would copy most rows twice.
+fn json(row: &impl Serialize, profile: &Profile<'_>) -> Vec<u8> {
+    // Vitally's members beside the traits, the longest, take 165 bytes with ids of 13.
+    const BESIDE_TRAITS: usize = 256;
+    let traits: usize = profile.traits.iter().map(|(key, raw)| key.len() + raw.get().len() + r#""":,"#.len()).sum();
+    let mut bytes = Vec::with_capacity(BESIDE_TRAITS + traits);
+    serde_json::to_writer(&mut bytes, row).expect("text and JSON always make JSON");
+    bytes
+}
+
 /// The rows' bodies as a list between `open` and `close`.
 fn json_list(open: &str, rows: &[EncodedRow], close: &str) -> Bytes {
     let length = rows.iter().map(|row| row.body.len() + 1).sum::<usize>() + open.len() + close.len();

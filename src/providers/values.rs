@@ -109,12 +109,14 @@ pub fn account<'a>(profile: &'a Profile<'_>) -> Option<&'a str> {
 /// First and last name in one, of whichever is known.
 pub fn full_name(profile: &Profile<'_>) -> Option<String> {
     let part = |names: [&str; 2]| {
-        let text = names.into_iter().find_map(|name| find(profile, name).and_then(text))?;
-        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+        let text = names.into_iter().find_map(|name| find(profile, name).and_then(text));
+        text.filter(|text| !text.trim().is_empty())
     };
-    let parts: Vec<String> =
-        [part(["firstName", "first_name"]), part(["lastName", "last_name"])].into_iter().flatten().collect();
-    (!parts.is_empty()).then(|| parts.join(" "))
+    match (part(["firstName", "first_name"]), part(["lastName", "last_name"])) {
+        (Some(first), Some(last)) => Some(format!("{} {}", first.trim(), last.trim())),
+        (Some(only), None) | (None, Some(only)) => Some(only.trim().to_owned()),
+        (None, None) => None,
+    }
 }
 
 /// A date in whatever form callers write it, as ISO 8601 in UTC with milliseconds; `None` if it is no date.

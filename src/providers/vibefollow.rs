@@ -142,7 +142,7 @@ impl Provider for Vibefollow {
             email: email(profile)?,
             traits: traits(profile, self.send_nulls),
         };
-        let body = serde_json::to_vec(&user).expect("text and JSON always make JSON");
+        let body = super::json(&user, profile);
         preflight::size(body.len(), &self.shape())?;
         let identity = identity::of_row(&self.destination, row.version, &body);
         Ok(EncodedRow { body: body.into(), identity })

@@ -11,6 +11,7 @@ use http::{Method, Request, Uri, header};
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::values::{Traits, Value, account, find, full_name, iso8601, iso8601_ms, iso8601_text, text};
 use super::{Asked, EncodedRow, Problem, Provider, Reply, Row, Shape, address, headers, identity, preflight, status};
@@ -88,7 +89,7 @@ impl Vitally {
     }
 }
 
-/// A message in the vendor's words ("Request Body"); a batch's messages have a `type` besides.
+/// A message in the vendor's words ("Request Body"), but for the `messageId`; a batch's messages have a `type` besides.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Message<'a> {
@@ -102,14 +103,6 @@ struct Message<'a> {
     traits: Traits<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timestamp: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    message_id: Option<String>,
-}
-
-impl Message<'_> {
-    fn bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("text and JSON always make JSON")
-    }
 }
 
 impl Provider for Vitally {
@@ -163,7 +156,7 @@ impl Provider for Vitally {
             let message = "neither an account nor an organization is known for the user";
             return Err(Rejection::local(RejectReason::NoAccount, Some("accountId"), message));
         }
-        let mut message = Message {
+        let message = Message {
             kind: match self.mode {
                 Mode::Batch => Some("user"),
                 Mode::Single => None,
@@ -173,12 +166,11 @@ impl Provider for Vitally {
             organization_id,
             traits: traits(row),
             timestamp: profile.timestamp.as_deref().and_then(iso8601_text).or_else(|| iso8601_ms(row.record_time_ms)),
-            message_id: None,
         };
+        let mut body = super::json(&message, profile);
         // Not the event's messageId: a merged row would be taken for the event that was sent before, and dropped.
-        let identity = identity::of_row(&self.destination, row.version, &message.bytes());
-        message.message_id = Some(identity.to_string());
-        let body = message.bytes();
+        let identity = identity::of_row(&self.destination, row.version, &body);
+        append_message_id(&mut body, identity);
         preflight::size(body.len(), &self.shape())?;
         Ok(EncodedRow { body: body.into(), identity })
     }
@@ -213,6 +205,15 @@ impl Provider for Vitally {
             _ => status::common(reply),
         })
     }
+}
+
+/// Adds the last member to a message that has others.
+fn append_message_id(body: &mut Vec<u8>, identity: Uuid) {
+    let closing = body.pop();
+    debug_assert_eq!(closing, Some(b'}'));
+    body.extend_from_slice(br#","messageId":""#);
+    body.extend_from_slice(identity.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes());
+    body.extend_from_slice(br#""}"#);
 }
 
 /// The traits with what Vitally treats specially ("Special traits"): `name` and `createdAt`.
