@@ -272,7 +272,7 @@ async fn an_http2_request_given_back_by_the_server_is_a_reset_and_not_sent_again
         let (url, server) = server(move |stream| answer_over_http2(stream, frame));
         let client = builder(SenderSettings { timeout: PATIENT }, &Tls::default()).no_proxy().http2_prior_knowledge();
         let client = client.build().expect("a client");
-        let sender = Sender { proxied: client.clone(), direct: client, timeout: PATIENT };
+        let sender = Sender { proxied: client.clone(), direct: client, ..sender(PATIENT) };
         let failure = sender.send(request(&url), Instant::now()).await.expect_err("no reply");
         assert_eq!(failure.outage, Outage::Reset, "{failure:?}");
         assert!(!failure.text.contains("marked"), "{failure:?}");
@@ -349,7 +349,7 @@ fn sender_with_names(answers: Vec<Vec<std::net::SocketAddr>>) -> Sender {
     let client =
         builder(SenderSettings { timeout: PATIENT }, &Tls::default()).no_proxy().dns_resolver(resolver).build();
     let client = client.expect("a client");
-    Sender { proxied: client.clone(), direct: client, timeout: PATIENT }
+    Sender { proxied: client.clone(), direct: client, ..sender(PATIENT) }
 }
 
 fn address(url: &str) -> std::net::SocketAddr {
