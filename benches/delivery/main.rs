@@ -194,7 +194,9 @@ fn deliver(brokers: &str, load: &Load, in_flight: usize, provider: &Provider) ->
     assert_eq!(provider.rows(), events, "rows that were sent twice");
     let mut committed = TopicPartitionList::new();
     let ends = topic::ends(brokers, load);
-    ends.iter().for_each(|(partition, _)| drop(committed.add_partition(topic, *partition)));
+    for (partition, _) in &ends {
+        committed.add_partition(topic, *partition);
+    }
     let committed = topic::consumer(brokers, &format!("{group}.vitally"))
         .committed_offsets(committed, Duration::from_secs(10))
         .expect("positions of the group");
