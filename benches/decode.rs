@@ -1,24 +1,73 @@
-//! What reading and merging cost per event of about 600 bytes; the aim is under 1 us for `decode`.
+//! What reading an event of about 600 bytes costs, and merging a second one into a pending state of few or many traits.
+//!
+//! `cargo bench` runs this, `engine`, `limiter` and `adapters`, which need no services. Whether a change costs anything:
+//!
+//! ```text
+//! cargo bench --bench decode -- --save-baseline main      # before the change
+//! cargo bench --bench decode -- --baseline main           # after it: criterion prints the change and its confidence
+//! ```
 
 use std::hint::black_box;
+use std::time::Duration;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use sluicegate::event::{Rules, decode, merge};
 
 const EVENT: &str = r#"{"type":"identify","userId":"user-00012345","anonymousId":"5f0c2f1e-8f0f-4b7e-9d39-0f4c1f3f6a77","messageId":"ajs-next-1764000000000-1b9d6bcd-bbfd-4b2d","timestamp":"2026-11-22T09:00:00.000Z","receivedAt":"2026-11-22T09:00:00.412Z","context":{"groupId":"acme-42","ip":"203.0.113.7","library":{"name":"analytics.js","version":"2.11.1"},"locale":"en-US","page":{"path":"/app","url":"https://example.com/app"}},"traits":{"email":"ada@example.com","firstName":"Ada","plan":"growth","seats":42,"trial":false,"company":{"id":"acme-42","name":"Acme"},"createdAt":"2024-03-01T00:00:00Z"}}"#;
 
-fn benches(criterion: &mut Criterion) {
-    let rules = Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None };
-    criterion.bench_function("decode, 600 bytes", |bencher| {
-        bencher.iter(|| decode(Some(black_box(EVENT.as_bytes())), &rules).is_ok());
-    });
-    for n in [2, 8] {
-        criterion.bench_function(&format!("merge, {n} events"), |bencher| {
-            bencher
-                .iter(|| merge(std::iter::repeat_n(black_box(EVENT.as_bytes()), n), &rules).map(|it| it.traits.len()));
-        });
-    }
+/// An event of so many traits beside the user id.
+fn event_of(traits: usize) -> Vec<u8> {
+    let traits: Vec<String> = (0..traits).map(|n| format!(r#""trait_{n:04}":"value {n:06}""#)).collect();
+    let traits = traits.join(",");
+    format!(r#"{{"type":"identify","userId":"user-00012345","traits":{{{traits}}}}}"#).into_bytes()
 }
 
-criterion_group!(decoding, benches);
-criterion_main!(decoding);
+fn decoding(criterion: &mut Criterion) {
+    let rules = rules();
+    let mut group = criterion.benchmark_group("decode");
+    for (name, payload) in [("600 bytes", EVENT.as_bytes().to_vec()), ("200 traits, 6 KB", event_of(200))] {
+        group.throughput(Throughput::Elements(1));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| decode(Some(black_box(payload.as_slice())), &rules).is_ok())
+        });
+    }
+    group.finish();
+}
+
+/// A second event is merged into the first, and the state written as one event: what a row does when events pile up.
+fn merging(criterion: &mut Criterion) {
+    let rules = rules();
+    let mut group = criterion.benchmark_group("merge");
+    for n in [2, 4] {
+        group.throughput(Throughput::Elements(n as u64));
+        group.bench_function(format!("{n} events of 600 bytes"), |bencher| {
+            bencher.iter(|| {
+                merge(std::iter::repeat_n(black_box(EVENT.as_bytes()), n), &rules).map(|it| it.to_event().len())
+            });
+        });
+    }
+    // 50 keys are searched one by one, more through a map: both ways are measured.
+    for traits in [20, 200, 2000] {
+        let (state, newer) = (event_of(traits), event_of(2));
+        group.throughput(Throughput::Elements(1));
+        group.bench_function(format!("a small event into a state of {traits} traits"), |bencher| {
+            bencher.iter(|| {
+                let events = [black_box(state.as_slice()), black_box(newer.as_slice())];
+                merge(events.into_iter(), &rules).map(|it| it.to_event().len())
+            });
+        });
+    }
+    group.finish();
+}
+
+fn rules() -> Rules {
+    Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None }
+}
+
+/// Long enough that the middle of 100 samples repeats within 2% on a quiet machine, short enough for the whole of `cargo bench`.
+fn settings() -> Criterion {
+    Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2))
+}
+
+criterion_group!(name = all; config = settings(); targets = decoding, merging);
+criterion_main!(all);

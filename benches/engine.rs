@@ -93,7 +93,7 @@ fn resident() -> usize {
 
 /// What a pending user costs beside his raw event, with message ids turned on.
 fn memory() {
-    const PENDING: usize = 400_000;
+    const PENDING: usize = 1_000_000;
     let now = Instant::now();
     let mut engine = engine(now);
     let before = resident();

@@ -29,7 +29,7 @@ mod offsets;
 mod outbox;
 mod pacer;
 mod policy;
-mod rate_limit;
+pub mod rate_limit;
 mod replay;
 mod row;
 mod rows;

@@ -1,0 +1,77 @@
+//! What the limit costs: asking when rows may go, reserving them, and settling the reservation when the answer is in.
+//!
+//! `cargo bench --bench limiter`; time is an argument here, so an hour of sending takes no hour. The 256 partitions show
+//! what a replica that owns all of a large topic pays per request.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use sluicegate::engine::rate_limit::{Grant, RateLimit};
+use sluicegate::record::PartitionId;
+
+/// One row at 1,200 a minute.
+const PERIOD: Duration = Duration::from_millis(50);
+
+/// How long the provider takes to answer.
+const ANSWER: Duration = Duration::from_millis(200);
+
+fn limit(partitions: i32, batch: usize, now: Instant) -> RateLimit {
+    let mut limit = RateLimit::new(Some(1200), batch, Duration::from_secs(10));
+    limit.resize(partitions as usize);
+    for partition in 0..partitions {
+        limit.gain(PartitionId { topic: 0, partition }, None, now);
+    }
+    limit
+}
+
+/// Sends `rows` when they may go, and settles them a moment later; returns when that was.
+fn send(limit: &mut RateLimit, rows: usize, mut now: Instant) -> Instant {
+    loop {
+        if let Some(at) = limit.ready_at(rows, now) {
+            now = now.max(at);
+        }
+        match limit.take(rows, now) {
+            Grant::Rows(granted) => {
+                limit.answered(granted, now, now + ANSWER);
+                return now;
+            }
+            Grant::Wait(at) => now = at,
+            Grant::Blocked => unreachable!("every reservation is settled at once"),
+        }
+    }
+}
+
+fn limiter(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("limiter");
+    for (rows, partitions) in [(1, 1), (100, 1), (100, 256)] {
+        group.throughput(Throughput::Elements(rows as u64));
+        group.bench_function(
+            format!("reserve and settle, {rows} rows a request, partitions: {partitions}"),
+            |bencher| {
+                let mut now = Instant::now();
+                let mut limit = limit(partitions, rows, now);
+                // The window is full before anything is measured.
+                (0..2 * 1200 / rows).for_each(|_| now = send(&mut limit, rows, now));
+                bencher.iter(|| now = send(black_box(&mut limit), rows, now));
+            },
+        );
+    }
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("asked too early", |bencher| {
+        let mut now = Instant::now();
+        let mut limit = limit(1, 100, now);
+        (0..24).for_each(|_| now = send(&mut limit, 100, now));
+        let early = now + PERIOD;
+        bencher.iter(|| black_box(&mut limit).take(100, early));
+    });
+    group.finish();
+}
+
+/// Long enough that the middle of 100 samples repeats within 2% on a quiet machine, short enough for the whole of `cargo bench`.
+fn settings() -> Criterion {
+    Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2))
+}
+
+criterion_group!(name = all; config = settings(); targets = limiter);
+criterion_main!(all);
