@@ -1,147 +1,286 @@
-//! The whole worker as a process: how long a record takes from the producer to the provider on an idle lane, and what three
-//! lanes cost while they are idle and while the limit holds them back.
+//! The whole worker as a process with three lanes: how long a record takes from the producer to the provider, how long the
+//! start to the first request takes, and what memory and CPU the lanes cost while idle and while the limit holds them back.
 //!
-//! `cargo bench --bench worker`; broker (embedded) and simulated providers run in this process, the worker in its own.
+//! `cargo bench --bench worker`, 3 minutes; broker (embedded) and simulated providers run in this process, the worker in its
+//! own. With `SLUICEGATE_TEST_BROKERS=127.0.0.1:9092` a real Kafka takes the embedded broker's place.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use sluicegate::demo::broker::EmbeddedBroker;
 use sluicegate::demo::simulator::{Kind, Simulator, SimulatorSettings};
+use tempfile::NamedTempFile;
 
-const TOPIC: &str = "identify";
+/// As many as a small topic has.
+const PARTITIONS: i32 = 8;
 
 /// Records sent one by one for the latency figure.
-const PROBES: usize = 30;
+const PROBES: usize = 20;
 
-/// How long CPU is measured for in each phase.
-const PHASE: Duration = Duration::from_secs(15);
+/// Starts of a worker whose group has committed positions.
+const STARTS: usize = 5;
+
+/// How long CPU is measured for in each phase: at 1,200 rows a minute six requests of 100 rows.
+const PHASE: Duration = Duration::from_secs(30);
+
+/// Until joins, first commits and log lines are over.
+const SETTLED: Duration = Duration::from_secs(15);
+
+/// Nothing waited for here takes longer.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Users of the backlog: more than three lanes send in the whole of this bench.
+const BACKLOG: usize = 20_000;
 
 #[tokio::main]
 async fn main() {
-    let dead = ["identify.dlq.vitally", "identify.dlq.vibefollow", "identify.dlq.userpilot"];
-    let mut topics = vec![(TOPIC, 8)];
-    topics.extend(dead.iter().map(|topic| (*topic, 1)));
-    let broker = EmbeddedBroker::start(&topics).expect("an embedded broker");
-    let simulator = Simulator::start(SimulatorSettings::default(), SocketAddr::from(([127, 0, 0, 1], 0))).await;
-    let simulator = simulator.expect("a free port");
-    let producer: FutureProducer = ClientConfig::new()
-        .set("bootstrap.servers", broker.bootstrap_servers())
-        .set("linger.ms", "0")
-        .create()
-        .expect("a producer");
-    let blocks = Kind::ALL.map(|kind| {
-        let name = kind.name();
-        let url = simulator.base_url();
-        format!(
-            "  {name}: {{ type: {name}, base_url: \"{url}\", token: demo-{name}-token, batch: {{ linger: 0s }} }}\n"
-        )
-    });
-    let brokers = broker.bootstrap_servers();
-    let config = |group: &str, properties: &str| {
-        let mut file = tempfile::NamedTempFile::new().expect("a file");
+    let topic = format!("sluicegate-bench-worker-{}", std::process::id());
+    // The embedded broker ends with this.
+    let (brokers, embedded) = match std::env::var("SLUICEGATE_TEST_BROKERS") {
+        Ok(brokers) => (brokers, None),
+        Err(_) => {
+            let broker = EmbeddedBroker::start(&[(&topic, PARTITIONS)]).expect("an embedded broker");
+            (broker.bootstrap_servers().to_owned(), Some(broker))
+        }
+    };
+    println!("broker: {}", if embedded.is_some() { "embedded" } else { "Kafka" });
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", &brokers).set("linger.ms", "0");
+    let admin: AdminClient<_> = client.create().expect("a client");
+    if embedded.is_none() {
+        let new = NewTopic::new(&topic, PARTITIONS, TopicReplication::Fixed(1));
+        admin.create_topics(&[new], &AdminOptions::new()).await.expect("the topic is created");
+    }
+    let bench = Bench {
+        simulator: Simulator::start(SimulatorSettings::default(), SocketAddr::from(([127, 0, 0, 1], 0)))
+            .await
+            .expect("a free port"),
+        producer: client.create().expect("a producer"),
+        brokers,
+        topic,
+        is_embedded: embedded.is_some(),
+    };
+    bench.latency().await;
+    bench.start().await;
+    bench.lanes().await;
+    if embedded.is_none() {
+        admin.delete_topics(&[&bench.topic], &AdminOptions::new()).await.expect("the topic is deleted");
+    }
+}
+
+struct Bench {
+    simulator: Simulator,
+    producer: FutureProducer,
+    brokers: String,
+    topic: String,
+    is_embedded: bool,
+}
+
+impl Bench {
+    fn config(&self, group: &str) -> NamedTempFile {
+        let blocks = Kind::ALL.map(|kind| {
+            let (name, url) = (kind.name(), self.simulator.base_url());
+            format!(
+                "  {name}: {{ type: {name}, base_url: \"{url}\", token: demo-{name}-token, batch: {{ linger: 0s }} }}\n"
+            )
+        });
+        // The embedded broker answers a fetch only when its wait is over, where Kafka answers as soon as there is a record:
+        // with the default of 500 ms the latency would be the embedded broker's.
+        let briefly = if self.is_embedded && group != "lanes" { ", fetch.wait.max.ms: 5" } else { "" };
+        let mut file = NamedTempFile::new().expect("a file");
         write!(
             file,
-            "kafka: {{ brokers: \"{brokers}\", topics: [{TOPIC}], group: {group}, properties: {{ group.protocol: consumer{properties} }} }}\n\
+            "kafka: {{ brokers: \"{}\", topics: [{}], group: \"{}-{group}\", properties: {{ group.protocol: consumer{briefly} }} }}\n\
              http: {{ listen: 127.0.0.1:0 }}\nlog: {{ level: warn }}\ndestinations:\n{}",
+            self.brokers,
+            self.topic,
+            self.topic,
             blocks.concat()
         )
         .expect("written");
         file
-    };
-    // The mock cluster answers a fetch only when its wait is over, where Kafka answers as soon as there is a record: with
-    // the default of 500 ms the figure would be the mock's.
-    let waiting_briefly = config("latency", ", fetch.wait.max.ms: 5");
-    let mut worker = Worker::start(waiting_briefly.path());
-
-    produce(&producer, "first").await;
-    let vitally = simulator.provider(Kind::Vitally);
-    while vitally.arrivals().is_empty() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let mut took = Vec::new();
-    for probe in 0..PROBES {
-        // Long enough for the lane to be idle again, its last commit behind it.
-        tokio::time::sleep(Duration::from_millis(1500)).await;
-        let seen = vitally.arrivals().len();
-        let sent = Instant::now();
-        produce(&producer, &format!("probe-{probe}")).await;
-        while vitally.arrivals().len() == seen {
-            tokio::time::sleep(Duration::from_micros(200)).await;
+
+    async fn produce(&self, user: &str) {
+        let event = format!(r#"{{"userId":"{user}","context":{{"groupId":"acme"}},"traits":{{"plan":"pro"}}}}"#);
+        let record = FutureRecord::to(&self.topic).key(user).payload(&event);
+        self.producer.send(record, Duration::from_secs(10)).await.expect("the broker takes it");
+    }
+
+    /// The first arrival at a provider beyond those seen, once it is there.
+    async fn arrival(&self, kind: Kind, seen: usize) -> Instant {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some((at, _)) = self.simulator.provider(kind).arrivals().get(seen) {
+                return *at;
+            }
+            assert!(Instant::now() < deadline, "nothing arrives at {}", kind.name());
+            tokio::time::sleep(Duration::from_micros(500)).await;
         }
-        took.push(vitally.arrivals()[seen].0.saturating_duration_since(sent));
     }
-    took.sort_unstable();
-    println!(
-        "latency, idle lane, linger 0s: producer's send to the request's arrival, {PROBES} records: median {:?}, p90 {:?}, max {:?}",
-        took[PROBES / 2],
-        took[PROBES * 9 / 10],
-        took[PROBES - 1]
-    );
 
-    worker.end();
-    let usual = config("cpu", "");
-    worker = Worker::start(usual.path());
-    tokio::time::sleep(Duration::from_secs(30)).await;
-    println!("cpu, three idle lanes: {:.2}% of a core each", worker.cpu_share().await / 3.0 * 100.0);
-    for user in 0..20_000 {
-        let event = format!(r#"{{"userId":"user-{user}","context":{{"groupId":"acme"}},"traits":{{"plan":"pro"}}}}"#);
-        let key = format!("user-{user}");
-        let _ = producer.send_result(FutureRecord::to(TOPIC).key(&key).payload(&event));
+    fn seen(&self, kind: Kind) -> usize {
+        self.simulator.provider(kind).arrivals().len()
     }
-    tokio::time::sleep(Duration::from_secs(10)).await;
-    println!("cpu, three limited lanes with a backlog: {:.2}% of a core each", worker.cpu_share().await / 3.0 * 100.0);
-    println!("memory, three lanes with that backlog: {} MiB resident", worker.resident() >> 20);
-    worker.end();
+
+    async fn latency(&self) {
+        let config = self.config("existing");
+        let worker = Worker::start(&config);
+        self.produce("first").await;
+        self.arrival(Kind::Vitally, 0).await;
+        let mut took = Vec::new();
+        for probe in 0..PROBES {
+            // Long enough for the lane to be idle again, its last commit behind it.
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            let (seen, sent) = (self.seen(Kind::Vitally), Instant::now());
+            self.produce(&format!("probe-{probe}")).await;
+            took.push(self.arrival(Kind::Vitally, seen).await.saturating_duration_since(sent));
+        }
+        worker.leave();
+        took.sort_unstable();
+        println!(
+            "latency, idle lane, linger 0s: producer's send to the request's arrival, {PROBES} records: median {:?}, p90 {:?}, max {:?}",
+            took[PROBES / 2],
+            took[PROBES * 9 / 10],
+            took[PROBES - 1]
+        );
+    }
+
+    /// A worker that left its group cleanly is started again while a record waits.
+    async fn start(&self) {
+        let config = self.config("existing");
+        let (mut first, mut last) = (Vec::new(), Vec::new());
+        for start in 0..STARTS {
+            let seen = Kind::ALL.map(|kind| self.seen(kind));
+            self.produce(&format!("start-{start}")).await;
+            let spawned = Instant::now();
+            let worker = Worker::start(&config);
+            let mut took = Vec::new();
+            for (kind, seen) in Kind::ALL.into_iter().zip(seen) {
+                took.push(self.arrival(kind, seen).await.saturating_duration_since(spawned));
+            }
+            first.extend(took.iter().min());
+            last.extend(took.iter().max());
+            // The next start is not to find this one's row in flight.
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            worker.leave();
+        }
+        first.sort_unstable();
+        last.sort_unstable();
+        println!(
+            "start with an existing group to the first request, {STARTS} starts: median {:?}, max {:?}; to the first of every lane: median {:?}, max {:?}",
+            first[STARTS / 2],
+            first[STARTS - 1],
+            last[STARTS / 2],
+            last[STARTS - 1]
+        );
+    }
+
+    async fn lanes(&self) {
+        let config = self.config("lanes");
+        let worker = Worker::start(&config);
+        tokio::time::sleep(SETTLED).await;
+        println!("memory, three idle lanes: {:.1} MiB resident", worker.resident());
+        worker.watch("three idle lanes").await;
+        for user in 0..BACKLOG {
+            let event =
+                format!(r#"{{"userId":"user-{user}","context":{{"groupId":"acme"}},"traits":{{"plan":"pro"}}}}"#);
+            let key = format!("user-{user}");
+            let _ = self.producer.send_result(FutureRecord::to(&self.topic).key(&key).payload(&event));
+        }
+        tokio::time::sleep(SETTLED).await;
+        worker.watch("three limited lanes with a backlog").await;
+        println!("memory, three lanes with {BACKLOG} users pending each: {:.1} MiB resident", worker.resident());
+        worker.leave();
+    }
 }
 
-async fn produce(producer: &FutureProducer, user: &str) {
-    let event = format!(r#"{{"userId":"{user}","context":{{"groupId":"acme"}},"traits":{{"plan":"pro"}}}}"#);
-    let record = FutureRecord::to(TOPIC).key(user).payload(&event);
-    producer.send(record, Duration::from_secs(10)).await.expect("the broker takes it");
+/// A running worker, killed when it is dropped.
+struct Worker(Child);
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
-struct Worker {
-    child: Child,
+/// What the threads of one name have used.
+#[derive(Clone, Copy, Default)]
+struct Used {
+    threads: usize,
+    cpu: Duration,
+    wakeups: u64,
 }
 
 impl Worker {
-    fn start(config: &std::path::Path) -> Self {
-        let child = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
-            .args(["run", "-c"])
-            .arg(config)
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("the worker starts");
-        Worker { child }
+    fn start(config: &NamedTempFile) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sluicegate"));
+        command.args(["run", "-c"]).arg(config.path()).stdout(Stdio::null());
+        Worker(command.spawn().expect("the worker starts"))
     }
 
-    fn end(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    /// Lets it commit and leave its groups.
+    fn leave(mut self) {
+        let stopped = Command::new("kill").arg(self.0.id().to_string()).status();
+        assert!(stopped.is_ok_and(|status| status.success()), "the worker has ended by itself");
+        let _ = self.0.wait();
     }
 
-    /// CPU seconds per second over a phase.
-    async fn cpu_share(&mut self) -> f64 {
-        let (before, began) = (self.cpu_seconds(), Instant::now());
+    /// Prints the CPU time and the wake-ups of a phase, by thread.
+    async fn watch(&self, phase: &str) {
+        let (before, began) = (self.used(), Instant::now());
         tokio::time::sleep(PHASE).await;
-        (self.cpu_seconds() - before) / began.elapsed().as_secs_f64()
+        let (after, took) = (self.used(), began.elapsed());
+        let mut used: Vec<(String, Used)> = after
+            .into_iter()
+            .map(|(name, used)| {
+                let before = before.get(&name).copied().unwrap_or_default();
+                let (cpu, wakeups) = (used.cpu.saturating_sub(before.cpu), used.wakeups.saturating_sub(before.wakeups));
+                (name, Used { threads: used.threads, cpu, wakeups })
+            })
+            .collect();
+        used.sort_by_key(|(_, used)| std::cmp::Reverse(used.cpu));
+        let share = |cpu: Duration| cpu.as_secs_f64() / took.as_secs_f64() * 100.0;
+        let per_second = |wakeups: u64| wakeups as f64 / took.as_secs_f64();
+        println!(
+            "cpu, {phase}: {:.2}% of a core together, {:.0} wake-ups a second",
+            share(used.iter().map(|(_, used)| used.cpu).sum()),
+            per_second(used.iter().map(|(_, used)| used.wakeups).sum())
+        );
+        for (name, Used { threads, cpu, wakeups }) in used {
+            println!("  {name:<16} x{threads:<3} {:>6.2}% {:>7.1}/s", share(cpu), per_second(wakeups));
+        }
     }
 
-    /// User and system time so far; Linux counts in hundredths of a second.
-    fn cpu_seconds(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("a running worker");
-        let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        let fields: Vec<f64> = after_name.split_whitespace().map(|field| field.parse().unwrap_or(0.0)).collect();
-        (fields[11] + fields[12]) / 100.0
+    /// By thread name, what its threads have used so far.
+    fn used(&self) -> BTreeMap<String, Used> {
+        let mut all: BTreeMap<String, Used> = BTreeMap::new();
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.0.id())).expect("a running worker");
+        for task in tasks.flatten() {
+            // A thread may end while it is looked at.
+            let text = |file: &str| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
+            let used = all.entry(text("comm").trim().to_owned()).or_default();
+            used.threads += 1;
+            let nanos = text("schedstat").split_whitespace().next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0);
+            used.cpu += Duration::from_nanos(nanos);
+            used.wakeups += text("status")
+                .lines()
+                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse::<u64>().ok())
+                .unwrap_or(0);
+        }
+        all
     }
 
-    fn resident(&self) -> usize {
-        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id())).unwrap_or_default();
-        statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
+    fn resident(&self) -> f64 {
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.0.id())).unwrap_or_default();
+        let pages: f64 = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0.0);
+        pages * 4096.0 / f64::from(1 << 20)
     }
 }
