@@ -1,7 +1,7 @@
 //! The whole worker as a process with three lanes: how long a record takes from the producer to the provider, how long the
 //! start to the first request takes, and what memory and CPU the lanes cost while idle and while the limit holds them back.
 //!
-//! `cargo bench --bench worker`, 3 minutes; broker (embedded) and simulated providers run in this process, the worker in its
+//! `cargo bench --bench worker`, 100 seconds; broker (embedded) and simulated providers run in this process, the worker in its
 //! own. With `SLUICEGATE_TEST_BROKERS=127.0.0.1:9092` a real Kafka takes the embedded broker's place.
 
 use std::collections::BTreeMap;
@@ -21,16 +21,16 @@ use tempfile::NamedTempFile;
 const PARTITIONS: i32 = 8;
 
 /// Records sent one by one for the latency figure.
-const PROBES: usize = 20;
+const PROBES: usize = 10;
 
 /// Starts of a worker whose group has committed positions.
 const STARTS: usize = 5;
 
-/// How long CPU is measured for in each phase: at 1,200 rows a minute six requests of 100 rows.
-const PHASE: Duration = Duration::from_secs(30);
+/// How long CPU is measured for in each phase: at 1,200 rows a minute four requests of 100 rows.
+const PHASE: Duration = Duration::from_secs(20);
 
 /// Until joins, first commits and log lines are over.
-const SETTLED: Duration = Duration::from_secs(15);
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// Nothing waited for here takes longer.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -165,8 +165,8 @@ impl Bench {
             for (kind, seen) in Kind::ALL.into_iter().zip(seen) {
                 took.push(self.arrival(kind, seen).await.saturating_duration_since(spawned));
             }
-            first.extend(took.iter().min());
-            last.extend(took.iter().max());
+            first.extend(took.iter().min().copied());
+            last.extend(took.iter().max().copied());
             // The next start is not to find this one's row in flight.
             tokio::time::sleep(Duration::from_secs(2)).await;
             worker.leave();
