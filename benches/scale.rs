@@ -35,7 +35,7 @@ const BATCH: usize = 1_000;
 const AT_LEAST: usize = 300_000;
 
 /// Rows that a drain sends and events that join pending rows, at most.
-const SAMPLE: usize = 1_000_000;
+const SAMPLE: usize = 200_000;
 
 /// How long a provider takes to answer, in the time that the engine is told.
 const ANSWER: Duration = Duration::from_millis(200);
