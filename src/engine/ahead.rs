@@ -24,9 +24,18 @@ impl Member {
 }
 
 /// Members with an end beyond the committed position, and the last event of each that has come to it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Ahead {
     members: BTreeMap<Member, Offset>,
+    committed: Position,
+    /// Members that were left when those before the committed position were last forgotten.
+    kept: usize,
+}
+
+impl Default for Ahead {
+    fn default() -> Self {
+        Ahead { members: BTreeMap::new(), committed: Position(0), kept: 0 }
+    }
 }
 
 impl Ahead {
@@ -37,7 +46,12 @@ impl Ahead {
 
     /// What lies before the committed position is of no interest any more.
     pub fn committed(&mut self, position: Position) {
-        self.members.retain(|_, last| last.position() >= position);
+        self.committed = position;
+        // Each time they have doubled, so that an end costs the same however many are ahead.
+        if self.members.len() > 2 * self.kept + 64 {
+            self.members.retain(|_, last| last.position() >= position);
+            self.kept = self.members.len();
+        }
     }
 
     /// Everyone whom a successor that starts at `position` will read of, and whether all that it reads of them is settled.
@@ -49,7 +63,7 @@ impl Ahead {
     }
 
     pub fn members(&self) -> impl Iterator<Item = Member> + '_ {
-        self.members.keys().copied()
+        self.members.iter().filter(|(_, last)| last.position() >= self.committed).map(|(member, _)| *member)
     }
 }
 
