@@ -8,6 +8,7 @@
 //! Two topics: one where all events name the same traits, as those of one call site do, so that an event takes the place of
 //! its user's last one; one where a user's events name eight lists of traits in turn, so that they have to be merged.
 //!
+//! At the end, what several lanes cost in one process, each of which reads the topic for itself. Instead of that,
 //! `SLUICEGATE_BENCH_OTHER=path/to/sluicegate` measures another binary beside this one, to see what a change has cost.
 
 use std::io::Write as _;
@@ -89,6 +90,9 @@ fn measure(brokers: &str) {
                 cpu / parse.cpu
             );
         }
+    }
+    if other.is_some() {
+        return;
     }
     let (topic, _) = TOPICS[0];
     for n_lanes in [1, 2, 3] {
