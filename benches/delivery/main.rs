@@ -85,7 +85,7 @@ fn measure(brokers: &str) {
                 if !name.contains(&filter) {
                     continue;
                 }
-                note(round, name, deliver(brokers, load, in_flight, &provider));
+                note(round, name, deliver(brokers, load, in_flight, round, &provider));
                 if load.mode == SINGLE.mode {
                     note(round, floor(in_flight), post(provider.url(), &provider.body(), in_flight));
                 }
@@ -152,12 +152,12 @@ fn post(url: &str, body: &str, in_flight: usize) -> Figures {
 ///
 /// # Panics
 /// Unless every row arrives once and every partition is committed to its end when the worker has left.
-fn deliver(brokers: &str, load: &Load, in_flight: usize, provider: &Provider) -> Figures {
-    let group = format!("bench-{}-{}", std::process::id(), Instant::now().elapsed().as_nanos());
+fn deliver(brokers: &str, load: &Load, in_flight: usize, round: usize, provider: &Provider) -> Figures {
     let port =
         std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
     let mut config = tempfile::NamedTempFile::new().expect("a file");
     let Load { mode, topic, events, .. } = *load;
+    let group = format!("bench-{}-{mode}-{in_flight}-{round}", std::process::id());
     let url = provider.url();
     write!(
         config,
