@@ -3,8 +3,12 @@
 use crate::event::{self, Coverage, Identify, Profile, Rules};
 
 /// Events are merged when this many with different coverages have come together: that parses all of them, so an event is
-/// parsed 2.3 times at most on average, while a pending user holds at most four events' bytes.
+/// parsed 2.3 times on average, while a pending user holds at most four events' bytes.
 const MERGE_AT: usize = 4;
+
+/// But not before the newer ones are this part of the oldest, which may be a state with thousands of traits: parsing it at every
+/// third event would cost the square of them. A user then holds at most one and a half times his state, and one event.
+const MERGE_AT_PART: usize = 2;
 
 /// Oldest first; no two with the same coverage, since of those the newer one says all that counts, whatever came between.
 #[derive(Debug)]
@@ -77,7 +81,8 @@ impl Events {
     }
 
     fn merge_some(&mut self, rules: &Rules) {
-        if 1 + self.more.len() >= MERGE_AT {
+        let oldest = self.first.payload.len();
+        if 1 + self.more.len() >= MERGE_AT && self.bytes() - oldest >= oldest / MERGE_AT_PART {
             let profile = self.profile(rules);
             let (coverage, payload) = (profile.coverage(), profile.to_event().into());
             self.first = Event { coverage, payload };
@@ -137,6 +142,18 @@ mod tests {
             let (traits, bytes) = state(&talk[n.saturating_sub(50)..=n]);
             // The squares modulo 7 are 0, 1, 2 and 4: the merged state has four traits, and three events come on top.
             assert!(traits.len() <= 4 && bytes <= 4 * 60 + 20, "{n}: {bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn a_user_with_ever_new_traits_holds_half_as_much_again_as_the_state() {
+        let talk: Vec<String> = (0..1000).map(|n| format!(r#""t{n}":{n}"#)).collect();
+        let talk: Vec<&str> = talk.iter().map(String::as_str).collect();
+        for n in [10, 100, 300, 999] {
+            let (traits, bytes) = state(&talk[..=n]);
+            let all: usize = talk[..=n].iter().map(|entry| entry.len() + 1).sum();
+            assert_eq!(traits.len(), n + 1);
+            assert!(bytes <= (all + 60) * 3 / 2 + 2 * 60, "{n}: {bytes} bytes for {all}");
         }
     }
 }
