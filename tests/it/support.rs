@@ -9,6 +9,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
@@ -442,15 +443,22 @@ impl World {
 
     /// Writes one record where it is told to, with or without key and value, and returns its place.
     pub async fn produce_at(&mut self, partition: i32, key: Option<&[u8]>, payload: Option<&[u8]>) -> (i32, i64) {
-        let mut record = FutureRecord::<[u8], [u8]>::to(&self.topic).partition(partition);
-        if let Some(key) = key {
-            record = record.key(key);
-        }
-        if let Some(payload) = payload {
-            record = record.payload(payload);
-        }
-        let delivery = self.producer.send_result(record).unwrap_or_else(|(error, _)| panic!("{error}"));
-        let at = delivery.await.expect("the producer lives").unwrap_or_else(|(error, _)| panic!("{error}"));
+        let deadline = Instant::now() + DEADLINE;
+        let at = loop {
+            let record =
+                FutureRecord::<[u8], [u8]> { key, payload, ..FutureRecord::to(&self.topic).partition(partition) };
+            let delivery = self.producer.send_result(record).unwrap_or_else(|(error, _)| panic!("{error}"));
+            match delivery.await.expect("the producer lives") {
+                Ok(at) => break at,
+                // A topic's new limit takes a moment to reach its log.
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _))
+                    if Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                Err((error, _)) => panic!("{error}"),
+            }
+        };
         let entry = LogEntry { partition: at.partition, offset: at.offset, payload: payload.map(<[u8]>::to_vec) };
         self.log.push(entry);
         (at.partition, at.offset)

@@ -73,6 +73,8 @@ async fn a_broker_that_throttles_delays_and_holds_up_nothing_that_was_read() {
         consumed(&text) > 0.0 && consumed(&text) < 2_000.0 && pending == 0.0
     })
     .await;
+    // A deadline of its own: at the quota's pace this alone takes most of one.
+    until("all has been read", async || consumed(&worker.get("/metrics").await.1) == 2_000.0).await;
     world.wait_committed(ID).await;
     assert_eq!(watch.end().await, 2_000);
     assert_eq!(received(&world), 2_000, "rows were sent again");
