@@ -23,7 +23,11 @@ impl Member {
     }
 }
 
-/// Members with an end beyond the committed position, and the last event of each that has come to it.
+/// Fewer members than these are not worth forgetting (a guess: some kilobytes).
+const FEW: usize = 64;
+
+/// Members with an end beyond the committed position, and the last event of each that has come to it; for a while also members
+/// whom a commit has passed since.
 #[derive(Clone, Debug)]
 pub struct Ahead {
     members: BTreeMap<Member, Offset>,
@@ -48,7 +52,7 @@ impl Ahead {
     pub fn committed(&mut self, position: Position) {
         self.committed = position;
         // Each time they have doubled, so that an end costs the same however many are ahead.
-        if self.members.len() > 2 * self.kept + 64 {
+        if self.members.len() > 2 * self.kept + FEW {
             self.members.retain(|_, last| last.position() >= position);
             self.kept = self.members.len();
         }
@@ -83,6 +87,17 @@ mod tests {
         assert_eq!(roll, BTreeMap::from([(a, true), (b, false), (c, false)]));
         ahead.committed(Position(51));
         assert_eq!(ahead.members().collect::<Vec<_>>(), [b]);
+    }
+
+    #[test]
+    fn whoever_the_committed_position_has_passed_is_not_counted_and_soon_forgotten() {
+        let mut ahead = Ahead::default();
+        for n in 0..10_000 {
+            ahead.note(Member::record(Offset(n)), Offset(n));
+            ahead.committed(Position(n - 9));
+            assert_eq!(ahead.members().count() as i64, 10.min(n + 1), "{n}");
+            assert!(ahead.members.len() <= 2 * 10 + FEW + 1, "{n}");
+        }
     }
 
     #[test]

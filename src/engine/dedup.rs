@@ -51,12 +51,18 @@ impl MessageIds {
         true
     }
 
-    /// Sets the number of ids to remember. With less room than before it starts anew, as after any other rebalance.
+    /// Sets the number of ids to remember. A table that holds more is forgotten, as after any other rebalance.
     pub fn set_room(&mut self, room: usize) {
-        if room < self.room {
-            *self = MessageIds::default();
-        }
+        let is_less = room < self.room;
         self.room = room;
+        for ids in [&mut self.newer, &mut self.older] {
+            if ids.len() > room {
+                ids.clear();
+            }
+            if is_less {
+                ids.shrink_to_fit(|known| *known);
+            }
+        }
     }
 }
 
@@ -100,6 +106,8 @@ mod tests {
         }
         ids.set_room(200);
         assert!(!ids.insert("999", &hasher), "with more room nothing is forgotten");
+        ids.set_room(100);
+        assert!(!ids.insert("999", &hasher), "what fits is kept");
         ids.set_room(10);
         assert_eq!(ids.newer.capacity() + ids.older.capacity(), 0);
     }

@@ -44,7 +44,7 @@ fn depth_exceeds(text: &[u8], limit: usize) -> bool {
 ///
 /// Expects JSON: there a backslash stands in strings only, and its escape is complete.
 pub(super) fn surrogates_pair_up(json: &str) -> bool {
-    // Most texts have no escape at all. In chunks this vectorizes as above: a third of what a search for the first one takes.
+    // Most texts have no escape at all. In chunks this vectorizes as above: a third of the instructions of a search.
     let has_escape = |chunk: &[u8]| chunk.iter().fold(false, |found, &byte| found | (byte == b'\\'));
     if !json.as_bytes().chunks(256).any(has_escape) {
         return true;
