@@ -1,16 +1,15 @@
 //! What one record holds: an identify event, something to skip, or something that cannot be read.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use super::coverage::Names;
+use super::coverage::Coverage;
 use super::json::{is_too_deep, surrogates_pair_up};
-use super::{DecodeError, Decoded, Entries, Identify, Rules, SkipReason, for_each_entry};
+use super::traits::{Context, TraitList, TraitNames, Traits};
+use super::{DecodeError, Decoded, Identify, Rules, SkipReason, for_each_entry};
 
 /// Reads one record's payload.
 ///
@@ -26,52 +25,67 @@ pub fn decode<'a>(payload: Option<&'a [u8]>, rules: &Rules) -> Result<Decoded<'a
     if payload.len() > rules.max_bytes {
         return Err(DecodeError::TooLarge);
     }
-    decode_any_length(payload, rules)
+    let payload = text_of(payload)?;
+    match &rules.account_trait {
+        None => decode_text::<TraitNames<'a>>(payload, rules),
+        // Only the list can tell any trait's value.
+        Some(_) => decode_text::<TraitList<'a>>(payload, rules),
+    }
 }
 
-/// Reads a payload that was accepted before, or that events accepted before were merged into: the limit on one event's
-/// length is none on what many of them add up to.
-pub(super) fn decode_any_length<'a>(payload: &'a [u8], rules: &Rules) -> Result<Decoded<'a>, DecodeError> {
-    let payload = text_of(payload)?;
-    let Some(fields) = parse::<Traits<'a>, Context<'a>>(payload) else { return refuse(payload, rules) };
+fn decode_text<'a, T: Traits<'a>>(payload: &'a str, rules: &Rules) -> Result<Decoded<'a>, DecodeError> {
+    let Some(fields) = parse::<T, Context<'a, T>>(payload) else { return refuse(payload, rules) };
     if !surrogates_pair_up(payload) {
         return Err(DecodeError::NotJson);
     }
+    Ok(match event(fields, rules)? {
+        Found::Skipped(reason) => Decoded::Skipped(reason),
+        Found::Event(Content { identify, .. }) => Decoded::Identify(identify),
+    })
+}
+
+/// An event with its traits.
+pub(super) struct Content<'a, T> {
+    pub identify: Identify<'a>,
+    pub context_traits: T,
+    pub traits: T,
+}
+
+enum Found<'a, T> {
+    Event(Content<'a, T>),
+    Skipped(SkipReason),
+}
+
+/// Reads a payload with its traits that `decode` has accepted, or that such payloads were merged into: the limit on one event's
+/// length is none on what many of them add up to. `None` for anything else.
+pub(super) fn content<'a>(payload: &'a [u8], rules: &Rules) -> Option<Content<'a, TraitList<'a>>> {
+    let payload = str::from_utf8(payload.trim_ascii()).ok()?;
+    match event(parse::<TraitList<'a>, Context<'a, TraitList<'a>>>(payload)?, rules) {
+        Ok(Found::Event(content)) => Some(content),
+        _ => None,
+    }
+}
+
+fn event<'a, T: Traits<'a>>(fields: Fields<'a, T, Context<'a, T>>, rules: &Rules) -> Result<Found<'a, T>, DecodeError> {
     let user_id = match user(&fields, rules)? {
         User::Known(user_id) => user_id,
-        User::Skipped(reason) => return Ok(Decoded::Skipped(reason)),
+        User::Skipped(reason) => return Ok(Found::Skipped(reason)),
     };
     let context = fields.context.unwrap_or_default().0;
-    let context_traits = context.traits.unwrap_or_default().0;
-    let traits = fields.traits.unwrap_or_default().0;
-    let mut names = Names::new();
-    let (mut company, mut account_trait) = (None, None);
-    for (name, value) in context_traits.iter().chain(&traits) {
-        names.add(name);
-        if name == "company" {
-            company = Some(*value);
-        }
-        if rules.account_trait.as_deref() == Some(&**name) {
-            account_trait = Some(*value);
-        }
-    }
-    let company_id = || company.and_then(|company| entry(company, "id")).and_then(id);
-    let account = context.group_id.and_then(id).or_else(company_id).or_else(|| account_trait.and_then(id));
+    let context_traits = context.traits.unwrap_or_default();
+    let traits = fields.traits.unwrap_or_default();
+    let last = |name| traits.last(name).or_else(|| context_traits.last(name));
+    let company_id = || last("company").and_then(|company| entry(company, "id")).and_then(id);
+    let account_id = || rules.account_trait.as_deref().and_then(last).and_then(id);
+    let account = context.group_id.and_then(id).or_else(company_id).or_else(account_id);
     let message_id = fields.message_id.and_then(id);
     let timestamp =
         [fields.timestamp, fields.original_timestamp, fields.received_at].into_iter().flatten().find_map(text);
-    let coverage = names.coverage(message_id.is_some(), account.is_some(), timestamp.is_some());
+    let names = [context_traits.names(), traits.names()];
+    let coverage = Coverage::new(names, message_id.is_some(), account.is_some(), timestamp.is_some());
     let integrations = fields.integrations;
-    Ok(Decoded::Identify(Identify {
-        user_id,
-        message_id,
-        account,
-        timestamp,
-        coverage,
-        context_traits,
-        traits,
-        integrations,
-    }))
+    let identify = Identify { user_id, message_id, account, timestamp, coverage, integrations };
+    Ok(Found::Event(Content { identify, context_traits, traits }))
 }
 
 /// Says what is wrong with a text that could not be read in one go: a field of another shape than it should have, which may
@@ -112,52 +126,6 @@ struct Fields<'a, T, C> {
     context: Option<C>,
     #[serde(borrow)]
     integrations: Option<&'a RawValue>,
-}
-
-/// The entries of an object; of nothing else.
-#[derive(Default)]
-struct Traits<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Traits<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Most events have fewer (a guess), so that the list grows without being copied.
-        let mut traits = Vec::with_capacity(16);
-        deserializer.deserialize_map(Entries(|key, value| traits.push((key, value))))?;
-        Ok(Traits(traits))
-    }
-}
-
-/// The context's fields that matter. Derived alone, they would also be read from an array, in order.
-#[derive(Default)]
-struct Context<'a>(ContextFields<'a>);
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ContextFields<'a> {
-    #[serde(borrow)]
-    group_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    traits: Option<Traits<'a>>,
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Context<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(ContextVisitor).map(Context)
-    }
-}
-
-struct ContextVisitor;
-
-impl<'de> Visitor<'de> for ContextVisitor {
-    type Value = ContextFields<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        ContextFields::deserialize(MapAccessDeserializer::new(map))
-    }
 }
 
 /// The payload as text that does not nest too deep.
@@ -268,19 +236,18 @@ mod tests {
 
     #[test]
     fn a_plain_event_is_borrowed_from_its_payload() {
-        let event = event(
-            r#"{"type":"identify","userId":"u1","messageId":"m1","timestamp":"t","context":{"groupId":"g","traits":{"a":1}},
-                "traits":{"b":2},"integrations":{"All":true}}"#,
-        );
+        let payload = r#"{"type":"identify","userId":"u1","messageId":"m1","timestamp":"t","context":{"groupId":"g","traits":{"a":1}},
+                "traits":{"b":2},"integrations":{"All":true}}"#;
+        let event = event(payload);
         assert!(matches!(event.user_id, Cow::Borrowed("u1")));
         assert!(matches!(event.message_id, Some(Cow::Borrowed("m1"))));
         assert!(matches!(event.account, Some(Cow::Borrowed("g"))));
         assert_eq!(event.timestamp.as_deref(), Some("t"));
-        let texts =
-            |traits: &[(Cow<'_, str>, &RawValue)]| traits.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>();
-        assert!(matches!(event.traits[..], [(Cow::Borrowed("b"), value)] if value.get() == "2"));
-        assert_eq!(texts(&event.context_traits), ["a=1"]);
         assert_eq!(event.integrations.map(RawValue::get), Some(r#"{"All":true}"#));
+        let content = content(payload.as_bytes(), &RULES).expect("accepted");
+        let texts = |list: &TraitList<'_>| list.0.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>();
+        assert!(matches!(content.traits.0[..], [(Cow::Borrowed("b"), value)] if value.get() == "2"));
+        assert_eq!(texts(&content.context_traits), ["a=1"]);
     }
 
     #[test]
@@ -438,8 +405,12 @@ mod tests {
 
     #[test]
     fn traits_and_context_are_objects_or_null() {
-        assert!(event(r#"{"userId":"u","traits":null,"context":null}"#).traits.is_empty());
-        assert!(event(r#"{"userId":"u","context":{"traits":null}}"#).context_traits.is_empty());
+        for payload in [r#"{"userId":"u","traits":null,"context":null}"#, r#"{"userId":"u","context":{"traits":null}}"#]
+        {
+            assert_eq!(event(payload).coverage, event(r#"{"userId":"u"}"#).coverage);
+            let content = content(payload.as_bytes(), &RULES).expect("accepted");
+            assert!(content.traits.0.is_empty() && content.context_traits.0.is_empty());
+        }
         for field in
             [r#""traits":[]"#, r#""traits":"x""#, r#""context":1"#, r#""context":[]"#, r#""context":{"traits":[]}"#]
         {

@@ -40,7 +40,7 @@ impl Identify<'_> {
 mod tests {
     use serde_json::value::RawValue;
 
-    use super::super::coverage::Names;
+    use super::super::Coverage;
     use super::*;
 
     fn allows(integrations: &str) -> bool {
@@ -50,9 +50,7 @@ mod tests {
             message_id: None,
             account: None,
             timestamp: None,
-            coverage: Names::new().coverage(false, false, false),
-            context_traits: Vec::new(),
-            traits: Vec::new(),
+            coverage: Coverage::new(Default::default(), false, false, false),
             integrations,
         };
         event.allows(&["vitally", "vitally cloud"])

@@ -7,8 +7,8 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::coverage::Names;
-use super::decode::decode_any_length;
-use super::{Coverage, Decoded, Profile, Rules};
+use super::decode::{Content, content};
+use super::{Coverage, Profile, Rules};
 
 /// Up to this many traits, comparing each key costs less than keeping a map (a guess; few users have more).
 const LINEAR_UP_TO: usize = 50;
@@ -20,8 +20,8 @@ pub fn merge<'a>(events: impl Iterator<Item = &'a [u8]>, rules: &Rules) -> Optio
     let mut traits = Traits::default();
     let mut merged: Option<Profile<'a>> = None;
     for payload in events {
-        let Ok(Decoded::Identify(event)) = decode_any_length(payload, rules) else { continue };
-        event.context_traits.into_iter().chain(event.traits).for_each(|(key, value)| traits.set(key, value));
+        let Some(Content { identify: event, context_traits, traits: own }) = content(payload, rules) else { continue };
+        context_traits.0.into_iter().chain(own.0).for_each(|(key, value)| traits.set(key, value));
         let older = merged.take();
         let (message_id, account, timestamp) =
             older.map_or((None, None, None), |older| (older.message_id, older.account, older.timestamp));
@@ -39,9 +39,10 @@ pub fn merge<'a>(events: impl Iterator<Item = &'a [u8]>, rules: &Rules) -> Optio
 impl Profile<'_> {
     /// What the event that `to_event` writes covers.
     pub fn coverage(&self) -> Coverage {
-        let mut names = Names::new();
+        let mut names = Names::default();
         self.traits.iter().for_each(|(key, _)| names.add(key));
-        names.coverage(self.message_id.is_some(), self.account.is_some(), self.timestamp.is_some())
+        let names = [Names::default(), names];
+        Coverage::new(names, self.message_id.is_some(), self.account.is_some(), self.timestamp.is_some())
     }
 
     /// One identify event that `merge` reads back to this very state, and that merges with later ones as its events would.
@@ -122,6 +123,7 @@ mod tests {
     use serde_json::{Map, Value, json};
 
     use super::*;
+    use crate::event::{Decoded, decode};
 
     const RULES: Rules = Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None };
 
@@ -334,7 +336,7 @@ mod tests {
             }
             let [older, newer, before, after] = [older, newer, before, after].map(|event| event.to_string().into_bytes());
             let rules = Rules { account_trait: Some("org".to_owned()), ..RULES };
-            let coverage = |event: &[u8]| match decode_any_length(event, &rules) {
+            let coverage = |event: &[u8]| match decode(Some(event), &rules) {
                 Ok(Decoded::Identify(event)) => event.coverage,
                 other => panic!("not an event: {other:?}"),
             };
@@ -344,6 +346,15 @@ mod tests {
             assert_same(&merged(&with, &rules), &merged(&without, &rules));
             let state = merged(&with, &rules);
             prop_assert_eq!(coverage(&state.to_event()), state.coverage());
+        }
+
+        #[test]
+        fn an_event_is_the_same_whether_its_traits_are_listed_or_only_named(event in an_event()) {
+            let payload = event.to_string();
+            // Where a trait may name the account, all are listed.
+            let listing = Rules { account_trait: Some("none has this name".to_owned()), ..RULES };
+            let [named, listed] = [RULES, listing].map(|rules| format!("{:?}", decode(Some(payload.as_bytes()), &rules)));
+            prop_assert_eq!(named, listed);
         }
 
         #[test]

@@ -5,6 +5,7 @@ mod decode;
 mod integrations;
 mod json;
 mod merge;
+mod traits;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -28,7 +29,7 @@ pub struct Rules {
     pub account_trait: Option<String>,
 }
 
-/// One identify event, borrowed from its payload.
+/// One identify event but for its traits, borrowed from its payload.
 ///
 /// Ids are never blank: strings as written, integers as their digits. Every string in the payload decodes, so reading
 /// traits later cannot fail. Numbers are not judged: `1e400` stays the text it is.
@@ -40,9 +41,6 @@ pub struct Identify<'a> {
     /// `timestamp`, else `originalTimestamp`, else `receivedAt`, as written.
     pub timestamp: Option<Cow<'a, str>>,
     pub coverage: Coverage,
-    /// In their order, repeated keys included.
-    pub context_traits: Vec<(Cow<'a, str>, &'a RawValue)>,
-    pub traits: Vec<(Cow<'a, str>, &'a RawValue)>,
     pub integrations: Option<&'a RawValue>,
 }
 

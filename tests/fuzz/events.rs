@@ -110,7 +110,7 @@ fn is_event(payload: &[u8], rules: &Rules) -> bool {
     assert!(!event.message_id.as_deref().is_some_and(is_blank));
     assert!(!event.account.as_deref().is_some_and(is_blank));
     assert!(!event.timestamp.as_deref().is_some_and(is_blank));
-    for (_, value) in event.traits.iter().chain(&event.context_traits) {
+    for (_, value) in merge(std::iter::once(payload), rules).expect("what decode takes can be merged").traits {
         // Not as values: a number beyond a double's range stays the text it is.
         assert!(serde_json::from_str::<&RawValue>(value.get()).is_ok(), "{value}");
     }

@@ -1,0 +1,130 @@
+//! What of an event's traits is read: their names alone, which is all that taking an event in needs, or names and values.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::coverage::Names;
+use super::{Entries, Key};
+
+/// Traits as an event's `traits` and `context.traits` are read; from an object, and from nothing else.
+pub(super) trait Traits<'a>: Deserialize<'a> + Default {
+    /// Their names, in order.
+    fn names(&self) -> Names;
+
+    /// The value of the trait of this name, the last one where it is repeated. `TraitNames` knows only that of `company`.
+    fn last(&self, name: &str) -> Option<&'a RawValue>;
+}
+
+/// Names and values, in their order, repeated names included.
+#[derive(Debug, Default)]
+pub(super) struct TraitList<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> Traits<'a> for TraitList<'a> {
+    fn names(&self) -> Names {
+        let mut names = Names::default();
+        self.0.iter().for_each(|(name, _)| names.add(name));
+        names
+    }
+
+    fn last(&self, name: &str) -> Option<&'a RawValue> {
+        self.0.iter().rev().find(|(key, _)| key == name).map(|(_, value)| *value)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for TraitList<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Most events have fewer (a guess), so that the list grows without being copied.
+        let mut traits = Vec::with_capacity(16);
+        deserializer.deserialize_map(Entries(|key, value| traits.push((key, value))))?;
+        Ok(TraitList(traits))
+    }
+}
+
+/// The names, and the one value that is looked at: skipping the others takes a third less than keeping them.
+#[derive(Default)]
+pub(super) struct TraitNames<'a> {
+    names: Names,
+    company: Option<&'a RawValue>,
+}
+
+impl<'a> Traits<'a> for TraitNames<'a> {
+    fn names(&self) -> Names {
+        self.names.clone()
+    }
+
+    fn last(&self, name: &str) -> Option<&'a RawValue> {
+        self.company.filter(|_| name == "company")
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for TraitNames<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(NamesVisitor)
+    }
+}
+
+struct NamesVisitor;
+
+impl<'de> Visitor<'de> for NamesVisitor {
+    type Value = TraitNames<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut traits = TraitNames::default();
+        while let Some(Key(name)) = map.next_key()? {
+            traits.names.add(&name);
+            if name == "company" {
+                traits.company = Some(map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(traits)
+    }
+}
+
+/// The context's fields that matter. Derived alone, they would also be read from an array, in order.
+pub(super) struct Context<'a, T>(pub ContextFields<'a, T>);
+
+impl<T> Default for Context<'_, T> {
+    fn default() -> Self {
+        Context(ContextFields { group_id: None, traits: None })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ContextFields<'a, T> {
+    #[serde(borrow)]
+    pub group_id: Option<&'a RawValue>,
+    pub traits: Option<T>,
+}
+
+impl<'de: 'a, 'a, T: Deserialize<'de>> Deserialize<'de> for Context<'a, T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ContextVisitor(PhantomData)).map(Context)
+    }
+}
+
+struct ContextVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ContextVisitor<T> {
+    type Value = ContextFields<'de, T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        ContextFields::deserialize(MapAccessDeserializer::new(map))
+    }
+}
