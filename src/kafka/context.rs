@@ -27,6 +27,10 @@ pub(super) const WAIT: Duration = Duration::from_millis(5);
 const WEATHER_INTERVAL: Duration = Duration::from_secs(10);
 /// Distinct texts remembered for that. A guess: far more than one outage has, small in memory.
 const WEATHER_TEXTS: usize = 64;
+/// How long nothing is polled while the loop wants nothing from any partition, before librdkafka is told to pause them. Pausing
+/// throws away what was fetched, and after a resume librdkafka's broker threads sleep up to a second before they fetch again
+/// (`rd_kafka_max_block_ms`), which a lane whose buffer is full for a moment does not have. Callbacks wait for as long.
+const REST: Duration = Duration::from_secs(1);
 
 /// The thread's context: librdkafka calls back into it from `poll`, on the polling thread.
 pub(super) struct Context {
@@ -55,6 +59,8 @@ pub(super) struct State {
     pub total_partitions: usize,
     /// What the loop was last told about them.
     pub stalled: Vec<PartitionId>,
+    /// Since when the loop has wanted nothing, and librdkafka has not been told.
+    resting_since: Option<Instant>,
     told: BTreeMap<String, Instant>,
 }
 
@@ -64,8 +70,10 @@ pub(super) struct Owned {
     pub next: Position,
     /// No commit may go below this.
     pub floor: Position,
-    /// Whether the loop wants nothing from it; resuming a running partition can deliver twice (librdkafka#2593).
+    /// Whether the loop wants nothing from it.
     pub paused: bool,
+    /// Whether librdkafka has been told so; resuming a running partition can deliver twice (librdkafka#2593).
+    pub stopped: bool,
     pub progress: Progress,
 }
 
@@ -92,6 +100,7 @@ impl Context {
                 reason: String::new(),
                 total_partitions: 0,
                 stalled: Vec::new(),
+                resting_since: None,
                 told: BTreeMap::new(),
             }),
         }
@@ -156,23 +165,62 @@ impl Context {
     }
 
     fn set_paused(&self, consumer: &BaseConsumer<Context>, state: &mut State, asked: &[PartitionId], pause: bool) {
-        let mut list = TopicPartitionList::with_capacity(asked.len());
+        let mut stopped = Vec::new();
         for partition in asked {
             if let Some(owned) = state.owned.get_mut(partition)
                 && owned.paused != pause
             {
                 owned.paused = pause;
                 owned.progress.moved(Instant::now());
-                list.add_partition(&self.topics[usize::from(partition.topic)], partition.partition);
+                if !pause && std::mem::take(&mut owned.stopped) {
+                    stopped.push(*partition);
+                }
             }
         }
-        if list.count() == 0 {
-            return;
+        if !stopped.is_empty()
+            && let Err(error) = consumer.resume(&self.list(&stopped))
+        {
+            state.weather(format!("cannot resume partitions: {error}"));
         }
-        let result = if pause { consumer.pause(&list) } else { consumer.resume(&list) };
-        if let Err(error) = result {
-            state.weather(format!("cannot {} partitions: {error}", if pause { "pause" } else { "resume" }));
+    }
+
+    /// Whether to leave off polling for now: the loop wants nothing, and that may be over soon. If it lasts, or some partitions are
+    /// still wanted, tells librdkafka to pause the others, and polling goes on.
+    pub fn rests(&self, consumer: &BaseConsumer<Context>, state: &mut State) -> bool {
+        let is_over = |since: Instant| since.elapsed() >= REST;
+        if state.owned.values().any(|owned| owned.paused && !owned.stopped)
+            && state.owned.values().all(|owned| owned.paused)
+            && !is_over(*state.resting_since.get_or_insert_with(Instant::now))
+        {
+            return true;
         }
+        state.resting_since = None;
+        self.stop_paused(consumer, state);
+        false
+    }
+
+    /// Tells librdkafka to pause what the loop wants nothing from.
+    pub fn stop_paused(&self, consumer: &BaseConsumer<Context>, state: &mut State) {
+        let unstopped = state.owned.iter_mut().filter(|(_, owned)| owned.paused && !owned.stopped);
+        let stopped: Vec<PartitionId> = unstopped
+            .map(|(id, owned)| {
+                owned.stopped = true;
+                *id
+            })
+            .collect();
+        if !stopped.is_empty()
+            && let Err(error) = consumer.pause(&self.list(&stopped))
+        {
+            state.weather(format!("cannot pause partitions: {error}"));
+        }
+    }
+
+    pub fn list(&self, partitions: &[PartitionId]) -> TopicPartitionList {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for id in partitions {
+            list.add_partition(&self.topics[usize::from(id.topic)], id.partition);
+        }
+        list
     }
 
     /// One synchronous request. Partitions that are not owned, or a position that would go back, refuse the whole of it

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
-use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::SourceEvent;
 use super::assignment::{missing, partition_count, partition_id};
@@ -83,11 +82,17 @@ impl Reader {
                 break;
             }
             let blocked = !state.outbox.is_empty();
+            let rests = !blocked && self.context.rests(&self.consumer, &mut state);
             drop(state);
             if blocked {
                 self.sit_out();
+                continue;
+            }
+            self.go_on();
+            if rests {
+                let mut state = self.context.state();
+                self.context.wait(&self.consumer, &mut state, WAIT);
             } else {
-                self.go_on();
                 self.read();
                 self.quiet_end();
                 self.missing_topics();
@@ -101,7 +106,8 @@ impl Reader {
     fn sit_out(&mut self) {
         let since = *self.blocked_since.get_or_insert_with(Instant::now);
         if since.elapsed() >= STALL {
-            let state = self.context.state();
+            let mut state = self.context.state();
+            self.context.stop_paused(&self.consumer, &mut state);
             let running: Vec<PartitionId> = state
                 .owned
                 .iter()
@@ -111,7 +117,7 @@ impl Reader {
             drop(state);
             if !running.is_empty() {
                 // An error means that the partition is going anyway.
-                let _ = self.consumer.pause(&self.list(&running));
+                let _ = self.consumer.pause(&self.context.list(&running));
                 self.stalled.extend(running);
             }
             self.read();
@@ -130,21 +136,19 @@ impl Reader {
             return;
         }
         let stalled = std::mem::take(&mut self.stalled);
-        let state = self.context.state();
-        let wanted: Vec<PartitionId> =
-            stalled.into_iter().filter(|id| state.owned.get(id).is_some_and(|owned| !owned.paused)).collect();
+        let mut state = self.context.state();
+        let mut wanted = Vec::new();
+        for id in stalled {
+            match state.owned.get_mut(&id) {
+                Some(owned) if owned.paused => owned.stopped = true,
+                Some(_) => wanted.push(id),
+                None => {}
+            }
+        }
         drop(state);
-        if let Err(error) = self.consumer.resume(&self.list(&wanted)) {
+        if let Err(error) = self.consumer.resume(&self.context.list(&wanted)) {
             self.context.state().weather(format!("cannot resume partitions: {error}"));
         }
-    }
-
-    fn list(&self, partitions: &[PartitionId]) -> TopicPartitionList {
-        let mut list = TopicPartitionList::with_capacity(partitions.len());
-        for id in partitions {
-            list.add_partition(&self.context.topics[usize::from(id.topic)], id.partition);
-        }
-        list
     }
 
     /// Reads one batch and puts it into the outbox.

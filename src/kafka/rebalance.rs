@@ -46,13 +46,10 @@ impl Context {
             }
         }
         self.accept(consumer, state, &list);
-        if let Err(error) = consumer.pause(&list) {
-            state.weather(format!("cannot pause gained partitions: {error}"));
-        }
         for Assignment { partition, start, gap_from, .. } in &assignments {
             let floor = gap_from.unwrap_or(*start);
             let progress = Progress::new(Instant::now());
-            state.owned.insert(*partition, Owned { next: *start, floor, paused: true, progress });
+            state.owned.insert(*partition, Owned { next: *start, floor, paused: true, stopped: false, progress });
         }
         let total_partitions = state.total_partitions;
         state.outbox.push_back(SourceEvent::Assigned { gained: assignments, total_partitions });

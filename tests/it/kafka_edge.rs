@@ -164,6 +164,23 @@ impl Lane {
         all
     }
 
+    /// The records that come before the answer to an empty commit.
+    async fn until_committed(&mut self, id: u64) -> Vec<Read> {
+        self.consumer.send(Command::Commit { id, entries: Vec::new() });
+        let mut all = Vec::new();
+        loop {
+            let next = self.wait(|event| match event {
+                SourceEvent::Committed { id: answered, .. } => Some((answered == id).then(Vec::new)),
+                event => records(event).map(Some),
+            });
+            match next.await {
+                Some(records) if records.is_empty() => return all,
+                Some(records) => all.extend(records),
+                None => {}
+            }
+        }
+    }
+
     async fn commit(&mut self, id: u64, entries: Vec<CommitEntry>) -> Result<(), CommitError> {
         self.consumer.send(Command::Commit { id, entries });
         self.wait(|event| match event {
@@ -341,6 +358,40 @@ async fn a_paused_partition_delivers_nothing_and_resumes_where_it_stood() {
     lane.consumer.send(Command::Resume(vec![id(0)]));
     let offsets: Vec<i64> = lane.read(2).await.iter().map(|record| record.offset).collect();
     assert_eq!(offsets, [1, 2]);
+    lane.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pauses_of_everything_deliver_nothing_however_short_and_each_record_comes_once() {
+    let cluster = Cluster::start(2);
+    let write = async || {
+        for partition in 0..2 {
+            cluster.write(partition, &[(None, Some("x")); 20]).await;
+        }
+    };
+    let mut lane = Lane::start(cluster.settings());
+    lane.gain(2).await;
+    let mut read = Vec::new();
+    for pause in 0..10 {
+        lane.consumer.send(Command::Resume(vec![id(0), id(1)]));
+        write().await;
+        read.extend(lane.read(1).await);
+        lane.consumer.send(Command::Pause(vec![id(0), id(1)]));
+        // What was read before comes before the answer, since commands are executed in order.
+        read.extend(lane.until_committed(2 * pause).await);
+        write().await;
+        let paused = lane.until_committed(2 * pause + 1).await;
+        assert!(paused.is_empty(), "pause {pause}: {paused:?}");
+    }
+    // One that is longer than nothing is polled for.
+    assert_eq!(lane.paused_end(0).await, Position(400));
+    lane.consumer.send(Command::Resume(vec![id(0), id(1)]));
+    read.extend(lane.read(800 - read.len()).await);
+    for partition in 0..2 {
+        let offsets: Vec<i64> =
+            read.iter().filter(|record| record.partition == partition).map(|record| record.offset).collect();
+        assert_eq!(offsets, (0..400).collect::<Vec<_>>());
+    }
     lane.close().await;
 }
 
