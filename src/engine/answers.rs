@@ -217,7 +217,7 @@ impl Engine {
         if let Some(partition) = self.partitions.get_mut(&row.partition) {
             partition.pending_bytes -= row.bytes() as u64;
             partition.tracker.settle(row.entry, row.bytes());
-            partition.note_ahead(Member::user(&row.user), row.last);
+            partition.note_ahead(row.last, || Member::user(&row.user));
         }
     }
 

@@ -160,7 +160,8 @@ impl Engine {
             due = due.min(started_at + FENCE_SPACING);
         }
         if self.has_progress() {
-            due = due.min(started_at + self.policy.commit_interval);
+            let spacing = if self.is_full_of_settled() { FENCE_SPACING } else { self.policy.commit_interval };
+            due = due.min(started_at + spacing);
         }
         let sends =
             !self.batches.is_empty() || self.last_sent.is_some_and(|at| now.saturating_duration_since(at) < FENCE_AGE);
@@ -178,6 +179,9 @@ impl Engine {
     /// Revoked partitions with nothing in flight, all of whose share's requests have been answered: then it is known how late
     /// what they sent may have arrived.
     fn releasable(&self) -> Vec<PartitionId> {
+        if self.commits.releasing.is_empty() {
+            return Vec::new();
+        }
         let sent = self.batches.values().filter(|batch| batch.job.is_none()).map(|batch| batch.sent_at).min();
         let is_unanswered = |id: &PartitionId| {
             let revoked_at = self.partitions.get(id).and_then(|partition| partition.revoked_at);

@@ -58,6 +58,7 @@ impl Engine {
                 tracker: OffsetTracker::new(),
                 committed: gained.start,
                 committed_at: None,
+                sealed: gained.start,
                 usable_at,
                 is_open: false,
                 // Nothing to replay, nothing to hold.
@@ -160,7 +161,7 @@ impl Engine {
             && !partition.ids.insert(id, self.rows.hasher())
         {
             // A successor that starts behind the original takes the repeat for an event of its own.
-            partition.note_ahead(Member::user(&identify.user_id), record.offset);
+            partition.note_ahead(record.offset, || Member::user(&identify.user_id));
             return self.counters.skipped(SkipReason::Duplicate, 1);
         }
         self.pending_events += 1;
@@ -322,6 +323,13 @@ impl Engine {
             || self.letters.waiting() >= LETTERS_WAITING;
         self.admit(limit);
         self.change_paused(true).map(Action::Pause).or_else(|| self.change_paused(false).map(Action::Resume))
+    }
+
+    /// Whether intake stands still for what is settled already: once that is committed, it can go on.
+    pub(super) fn is_full_of_settled(&self) -> bool {
+        let kept: u64 =
+            self.partitions.values().map(|p| p.pending_bytes + p.tracker.settled_beyond_committable()).sum();
+        self.is_full && (kept as f64) < self.policy.buffer_bytes as f64 * RESUME_BELOW
     }
 
     /// The partitions that should become paused, or not paused, and are not yet.

@@ -182,7 +182,7 @@ impl Engine {
         if let Some(partition) = self.partitions.get_mut(&content.partition) {
             partition.pending_bytes -= letter.bytes as u64;
             partition.tracker.settle(letter.entry, letter.bytes);
-            partition.note_ahead(letter.member(), content.last);
+            partition.note_ahead(content.last, || letter.member());
         }
     }
 

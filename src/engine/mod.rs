@@ -177,6 +177,8 @@ struct Partition {
     /// The position that the broker has.
     committed: Position,
     committed_at: Option<Instant>,
+    /// The position behind all events of the rows that have been sealed: they wait until the fence is there.
+    sealed: Position,
     /// When the last owner's requests have ended and its share may be used: an older state of a user could still arrive
     /// before that.
     usable_at: Instant,
@@ -203,10 +205,11 @@ impl Partition {
         self.pending_bytes + self.tracker.settled_bytes()
     }
 
-    /// Remembers a settled event that the committed position will not cover.
-    fn note_ahead(&mut self, member: Member, last: Offset) {
+    /// Remembers a settled event that the committed position will not cover. Most often it will, and naming its member, which
+    /// hashes, would be for nothing.
+    fn note_ahead(&mut self, last: Offset, member: impl FnOnce() -> Member) {
         if last.position() >= self.tracker.committable(self.read) {
-            self.ahead.note(member, last);
+            self.ahead.note(member(), last);
         }
     }
 

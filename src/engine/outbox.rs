@@ -135,8 +135,7 @@ impl Engine {
         self.rows.set_stage(index, Stage::Sealed);
         let Some(row) = self.rows.get(index) else { return };
         if row.encoded.is_some() {
-            self.outbox.push_back((index, row.seq));
-            return;
+            return self.line_up(index);
         }
         let profile = row.profile(&self.policy.rules);
         let outgoing = Outgoing {
@@ -146,19 +145,26 @@ impl Engine {
             last: row.last,
             rekeyed: row.rekeyed,
         };
-        let seq = row.seq;
         match encode(&outgoing) {
             Ok(encoded) => {
                 drop(profile);
                 if let Some(row) = self.rows.get_mut(index) {
                     row.encoded = Some(Box::new(encoded));
                 }
-                self.outbox.push_back((index, seq));
+                self.line_up(index);
             }
             Err(rejection) => {
                 drop(profile);
                 self.bury_row(index, DeadLetterCause::Rejected(rejection));
             }
+        }
+    }
+
+    fn line_up(&mut self, index: RowIndex) {
+        let Some(row) = self.rows.get(index) else { return };
+        self.outbox.push_back((index, row.seq));
+        if let Some(partition) = self.partitions.get_mut(&row.partition) {
+            partition.sealed = partition.sealed.max(row.last.next());
         }
     }
 
@@ -200,14 +206,8 @@ impl Engine {
 
     /// Whether a sealed row waits for the fence to move, or for the first commit of a partition.
     pub(super) fn wants_fence(&self, now: Instant) -> bool {
-        if !self.outbox.is_empty() && self.is_unproven(now) {
-            return true;
-        }
-        self.outbox.iter().any(|(index, seq)| {
-            self.rows.current(*index, *seq).is_some_and(|row| {
-                self.partitions.get(&row.partition).is_some_and(|partition| row.last.next() > partition.fence)
-            })
-        })
+        !self.outbox.is_empty()
+            && (self.is_unproven(now) || self.partitions.values().any(|partition| partition.sealed > partition.fence))
     }
 
     fn send(&mut self, rows: usize, now: Instant) -> Action {

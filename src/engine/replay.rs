@@ -56,6 +56,6 @@ impl Engine {
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         partition.pending_bytes -= bytes as u64;
         partition.tracker.settle(entry, bytes);
-        partition.note_ahead(member, last);
+        partition.note_ahead(last, || member);
     }
 }
