@@ -25,10 +25,17 @@ fn event_of(traits: usize) -> Vec<u8> {
 fn decoding(criterion: &mut Criterion) {
     let rules = rules();
     let mut group = criterion.benchmark_group("decode");
-    for (name, payload) in [("600 bytes", EVENT.as_bytes().to_vec()), ("200 traits, 6 KB", event_of(200))] {
+    // A trait that may name the account has to be looked for among all of them.
+    let listing = Rules { account_trait: Some("accountId".to_owned()), ..rules.clone() };
+    for (name, payload, rules) in [
+        ("600 bytes", EVENT.as_bytes().to_vec(), &rules),
+        ("600 bytes, account_trait set", EVENT.as_bytes().to_vec(), &listing),
+        ("200 traits, 6 KB", event_of(200), &rules),
+        ("200 traits, 6 KB, account_trait set", event_of(200), &listing),
+    ] {
         group.throughput(Throughput::Elements(1));
         group.bench_function(name, |bencher| {
-            bencher.iter(|| decode(Some(black_box(payload.as_slice())), &rules).is_ok())
+            bencher.iter(|| decode(Some(black_box(payload.as_slice())), rules).is_ok())
         });
     }
     group.finish();

@@ -32,6 +32,10 @@ const IN_FLIGHT_OF_CHILD: &str = "SLUICEGATE_BENCH_IN_FLIGHT";
 const URL: &str = "SLUICEGATE_BENCH_URL";
 const BODY: &str = "SLUICEGATE_BENCH_BODY";
 
+/// Reading is faster than sending, so the buffer is full, and its size is most of the peak. A lane without a limit has no use for the
+/// default of 256 MiB, which is for merging what waits.
+const BUFFER: &str = "64MiB";
+
 /// Nothing here takes longer.
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -164,7 +168,7 @@ fn deliver(brokers: &str, load: &Load, in_flight: usize, round: usize, provider:
         "kafka: {{ brokers: \"{brokers}\", topics: [{topic}], group: {group}, properties: {{ group.protocol: consumer }} }}\n\
          http: {{ listen: \"127.0.0.1:{port}\" }}\n\
          log: {{ level: error }}\n\
-         destinations:\n  vitally: {{ type: vitally, mode: {mode}, base_url: \"{url}\", token: none, limit: {{ rows_per_minute: unlimited }}, request: {{ max_in_flight: {in_flight} }} }}\n",
+         destinations:\n  vitally: {{ type: vitally, mode: {mode}, base_url: \"{url}\", token: none, limit: {{ rows_per_minute: unlimited }}, buffer: {{ max_bytes: {BUFFER} }}, request: {{ max_in_flight: {in_flight} }} }}\n",
     )
     .expect("written");
     provider.expect(events);

@@ -46,7 +46,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for TraitList<'a> {
     }
 }
 
-/// The names, and the one value that is looked at: skipping the others takes a third less than keeping them.
+/// The names, and the one value that is looked at: reading takes a seventh less time than with a list (`benches/decode.rs`).
 #[derive(Default)]
 pub(super) struct TraitNames<'a> {
     names: Names,
