@@ -110,11 +110,15 @@ impl Context {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Executes the commands that wait and hands over the events that the loop has room for.
-    pub fn serve(&self, consumer: &BaseConsumer<Context>, state: &mut State) {
+    /// Executes the commands that wait and hands over the events that the loop has room for; whether there were commands.
+    pub fn serve(&self, consumer: &BaseConsumer<Context>, state: &mut State) -> bool {
+        let mut any = false;
         loop {
             match state.commands.try_recv() {
-                Ok(command) => self.execute(consumer, state, command),
+                Ok(command) => {
+                    any = true;
+                    self.execute(consumer, state, command);
+                }
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => {
                     state.closing = true;
@@ -123,6 +127,7 @@ impl Context {
             }
         }
         self.flush(state);
+        any
     }
 
     /// Like `serve`, but waits up to `limit` for a command to come.

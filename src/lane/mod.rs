@@ -78,6 +78,8 @@ pub struct Lane {
     /// The commit that the consumer has not answered yet.
     committing: Option<CommitId>,
     producer: Arc<DeadLetterProducer>,
+    /// When the producer was last looked after.
+    producer_visited: Option<Instant>,
     requests: JoinSet<Done>,
     letters: JoinSet<(LetterId, Result<(), kafka::Error>)>,
     /// Partitions that the group waits for, and how to tell it that they are free.
@@ -142,6 +144,7 @@ impl Lane {
             rejoin_at: None,
             committing: None,
             producer: Arc::new(producer),
+            producer_visited: None,
             requests: JoinSet::new(),
             letters: JoinSet::new(),
             revokes: Vec::new(),
@@ -310,6 +313,11 @@ impl Lane {
                 Action::Resume(partitions) => self.consumer.send(Command::Resume(partitions)),
                 Action::Release(partitions) => self.release(&partitions),
             }
+        }
+        let now = Instant::now();
+        if self.producer_visited.is_none_or(|at| now - at >= TURN) {
+            self.producer_visited = Some(now);
+            self.producer.visit();
         }
         self.log_notes();
         self.note_state();
