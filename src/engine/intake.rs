@@ -122,6 +122,7 @@ impl Engine {
             self.notes.push(Note::Gap { partition: record.partition, from, to });
         }
         partition.read = record.offset.next();
+        let is_open = partition.is_open;
         self.counters.events_consumed += 1;
         match event::decode(record.payload, &self.policy.rules) {
             Ok(Decoded::Skipped(reason)) => self.counters.skipped(reason, 1),
@@ -131,7 +132,9 @@ impl Engine {
                 self.bury_record(record, error);
             }
         }
-        self.open(record.partition, now);
+        if !is_open {
+            self.open(record.partition, now);
+        }
     }
 
     /// The reader has reached the log's end: what was announced beyond it does not exist any more.

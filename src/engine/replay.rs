@@ -24,15 +24,22 @@ impl Engine {
     /// All events below the fence have been read. Whom the last owner had settled altogether is settled here too; of the
     /// others nothing is known, and what was settled of them goes out again under what was not.
     pub(super) fn end_replay(&mut self, id: PartitionId) {
-        let mut members = self.unsettled(id);
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         partition.replay_until = None;
         partition.footprint = 0;
-        members.extend(partition.ahead.members());
-        let settled = std::mem::take(&mut partition.settled).among(&members);
+        let settled = std::mem::take(&mut partition.settled);
         let owners: Vec<Owner> = partition.tracker.owners().collect();
+        // Most owners leave nothing to compare with, and naming everyone, which hashes, would be for nothing.
+        let settled = if settled.is_empty() {
+            BTreeSet::new()
+        } else {
+            let ahead: Vec<Member> = partition.ahead.members().collect();
+            let mut members = self.unsettled(id);
+            members.extend(ahead);
+            settled.among(&members)
+        };
         for owner in owners {
-            match self.member(owner).is_some_and(|member| settled.contains(&member)) {
+            match !settled.is_empty() && self.member(owner).is_some_and(|member| settled.contains(&member)) {
                 true => self.settle_replayed(id, owner),
                 false if let Owner::Letter(letter) = owner => self.letters.enqueue(letter),
                 false => {}
