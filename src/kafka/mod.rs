@@ -4,6 +4,7 @@ mod assignment;
 mod client;
 mod context;
 mod inquiry;
+mod pause;
 mod reader;
 mod rebalance;
 mod stall;

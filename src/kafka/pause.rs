@@ -1,0 +1,76 @@
+//! Partitions that the loop wants nothing from for a while: at first they are just not polled for, then librdkafka pauses them.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+
+use super::context::{Context, State};
+use crate::record::PartitionId;
+
+/// How long nothing is polled while the loop wants nothing from any partition, before librdkafka is told to pause them. Pausing
+/// throws away what was fetched, and after a resume librdkafka's broker threads sleep up to a second before they fetch again
+/// (`rd_kafka_max_block_ms`), which a lane whose buffer is full for a moment does not have. Callbacks wait for as long.
+const REST: Duration = Duration::from_secs(1);
+
+impl Context {
+    /// Takes down what the loop wants, and resumes at once what it wants again.
+    pub fn set_paused(&self, consumer: &BaseConsumer<Context>, state: &mut State, asked: &[PartitionId], pause: bool) {
+        let mut stopped = Vec::new();
+        for partition in asked {
+            if let Some(owned) = state.owned.get_mut(partition)
+                && owned.paused != pause
+            {
+                owned.paused = pause;
+                owned.progress.moved(Instant::now());
+                if !pause && std::mem::take(&mut owned.stopped) {
+                    stopped.push(*partition);
+                }
+            }
+        }
+        if !stopped.is_empty()
+            && let Err(error) = consumer.resume(&self.list(&stopped))
+        {
+            state.weather(format!("cannot resume partitions: {error}"));
+        }
+    }
+
+    /// Whether to leave off polling for now: the loop wants nothing, and that may be over soon. If it lasts, or some partitions are
+    /// still wanted, tells librdkafka to pause the others, and polling goes on.
+    pub fn rests(&self, consumer: &BaseConsumer<Context>, state: &mut State) -> bool {
+        let is_over = |since: Instant| since.elapsed() >= REST;
+        if state.owned.values().any(|owned| owned.paused && !owned.stopped)
+            && state.owned.values().all(|owned| owned.paused)
+            && !is_over(*state.resting_since.get_or_insert_with(Instant::now))
+        {
+            return true;
+        }
+        state.resting_since = None;
+        self.stop_paused(consumer, state);
+        false
+    }
+
+    /// Tells librdkafka to pause what the loop wants nothing from.
+    pub fn stop_paused(&self, consumer: &BaseConsumer<Context>, state: &mut State) {
+        let unstopped = state.owned.iter_mut().filter(|(_, owned)| owned.paused && !owned.stopped);
+        let stopped: Vec<PartitionId> = unstopped
+            .map(|(id, owned)| {
+                owned.stopped = true;
+                *id
+            })
+            .collect();
+        if !stopped.is_empty()
+            && let Err(error) = consumer.pause(&self.list(&stopped))
+        {
+            state.weather(format!("cannot pause partitions: {error}"));
+        }
+    }
+
+    pub fn list(&self, partitions: &[PartitionId]) -> TopicPartitionList {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for id in partitions {
+            list.add_partition(&self.topics[usize::from(id.topic)], id.partition);
+        }
+        list
+    }
+}
