@@ -1,6 +1,6 @@
 //! What the consumer thread does besides reading: commands, rebalances, commits, and the events it owes the loop.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -55,6 +55,9 @@ pub(super) struct State {
     pub total_partitions: usize,
     /// What the loop was last told about them.
     pub stalled: Vec<PartitionId>,
+    /// What librdkafka has been told to pause, which it remembers over assignments. To resume a running partition can deliver
+    /// twice (librdkafka#2593).
+    pub stopped: BTreeSet<PartitionId>,
     /// Since when the loop has wanted nothing, and librdkafka has not been told.
     pub resting_since: Option<Instant>,
     told: BTreeMap<String, Instant>,
@@ -68,8 +71,6 @@ pub(super) struct Owned {
     pub floor: Position,
     /// Whether the loop wants nothing from it.
     pub paused: bool,
-    /// Whether librdkafka has been told so; resuming a running partition can deliver twice (librdkafka#2593).
-    pub stopped: bool,
     pub progress: Progress,
 }
 
@@ -96,6 +97,7 @@ impl Context {
                 reason: String::new(),
                 total_partitions: 0,
                 stalled: Vec::new(),
+                stopped: BTreeSet::new(),
                 resting_since: None,
                 told: BTreeMap::new(),
             }),

@@ -23,7 +23,7 @@ impl Context {
             {
                 owned.paused = pause;
                 owned.progress.moved(Instant::now());
-                if !pause && std::mem::take(&mut owned.stopped) {
+                if !pause && state.stopped.remove(partition) {
                     stopped.push(*partition);
                 }
             }
@@ -39,7 +39,7 @@ impl Context {
     /// still wanted, tells librdkafka to pause the others, and polling goes on.
     pub fn rests(&self, consumer: &BaseConsumer<Context>, state: &mut State) -> bool {
         let is_over = |since: Instant| since.elapsed() >= REST;
-        if state.owned.values().any(|owned| owned.paused && !owned.stopped)
+        if state.owned.iter().any(|(id, owned)| owned.paused && !state.stopped.contains(id))
             && state.owned.values().all(|owned| owned.paused)
             && !is_over(*state.resting_since.get_or_insert_with(Instant::now))
         {
@@ -52,13 +52,9 @@ impl Context {
 
     /// Tells librdkafka to pause what the loop wants nothing from.
     pub fn stop_paused(&self, consumer: &BaseConsumer<Context>, state: &mut State) {
-        let unstopped = state.owned.iter_mut().filter(|(_, owned)| owned.paused && !owned.stopped);
-        let stopped: Vec<PartitionId> = unstopped
-            .map(|(id, owned)| {
-                owned.stopped = true;
-                *id
-            })
-            .collect();
+        let paused = state.owned.iter().filter(|(_, owned)| owned.paused).map(|(id, _)| *id);
+        let stopped: Vec<PartitionId> = paused.filter(|id| !state.stopped.contains(id)).collect();
+        state.stopped.extend(&stopped);
         if !stopped.is_empty()
             && let Err(error) = consumer.pause(&self.list(&stopped))
         {

@@ -148,10 +148,10 @@ impl Reader {
         let mut state = self.context.state();
         let mut wanted = Vec::new();
         for id in stalled {
-            match state.owned.get_mut(&id) {
-                Some(owned) if owned.paused => owned.stopped = true,
-                Some(_) => wanted.push(id),
-                None => {}
+            match state.owned.get(&id) {
+                Some(owned) if !owned.paused => wanted.push(id),
+                // Should it come back, or be wanted again.
+                _ => _ = state.stopped.insert(id),
             }
         }
         drop(state);

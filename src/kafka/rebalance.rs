@@ -49,7 +49,7 @@ impl Context {
         for Assignment { partition, start, gap_from, .. } in &assignments {
             let floor = gap_from.unwrap_or(*start);
             let progress = Progress::new(Instant::now());
-            state.owned.insert(*partition, Owned { next: *start, floor, paused: true, stopped: false, progress });
+            state.owned.insert(*partition, Owned { next: *start, floor, paused: true, progress });
         }
         let total_partitions = state.total_partitions;
         state.outbox.push_back(SourceEvent::Assigned { gained: assignments, total_partitions });
