@@ -54,9 +54,13 @@ impl Context {
     pub fn stop_paused(&self, consumer: &BaseConsumer<Context>, state: &mut State) {
         let paused = state.owned.iter().filter(|(_, owned)| owned.paused).map(|(id, _)| *id);
         let stopped: Vec<PartitionId> = paused.filter(|id| !state.stopped.contains(id)).collect();
-        state.stopped.extend(&stopped);
-        if !stopped.is_empty()
-            && let Err(error) = consumer.pause(&self.list(&stopped))
+        self.stop(consumer, state, &stopped);
+    }
+
+    pub fn stop(&self, consumer: &BaseConsumer<Context>, state: &mut State, partitions: &[PartitionId]) {
+        state.stopped.extend(partitions);
+        if !partitions.is_empty()
+            && let Err(error) = consumer.pause(&self.list(partitions))
         {
             state.weather(format!("cannot pause partitions: {error}"));
         }

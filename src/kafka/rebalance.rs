@@ -46,6 +46,9 @@ impl Context {
             }
         }
         self.accept(consumer, state, &list);
+        // It may have forgotten these: nobody promises that what was paused comes back paused.
+        let stopped = assignments.iter().map(|gained| gained.partition).filter(|id| state.stopped.contains(id));
+        self.stop(consumer, state, &stopped.collect::<Vec<_>>());
         for Assignment { partition, start, gap_from, .. } in &assignments {
             let floor = gap_from.unwrap_or(*start);
             let progress = Progress::new(Instant::now());
