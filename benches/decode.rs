@@ -29,6 +29,8 @@ fn decoding(criterion: &mut Criterion) {
     let listing = Rules { account_trait: Some("accountId".to_owned()), ..rules.clone() };
     for (name, payload, rules) in [
         ("600 bytes", EVENT.as_bytes().to_vec(), &rules),
+        // Not plain text, so that the event is read twice up to here.
+        ("600 bytes, a number for userId", EVENT.replace(r#""user-00012345""#, "12345").into_bytes(), &rules),
         ("600 bytes, account_trait set", EVENT.as_bytes().to_vec(), &listing),
         ("200 traits, 6 KB", event_of(200), &rules),
         ("200 traits, 6 KB, account_trait set", event_of(200), &listing),

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use super::coverage::Coverage;
 use super::json::{is_too_deep, surrogates_pair_up};
+use super::scalar::{Scalar, Text};
 use super::traits::{Context, TraitList, TraitNames, Traits};
 use super::{DecodeError, Decoded, Identify, Rules, SkipReason, for_each_entry};
 
@@ -34,11 +35,11 @@ pub fn decode<'a>(payload: Option<&'a [u8]>, rules: &Rules) -> Result<Decoded<'a
 }
 
 fn decode_text<'a, T: Traits<'a>>(payload: &'a str, rules: &Rules) -> Result<Decoded<'a>, DecodeError> {
-    let Some(fields) = parse::<T, Context<'a, T>>(payload) else { return refuse(payload, rules) };
+    let Some(found) = read::<T>(payload, rules) else { return refuse(payload, rules) };
     if !surrogates_pair_up(payload) {
         return Err(DecodeError::NotJson);
     }
-    Ok(match event(fields, rules)? {
+    Ok(match found? {
         Found::Skipped(reason) => Decoded::Skipped(reason),
         Found::Event(Content { identify, .. }) => Decoded::Identify(identify),
     })
@@ -60,14 +61,26 @@ enum Found<'a, T> {
 /// length is none on what many of them add up to. `None` for anything else.
 pub(super) fn content<'a>(payload: &'a [u8], rules: &Rules) -> Option<Content<'a, TraitList<'a>>> {
     let payload = str::from_utf8(payload.trim_ascii()).ok()?;
-    match event(parse::<TraitList<'a>, Context<'a, TraitList<'a>>>(payload)?, rules) {
+    match read::<TraitList<'a>>(payload, rules)? {
         Ok(Found::Event(content)) => Some(content),
         _ => None,
     }
 }
 
-fn event<'a, T: Traits<'a>>(fields: Fields<'a, T, Context<'a, T>>, rules: &Rules) -> Result<Found<'a, T>, DecodeError> {
-    let user_id = match user(&fields, rules)? {
+/// What a text says; `None` if it cannot be read in one go.
+fn read<'a, T: Traits<'a>>(payload: &'a str, rules: &Rules) -> Option<Result<Found<'a, T>, DecodeError>> {
+    match parse::<Text<'a>, T, Context<Text<'a>, T>>(payload) {
+        Some(fields) => Some(event(fields, rules)),
+        // A field of ours is something else than text, which may not matter.
+        None => parse::<&RawValue, T, Context<&RawValue, T>>(payload).map(|fields| event(fields, rules)),
+    }
+}
+
+fn event<'a, S: Scalar<'a>, T: Traits<'a>>(
+    fields: Fields<'a, S, T, Context<S, T>>,
+    rules: &Rules,
+) -> Result<Found<'a, T>, DecodeError> {
+    let user_id = match user(fields.kind, fields.user_id, fields.anonymous_id, rules)? {
         User::Known(user_id) => user_id,
         User::Skipped(reason) => return Ok(Found::Skipped(reason)),
     };
@@ -75,12 +88,12 @@ fn event<'a, T: Traits<'a>>(fields: Fields<'a, T, Context<'a, T>>, rules: &Rules
     let context_traits = context.traits.unwrap_or_default();
     let traits = fields.traits.unwrap_or_default();
     let last = |name| traits.last(name).or_else(|| context_traits.last(name));
-    let company_id = || last("company").and_then(|company| entry(company, "id")).and_then(id);
-    let account_id = || rules.account_trait.as_deref().and_then(last).and_then(id);
-    let account = context.group_id.and_then(id).or_else(company_id).or_else(account_id);
-    let message_id = fields.message_id.and_then(id);
+    let company_id = || last("company").and_then(|company| entry(company, "id")).and_then(Scalar::id);
+    let account_id = || rules.account_trait.as_deref().and_then(last).and_then(Scalar::id);
+    let account = context.group_id.and_then(Scalar::id).or_else(company_id).or_else(account_id);
+    let message_id = fields.message_id.and_then(Scalar::id);
     let timestamp =
-        [fields.timestamp, fields.original_timestamp, fields.received_at].into_iter().flatten().find_map(text);
+        [fields.timestamp, fields.original_timestamp, fields.received_at].into_iter().flatten().find_map(Scalar::text);
     let names = [context_traits.names(), traits.names()];
     let coverage = Coverage::new(names, message_id.is_some(), account.is_some(), timestamp.is_some());
     let integrations = fields.integrations;
@@ -91,11 +104,13 @@ fn event<'a, T: Traits<'a>>(fields: Fields<'a, T, Context<'a, T>>, rules: &Rules
 /// Says what is wrong with a text that could not be read in one go: a field of another shape than it should have, which may
 /// not matter, or no JSON.
 fn refuse<'a>(payload: &'a str, rules: &Rules) -> Result<Decoded<'a>, DecodeError> {
-    match parse::<&RawValue, &RawValue>(payload) {
-        Some(fields) if surrogates_pair_up(payload) => match user(&fields, rules)? {
-            User::Known(_) => Err(DecodeError::WrongType),
-            User::Skipped(reason) => Ok(Decoded::Skipped(reason)),
-        },
+    match parse::<&RawValue, &RawValue, &RawValue>(payload) {
+        Some(fields) if surrogates_pair_up(payload) => {
+            match user(fields.kind, fields.user_id, fields.anonymous_id, rules)? {
+                User::Known(_) => Err(DecodeError::WrongType),
+                User::Skipped(reason) => Ok(Decoded::Skipped(reason)),
+            }
+        }
         Some(_) => Err(DecodeError::NotJson),
         // No object or a repeated field if the text is JSON at all.
         None if serde_json::from_str::<IgnoredAny>(payload).is_ok() => Err(DecodeError::WrongType),
@@ -103,25 +118,19 @@ fn refuse<'a>(payload: &'a str, rules: &Rules) -> Result<Decoded<'a>, DecodeErro
     }
 }
 
-/// The fields that matter. Most are raw text, whose types are judged one by one; null is as good as absent. `T` and `C` are
-/// what `traits` and `context` are read as.
+/// The fields that matter; null is as good as absent. `S` is what those are read as that should be text, `T` and `C` what `traits`
+/// and `context` are.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Fields<'a, T, C> {
-    #[serde(borrow, rename = "type")]
-    kind: Option<&'a RawValue>,
-    #[serde(borrow)]
-    user_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    anonymous_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    message_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    timestamp: Option<&'a RawValue>,
-    #[serde(borrow)]
-    original_timestamp: Option<&'a RawValue>,
-    #[serde(borrow)]
-    received_at: Option<&'a RawValue>,
+struct Fields<'a, S, T, C> {
+    #[serde(rename = "type")]
+    kind: Option<S>,
+    user_id: Option<S>,
+    anonymous_id: Option<S>,
+    message_id: Option<S>,
+    timestamp: Option<S>,
+    original_timestamp: Option<S>,
+    received_at: Option<S>,
     traits: Option<T>,
     context: Option<C>,
     #[serde(borrow)]
@@ -138,7 +147,9 @@ fn text_of(payload: &[u8]) -> Result<&str, DecodeError> {
     if is_too_deep(payload.as_bytes()) { Err(DecodeError::TooDeep) } else { Ok(payload) }
 }
 
-fn parse<'a, T: Deserialize<'a>, C: Deserialize<'a>>(payload: &'a str) -> Option<Fields<'a, T, C>> {
+fn parse<'a, S: Deserialize<'a>, T: Deserialize<'a>, C: Deserialize<'a>>(
+    payload: &'a str,
+) -> Option<Fields<'a, S, T, C>> {
     // serde would read an array as a struct's fields in order.
     if payload.starts_with('{') { serde_json::from_str(payload).ok() } else { None }
 }
@@ -149,42 +160,26 @@ enum User<'a> {
     Skipped(SkipReason),
 }
 
-fn user<'a, T, C>(fields: &Fields<'a, T, C>, rules: &Rules) -> Result<User<'a>, DecodeError> {
-    if !is_identify(fields.kind)? {
+fn user<'a, S: Scalar<'a>>(
+    kind: Option<S>,
+    user_id: Option<S>,
+    anonymous_id: Option<S>,
+    rules: &Rules,
+) -> Result<User<'a>, DecodeError> {
+    if !is_identify(kind)? {
         return Ok(User::Skipped(SkipReason::Type));
     }
-    match (fields.user_id, fields.anonymous_id.and_then(text)) {
-        (Some(user_id), _) => id(user_id).map(User::Known).ok_or(DecodeError::BadUserId),
+    match (user_id, anonymous_id.and_then(Scalar::text)) {
+        (Some(user_id), _) => user_id.id().map(User::Known).ok_or(DecodeError::BadUserId),
         (None, Some(anonymous_id)) if rules.use_anonymous_id => Ok(User::Known(anonymous_id)),
         (None, Some(_)) => Ok(User::Skipped(SkipReason::Anonymous)),
         (None, None) => Err(DecodeError::NoUserId),
     }
 }
 
-fn is_identify(kind: Option<&RawValue>) -> Result<bool, DecodeError> {
+fn is_identify<'a>(kind: Option<impl Scalar<'a>>) -> Result<bool, DecodeError> {
     let Some(kind) = kind else { return Ok(true) };
-    Ok(string(kind).ok_or(DecodeError::WrongType)? == "identify")
-}
-
-/// A string's content; borrowed where it has no escapes.
-fn string(value: &RawValue) -> Option<Cow<'_, str>> {
-    let content = value.get().strip_prefix('"')?.strip_suffix('"')?;
-    if content.as_bytes().contains(&b'\\') {
-        serde_json::from_str(value.get()).ok().map(Cow::Owned)
-    } else {
-        Some(Cow::Borrowed(content))
-    }
-}
-
-/// A string that is not blank.
-fn text(value: &RawValue) -> Option<Cow<'_, str>> {
-    string(value).filter(|text| !text.chars().all(char::is_whitespace))
-}
-
-/// A string that is not blank, or an integer's exact digits, however many; `1.0` and `1e3` are no integers.
-fn id(value: &RawValue) -> Option<Cow<'_, str>> {
-    let digits = value.get().strip_prefix('-').unwrap_or(value.get());
-    if digits.bytes().all(|byte| byte.is_ascii_digit()) { Some(Cow::Borrowed(value.get())) } else { text(value) }
+    Ok(kind.string().ok_or(DecodeError::WrongType)? == "identify")
 }
 
 /// The value of a top-level key; the last one where it is repeated.

@@ -5,6 +5,7 @@ mod decode;
 mod integrations;
 mod json;
 mod merge;
+mod scalar;
 mod traits;
 
 use std::borrow::Cow;

@@ -94,9 +94,9 @@ impl<'de> Visitor<'de> for NamesVisitor {
 }
 
 /// The context's fields that matter. Derived alone, they would also be read from an array, in order.
-pub(super) struct Context<'a, T>(pub ContextFields<'a, T>);
+pub(super) struct Context<S, T>(pub ContextFields<S, T>);
 
-impl<T> Default for Context<'_, T> {
+impl<S, T> Default for Context<S, T> {
     fn default() -> Self {
         Context(ContextFields { group_id: None, traits: None })
     }
@@ -104,22 +104,21 @@ impl<T> Default for Context<'_, T> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct ContextFields<'a, T> {
-    #[serde(borrow)]
-    pub group_id: Option<&'a RawValue>,
+pub(super) struct ContextFields<S, T> {
+    pub group_id: Option<S>,
     pub traits: Option<T>,
 }
 
-impl<'de: 'a, 'a, T: Deserialize<'de>> Deserialize<'de> for Context<'a, T> {
+impl<'de, S: Deserialize<'de>, T: Deserialize<'de>> Deserialize<'de> for Context<S, T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(ContextVisitor(PhantomData)).map(Context)
     }
 }
 
-struct ContextVisitor<T>(PhantomData<T>);
+struct ContextVisitor<S, T>(PhantomData<(S, T)>);
 
-impl<'de, T: Deserialize<'de>> Visitor<'de> for ContextVisitor<T> {
-    type Value = ContextFields<'de, T>;
+impl<'de, S: Deserialize<'de>, T: Deserialize<'de>> Visitor<'de> for ContextVisitor<S, T> {
+    type Value = ContextFields<S, T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
