@@ -309,7 +309,7 @@ impl Engine {
         trouble.suspect = Some(rejection);
         let (failures, is_acquitted) = (trouble.failures, trouble.is_acquitted);
         if !is_acquitted {
-            self.suspects.insert(row.user.clone());
+            self.suspects.insert(row.user.as_str().into());
         }
         let wait = self.backoff(failures);
         // Newer events that were waiting behind it make it another row, which nobody suspects.

@@ -206,7 +206,7 @@ impl Engine {
         let letter = Letter {
             entry: row.entry,
             bytes: row.bytes(),
-            user: Some(row.user.clone()),
+            user: Some(row.user.as_str().into()),
             content: Arc::new(content),
             out: false,
         };

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use compact_str::CompactString;
+
 use super::events::Events;
 use super::offsets::EntryId;
 use super::verdict::{EncodedRow, Rejection};
@@ -71,7 +73,8 @@ pub struct Row {
     pub seq: u64,
     pub partition: PartitionId,
     pub entry: EntryId,
-    pub user: Box<str>,
+    /// In place up to 24 bytes: whoever looks for a user reads it first.
+    pub user: CompactString,
     pub key: Key,
     events: Events,
     /// How many records it is made of; it need not hold as many events.
