@@ -47,6 +47,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
+#[forbid(unsafe_code)]
 pub mod engine;
 pub mod event;
 pub mod kafka;
@@ -55,6 +56,7 @@ mod log;
 pub mod metrics;
 pub mod ops;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]
+#[forbid(unsafe_code)]
 pub mod providers;
 pub mod record;
 pub mod sender;

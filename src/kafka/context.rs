@@ -16,6 +16,7 @@ use tokio::sync::mpsc::{Sender, error::TrySendError};
 use super::assignment::partition_id;
 use super::client::{is_unauthorized, log_line};
 use super::consumer::Start;
+use super::record_queue::Destination;
 use super::stall::Progress;
 use super::{Command, CommitEntry, CommitError, RecordBatch, SourceEvent};
 use crate::record::{PartitionId, Position};
@@ -34,6 +35,8 @@ pub(super) struct Context {
     pub group: String,
     pub start: Start,
     pub session_timeout: Duration,
+    /// Where the records of gained partitions are led.
+    pub records: Destination,
     events: Sender<SourceEvent>,
     /// Only the polling thread locks it, and never across `poll`, from which the callbacks lock it again.
     state: Mutex<State>,
@@ -86,6 +89,7 @@ impl Context {
             group: settings.group.clone(),
             start: settings.start,
             session_timeout,
+            records: Destination::default(),
             events,
             state: Mutex::new(State {
                 commands,

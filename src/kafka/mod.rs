@@ -1,5 +1,6 @@
 //! The Kafka side of a lane: what the consumer thread tells the loop, and what the loop asks of it.
 
+mod arrival;
 mod assignment;
 mod client;
 mod context;
@@ -7,6 +8,7 @@ mod inquiry;
 mod pause;
 mod reader;
 mod rebalance;
+mod record_queue;
 mod stall;
 
 pub mod admin;

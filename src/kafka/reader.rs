@@ -1,20 +1,20 @@
 //! The reading loop of a consumer thread: polls, batches, and leaves the group in the end.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::message::Message as _;
 
 use super::SourceEvent;
-use super::assignment::{missing, partition_count, partition_id};
-use super::client::{is_unauthorized, is_unknown_topic};
-use super::context::{Context, State, WAIT, is_fenced};
+use super::assignment::{missing, partition_count};
+use super::context::{Context, State, WAIT};
 use super::inquiry::{Answer, Inquiry};
-use crate::record::{Offset, PartitionId, Position, Record};
+use super::record_queue::RecordQueue;
+use crate::record::PartitionId;
 
 /// How long one poll waits for a first record while there is something to do: the longest that a command waits.
 const POLL: Duration = Duration::from_millis(10);
@@ -33,7 +33,7 @@ const STALL: Duration = Duration::from_secs(30);
 /// How often the end of one partition that brings nothing is asked for. A guess: with 30 of them each is 15 s old at most.
 const QUIET_END_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a question besides reading may take. A guess: brokers answer in milliseconds.
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause after a question that was not answered, so that an outage costs a tenth of the thread's time.
 const QUESTION_PAUSE: Duration = Duration::from_secs(10);
 /// How often a consumer that owns nothing looks whether its topics exist; with `group.protocol=consumer` librdkafka does
@@ -48,6 +48,7 @@ const LONG_BLOCK: Duration = Duration::from_secs(1);
 
 /// The thread's own state; the rest is in the context, where the callbacks find it.
 pub(super) struct Reader {
+    records: RecordQueue,
     consumer: Arc<BaseConsumer<Context>>,
     context: Arc<Context>,
     /// Since when the loop has not taken what it was offered.
@@ -69,6 +70,7 @@ impl Reader {
         let context = Arc::clone(consumer.context());
         let consumer = Arc::new(consumer);
         Ok(Reader {
+            records: RecordQueue::new(Arc::clone(&consumer)),
             inquiry: Inquiry::start(&consumer, QUESTION_TIMEOUT)?,
             consumer,
             context,
@@ -163,98 +165,46 @@ impl Reader {
     /// Reads one batch and puts it into the outbox.
     fn read(&mut self) {
         let now = Instant::now();
-        let mut timeout = if now - self.busy_at < QUIET_AFTER { POLL } else { QUIET_POLL };
+        let timeout = if now - self.busy_at < QUIET_AFTER { POLL } else { QUIET_POLL };
+        if self.context.state().owned.is_empty() {
+            // What can come is an assignment.
+            return self.call_back(timeout, now);
+        }
+        self.call_back(Duration::ZERO, now);
+        let mut locked = None;
+        self.records.take(timeout, |fetched| {
+            let state = locked.get_or_insert_with(|| self.context.state());
+            self.context.on_fetched(&self.consumer, state, &fetched, now);
+            match state.batch.len() >= BATCH_RECORDS || state.batch.byte_len() >= BATCH_BYTES || state.closing {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        });
+        if let Some(mut state) = locked {
+            state.seal();
+            self.busy_at = now;
+        }
+    }
+
+    /// Lets librdkafka call back, and takes down what went wrong.
+    fn call_back(&mut self, mut timeout: Duration, now: Instant) {
         while let Some(result) = self.consumer.poll(timeout) {
             timeout = Duration::ZERO;
             self.busy_at = now;
             let mut state = self.context.state();
             match result {
-                Ok(message) => self.take(&mut state, &message, now),
-                Err(KafkaError::PartitionEOF(partition)) => self.end(&mut state, partition, now),
-                Err(error) => self.trouble(&mut state, &error),
-            }
-            if state.batch.len() >= BATCH_RECORDS || state.batch.byte_len() >= BATCH_BYTES || state.closing {
-                break;
-            }
-        }
-        self.context.state().seal();
-    }
-
-    fn take(&self, state: &mut State, message: &BorrowedMessage<'_>, now: Instant) {
-        let Some(id) = partition_id(&self.context.topics, message.topic(), message.partition()) else { return };
-        let offset = Offset(message.offset());
-        // Left over from an assignment that is gone.
-        let Some(owned) = state.owned.get_mut(&id) else { return };
-        if offset.position() < owned.next {
-            let next = owned.next;
-            self.came_again(state, message.topic(), id, next);
-            return;
-        }
-        owned.next = offset.next();
-        owned.progress.moved(now);
-        state.batch.push(Record {
-            partition: id,
-            offset,
-            timestamp_ms: message.timestamp().to_millis().unwrap_or_else(now_ms),
-            key: message.key(),
-            payload: message.payload(),
-        });
-    }
-
-    /// A record below the read position is left out: librdkafka can deliver twice after a resume (librdkafka#2593). If the
-    /// log was cut or made anew under the reader, though, these are new records, and reading has to start afresh.
-    fn came_again(&self, state: &mut State, topic: &str, id: PartitionId, next: Position) {
-        let partition = id.partition;
-        if !state.tell(format!("topic {topic}, partition {partition}: records came again and were left out")) {
-            return;
-        }
-        if let Ok((low, high)) = self.consumer.fetch_watermarks(topic, partition, QUESTION_TIMEOUT)
-            && high < next.0
-        {
-            state.fatal(format!(
-                "topic {topic}, partition {partition}: the log now reaches from {low} to {high}, but position {next} was \
-                 read already: it was cut or the topic created anew; start again to read it from its committed position"
-            ));
-        }
-    }
-
-    fn end(&self, state: &mut State, partition: i32, now: Instant) {
-        let Some(position) = end_position(&state.reason) else { return };
-        let standing = state.owned.iter().map(|(id, owned)| (*id, owned.next));
-        let ended = ended(standing.filter(|(id, _)| id.partition == partition), position);
-        for id in ended {
-            if let Some(owned) = state.owned.get_mut(&id) {
-                owned.progress.moved(now);
-            }
-            state.ends.push((id, position));
-        }
-    }
-
-    fn trouble(&self, state: &mut State, error: &KafkaError) {
-        let reason = std::mem::take(&mut state.reason);
-        let group = &self.context.group;
-        let text = if reason.is_empty() { error.to_string() } else { reason };
-        match error {
-            KafkaError::MessageConsumptionFatal(code) if is_fenced(*code) => state.fenced(group, &text),
-            KafkaError::MessageConsumptionFatal(code) => state.fatal(format!("group {group}: {code}: {text}")),
-            _ => match error.rdkafka_error_code() {
-                Some(code) if is_unauthorized(code) => state
-                    .fatal(format!("group {group}: {text}: grant the client read access to the topics and the group")),
-                Some(code) if is_unknown_topic(code) => state.weather(format!(
-                    "{text}: create the topic, or allow the broker to create it (auto.create.topics.enable)"
+                Err(error) => self.context.on_trouble(&mut state, &error),
+                // Its place among the others is not known. No partition is assigned before its records are led elsewhere.
+                Ok(message) => state.fatal(format!(
+                    "topic {}, partition {}: offset {} came out of turn: start again to read it from the committed position",
+                    message.topic(),
+                    message.partition(),
+                    message.offset()
                 )),
-                // Brokers that demand TLS hang up on whoever comes without, and librdkafka says no more than this.
-                Some(code @ RDKafkaErrorCode::AllBrokersDown) => state.weather(format!(
-                    "kafka: {code}: check kafka.brokers, the network, and security.protocol, TLS and credentials in \
-                     kafka.properties"
-                )),
-                // The words differ each time (ports, milliseconds); the code is what repeats.
-                Some(code) => {
-                    tracing::debug!(target: "librdkafka", "{text}");
-                    state.weather(format!("kafka: {code}"));
-                }
-                None => state.weather(format!("kafka: {text}")),
-            },
+            }
+            if state.closing {
+                return;
+            }
         }
     }
 
@@ -288,6 +238,8 @@ impl Reader {
         self.quiet_end_asked = now;
         self.quiet_end_last = after.or(first);
         if let Some(id) = self.quiet_end_last {
+            // Should librdkafka have forgotten, this brings what it has fetched since.
+            self.context.lead(&self.consumer, id);
             self.inquiry.ask(id, now);
         }
     }
@@ -344,7 +296,8 @@ impl Reader {
 
     /// Leaves the group, polling until the partitions are gone, and drops the consumer where it can do no harm.
     fn close(self) {
-        let Reader { consumer, context, inquiry, .. } = self;
+        let Reader { records, consumer, context, inquiry, .. } = self;
+        drop(records);
         drop(inquiry);
         let deadline = Instant::now() + CLOSE_TIMEOUT;
         consumer.unsubscribe();
@@ -374,52 +327,5 @@ impl Reader {
             drop(state);
             std::thread::sleep(WAIT);
         }
-    }
-}
-
-/// Which of the partitions with the same number, each with its read position, has ended at `position`: librdkafka tells
-/// the number alone. One that stands there has; one that stands below (compaction, transaction markers) is taken only
-/// where no other has that number. Never the wrong one, since that would open a fence early.
-fn ended(standing: impl Iterator<Item = (PartitionId, Position)>, position: Position) -> Vec<PartitionId> {
-    let standing: Vec<(PartitionId, Position)> = standing.collect();
-    match standing.as_slice() {
-        [(only, next)] if *next <= position => vec![*only],
-        several => several.iter().filter(|(_, next)| *next == position).map(|(id, _)| *id).collect(),
-    }
-}
-
-/// Reads "... reached end of partition at offset 42 (HighwaterMark 42)" (`rdkafka_fetcher.c`).
-fn end_position(reason: &str) -> Option<Position> {
-    let (_, rest) = reason.split_once("end of partition at offset ")?;
-    rest.split(' ').next()?.parse().ok().map(Position)
-}
-
-/// For records of message formats without a timestamp (before Kafka 0.10): the time they were read.
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_end_of_a_partition_is_never_taken_for_another_topics() {
-        let id = |topic| PartitionId { topic, partition: 3 };
-        let end = |standing: &[(u16, i64)]| {
-            ended(standing.iter().map(|(topic, next)| (id(*topic), Position(*next))), Position(42))
-        };
-        assert_eq!(end(&[(0, 42)]), [id(0)]);
-        assert_eq!(end(&[(0, 40)]), [id(0)], "alone, below the end: the rest are control records");
-        assert_eq!(end(&[(0, 43)]), [], "records were read since");
-        assert_eq!(end(&[(0, 40), (1, 42)]), [id(1)]);
-        assert_eq!(end(&[(0, 40), (1, 41)]), []);
-    }
-
-    #[test]
-    fn the_position_of_an_end_is_read_from_librdkafkas_words() {
-        let words = "Fetch from broker 1 reached end of partition at offset 42 (HighwaterMark 42)";
-        assert_eq!(end_position(words), Some(Position(42)));
-        assert_eq!(end_position("Subscribed topic not available"), None);
     }
 }

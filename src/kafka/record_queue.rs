@@ -1,0 +1,177 @@
+//! Takes records out of librdkafka many at a time, for which rdkafka has no safe call: one by one they cost three times as much, a
+//! tenth of all that a worker spends on an event (`benches/intake.rs`).
+//!
+//! The only module with unsafe code.
+#![expect(unsafe_code, reason = "rdkafka has no safe call for `rd_kafka_consume_callback_queue`")]
+
+use std::ffi::{CStr, CString, c_void};
+use std::ops::ControlFlow;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::bindings::{
+    rd_kafka_consume_callback_queue, rd_kafka_message_errstr, rd_kafka_message_t, rd_kafka_message_timestamp,
+    rd_kafka_queue_destroy, rd_kafka_queue_forward, rd_kafka_queue_get_partition, rd_kafka_queue_new, rd_kafka_queue_t,
+    rd_kafka_timestamp_type_t, rd_kafka_topic_name, rd_kafka_yield,
+};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::types::RDKafkaRespErr;
+
+use super::context::Context;
+
+/// A queue of librdkafka's for the records of all partitions, their ends, and what goes wrong with one of them. All else stays in
+/// the queue that `BaseConsumer::poll` reads: a call of this kind that met a rebalance there would refuse it.
+pub(super) struct RecordQueue {
+    queue: NonNull<rd_kafka_queue_t>,
+    /// Outlives the queue, as librdkafka demands.
+    consumer: Arc<BaseConsumer<Context>>,
+}
+
+// SAFETY: librdkafka's queues take calls from any thread.
+unsafe impl Send for RecordQueue {}
+
+/// Where the context, which librdkafka calls back, finds the queue while there is one.
+#[derive(Default)]
+pub(super) struct Destination(Mutex<Option<Queue>>);
+
+struct Queue(NonNull<rd_kafka_queue_t>);
+
+// SAFETY: as for `RecordQueue`.
+unsafe impl Send for Queue {}
+
+impl Destination {
+    fn set(&self, queue: Option<Queue>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = queue;
+    }
+
+    /// Leads the records of a partition to the queue, also those that wait in its own. To be called before each assignment of the
+    /// partition: where it is given up, librdkafka forgets (`rd_kafka_toppar_fetch_stop`).
+    pub fn lead(&self, consumer: &BaseConsumer<Context>, topic: &str, partition: i32) {
+        let queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (Some(Queue(queue)), Ok(topic)) = (&*queue, CString::new(topic)) else { return };
+        // SAFETY: the client lives, being borrowed, and the queue does, being taken out of here before it is destroyed. What
+        // `get_partition` returns is ours to destroy, which ends our handle only.
+        unsafe {
+            let partition = rd_kafka_queue_get_partition(consumer.client().native_ptr(), topic.as_ptr(), partition);
+            if !partition.is_null() {
+                rd_kafka_queue_forward(partition, queue.as_ptr());
+                rd_kafka_queue_destroy(partition);
+            }
+        }
+    }
+}
+
+impl RecordQueue {
+    /// A queue that the context of this consumer leads gained partitions to.
+    ///
+    /// # Panics
+    /// There is no memory left.
+    pub fn new(consumer: Arc<BaseConsumer<Context>>) -> RecordQueue {
+        // SAFETY: the client lives, and goes on living with the queue.
+        let queue = unsafe { rd_kafka_queue_new(consumer.client().native_ptr()) };
+        let queue = NonNull::new(queue).expect("librdkafka aborts where there is no memory");
+        consumer.context().records.set(Some(Queue(queue)));
+        RecordQueue { queue, consumer }
+    }
+
+    /// Waits up to `timeout` for something to come, and hands over what is there, in order, until `visit` wants no more.
+    ///
+    /// Not `rd_kafka_consume_batch_queue`, which counts the end of a partition as a record: a partition that is paused there and
+    /// resumed later goes on one record too far (librdkafka 2.12, `rd_kafka_q_serve_rkmessages`).
+    pub fn take(&mut self, timeout: Duration, mut visit: impl FnMut(Fetched<'_>) -> ControlFlow<()>) {
+        let client = self.consumer.client().native_ptr();
+        let mut visit = |message: &rd_kafka_message_t| {
+            if visit(Fetched(message)).is_break() {
+                // SAFETY: the client lives, and this is one of its callbacks.
+                unsafe { rd_kafka_yield(client) };
+            }
+        };
+        let mut visit: &mut dyn FnMut(&rd_kafka_message_t) = &mut visit;
+        let timeout = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the queue lives as long as `self`; `on_message` is called from within this call only, on this thread, and gets the
+        // visitor that it expects.
+        unsafe {
+            rd_kafka_consume_callback_queue(
+                self.queue.as_ptr(),
+                timeout,
+                Some(on_message),
+                (&raw mut visit).cast::<c_void>(),
+            );
+        }
+    }
+}
+
+/// # Safety
+/// `message` is valid, and `visit` points to a `&mut dyn FnMut(&rd_kafka_message_t)` that nobody else uses meanwhile.
+unsafe extern "C" fn on_message(message: *mut rd_kafka_message_t, visit: *mut c_void) {
+    // SAFETY: the caller's to promise. librdkafka destroys the message after this call, which the visitor cannot outlast with it.
+    unsafe { (*visit.cast::<&mut dyn FnMut(&rd_kafka_message_t)>())(&*message) }
+}
+
+impl Drop for RecordQueue {
+    fn drop(&mut self) {
+        self.consumer.context().records.set(None);
+        // SAFETY: nobody else has the pointer any more.
+        unsafe { rd_kafka_queue_destroy(self.queue.as_ptr()) };
+    }
+}
+
+/// A record, or what librdkafka has to say of a partition.
+pub(super) struct Fetched<'a>(&'a rd_kafka_message_t);
+
+impl<'a> Fetched<'a> {
+    /// Why it is no record, and librdkafka's words for it.
+    pub fn error(&self) -> Option<(RDKafkaErrorCode, String)> {
+        if self.0.err == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return None;
+        }
+        // SAFETY: a message with an error has words for it, which end with a zero and live as long as the message.
+        let text = unsafe { CStr::from_ptr(rd_kafka_message_errstr(self.0)) };
+        Some((self.0.err.into(), text.to_string_lossy().into_owned()))
+    }
+
+    /// Empty where it is about none.
+    pub fn topic(&self) -> &'a str {
+        if self.0.rkt.is_null() {
+            return "";
+        }
+        // SAFETY: a topic's name ends with a zero and lives as long as the topic, of which the message holds a reference.
+        unsafe { CStr::from_ptr(rd_kafka_topic_name(self.0.rkt)) }.to_str().unwrap_or_default()
+    }
+
+    pub fn partition(&self) -> i32 {
+        self.0.partition
+    }
+
+    /// Of a record its own; of an end the position where it is.
+    pub fn offset(&self) -> i64 {
+        self.0.offset
+    }
+
+    /// Milliseconds since 1970; `None` in message formats before Kafka 0.10.
+    pub fn timestamp_ms(&self) -> Option<i64> {
+        let mut kind = rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: the message lives.
+        let timestamp = unsafe { rd_kafka_message_timestamp(self.0, &raw mut kind) };
+        (kind != rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE && timestamp >= 0).then_some(timestamp)
+    }
+
+    pub fn key(&self) -> Option<&'a [u8]> {
+        // SAFETY: librdkafka gives a pointer to so many bytes, which live as long as the message, or null.
+        unsafe { bytes(self.0.key.cast(), self.0.key_len) }
+    }
+
+    pub fn payload(&self) -> Option<&'a [u8]> {
+        // SAFETY: as for the key.
+        unsafe { bytes(self.0.payload.cast(), self.0.len) }
+    }
+}
+
+/// # Safety
+/// `start` is null, or that of `len` bytes that live as long as `'a`.
+unsafe fn bytes<'a>(start: *const u8, len: usize) -> Option<&'a [u8]> {
+    // SAFETY: the caller's to promise.
+    (!start.is_null()).then(|| unsafe { std::slice::from_raw_parts(start, len) })
+}
