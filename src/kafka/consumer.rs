@@ -88,8 +88,9 @@ pub(super) fn consumer_config(settings: &ConsumerSettings) -> ClientConfig {
         ("queued.max.messages.kbytes", "4096"),
         // Per partition; the default of 100,000 is what let other workers run out of memory (vector#20939).
         ("queued.min.messages", "20000"),
-        // Default 1,000: with a short queue that means one fetch a second (librdkafka#2879).
-        ("fetch.queue.backoff.ms", "10"),
+        // Default 1,000: with a short queue that means one fetch a second (librdkafka#2879). At 600,000 events a second the
+        // queue is empty 11 ms after it was full (measured: 10 ms cost 7% of the speed).
+        ("fetch.queue.backoff.ms", "2"),
         // The queue overshoots its limit by one response, and a response is decompressed whole: events that look alike
         // shrink to a fortieth, so that 4 MiB of them took 250 MiB per lane (measured: killed within 512 MiB). At a round
         // trip of 50 ms this still reads 8,000 uncompressed events of 600 bytes a second, 2,000 of one partition. A larger

@@ -27,6 +27,9 @@ const QUIET_AFTER: Duration = Duration::from_millis(300);
 const BATCH_RECORDS: usize = 1_000;
 /// Bytes in one batch, at most (plus one record): what the bounded channel holds per slot.
 const BATCH_BYTES: usize = 1 << 20;
+/// How often a batch that the loop had no room for is offered again: well within the milliseconds of work that the channel holds,
+/// so that the loop never stands still for want of records.
+const ROOM_WAIT: Duration = Duration::from_millis(1);
 /// How long the loop may leave a batch lying before reading stops altogether and only polling goes on. A tenth of
 /// librdkafka's `max.poll.interval.ms` (300 s), within which a consumer has to poll to stay in the group.
 const STALL: Duration = Duration::from_secs(30);
@@ -134,7 +137,7 @@ impl Reader {
             self.read();
         }
         let mut state = self.context.state();
-        self.context.wait(&self.consumer, &mut state, WAIT);
+        self.context.wait(&self.consumer, &mut state, ROOM_WAIT);
     }
 
     /// The loop takes events again: undoes what `sit_out` did.
