@@ -242,7 +242,7 @@ impl Reader {
         self.quiet_end_last = after.or(first);
         if let Some(id) = self.quiet_end_last {
             // Should librdkafka have forgotten, this brings what it has fetched since.
-            self.context.lead(&self.consumer, id);
+            self.context.lead(id);
             self.inquiry.ask(id, now);
         }
     }

@@ -44,7 +44,7 @@ impl Context {
             if let Err(error) = element.set_offset(RdOffset::Offset(start.0)) {
                 state.fatal(format!("partition {partition} cannot start at {start}: {error}"));
             }
-            self.lead(consumer, *partition);
+            self.lead(*partition);
         }
         self.accept(consumer, state, &list);
         // It may have forgotten these: nobody promises that what was paused comes back paused.
@@ -193,8 +193,8 @@ impl Context {
     }
 
     /// Leads a partition's records to where the thread takes them.
-    pub fn lead(&self, consumer: &BaseConsumer<Context>, id: PartitionId) {
-        self.records.lead(consumer, &self.topics[usize::from(id.topic)], id.partition);
+    pub fn lead(&self, id: PartitionId) {
+        self.records.lead(&self.topics[usize::from(id.topic)], id.partition);
     }
 
     fn ids(&self, list: &TopicPartitionList) -> Vec<PartitionId> {

@@ -17,7 +17,7 @@ use rdkafka::bindings::{
 };
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::types::RDKafkaRespErr;
+use rdkafka::types::{RDKafka, RDKafkaRespErr};
 
 use super::context::Context;
 
@@ -36,7 +36,10 @@ unsafe impl Send for RecordQueue {}
 #[derive(Default)]
 pub(super) struct Destination(Mutex<Option<Queue>>);
 
-struct Queue(NonNull<rd_kafka_queue_t>);
+struct Queue {
+    queue: NonNull<rd_kafka_queue_t>,
+    client: *mut RDKafka,
+}
 
 // SAFETY: as for `RecordQueue`.
 unsafe impl Send for Queue {}
@@ -48,13 +51,13 @@ impl Destination {
 
     /// Leads the records of a partition to the queue, also those that wait in its own. To be called before each assignment of the
     /// partition: where it is given up, librdkafka forgets (`rd_kafka_toppar_fetch_stop`).
-    pub fn lead(&self, consumer: &BaseConsumer<Context>, topic: &str, partition: i32) {
-        let queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (Some(Queue(queue)), Ok(topic)) = (&*queue, CString::new(topic)) else { return };
-        // SAFETY: the client lives, being borrowed, and the queue does, being taken out of here before it is destroyed. What
+    pub fn lead(&self, topic: &str, partition: i32) {
+        let destination = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (Some(Queue { queue, client }), Ok(topic)) = (&*destination, CString::new(topic)) else { return };
+        // SAFETY: queue and client live, being taken out of here before they are destroyed, which the lock holds up. What
         // `get_partition` returns is ours to destroy, which ends our handle only.
         unsafe {
-            let partition = rd_kafka_queue_get_partition(consumer.client().native_ptr(), topic.as_ptr(), partition);
+            let partition = rd_kafka_queue_get_partition(*client, topic.as_ptr(), partition);
             if !partition.is_null() {
                 rd_kafka_queue_forward(partition, queue.as_ptr());
                 rd_kafka_queue_destroy(partition);
@@ -69,10 +72,11 @@ impl RecordQueue {
     /// # Panics
     /// There is no memory left.
     pub fn new(consumer: Arc<BaseConsumer<Context>>) -> RecordQueue {
+        let client = consumer.client().native_ptr();
         // SAFETY: the client lives, and goes on living with the queue.
-        let queue = unsafe { rd_kafka_queue_new(consumer.client().native_ptr()) };
+        let queue = unsafe { rd_kafka_queue_new(client) };
         let queue = NonNull::new(queue).expect("librdkafka aborts where there is no memory");
-        consumer.context().records.set(Some(Queue(queue)));
+        consumer.context().records.set(Some(Queue { queue, client }));
         RecordQueue { queue, consumer }
     }
 
