@@ -16,7 +16,7 @@ use super::inquiry::{Answer, Inquiry};
 use super::record_queue::RecordQueue;
 use crate::record::PartitionId;
 
-/// How long one poll waits for a first record while there is something to do: the longest that a command waits.
+/// How long the thread waits for a first record while there is something to do: the longest that a command, or a rebalance, waits.
 const POLL: Duration = Duration::from_millis(10);
 /// The same after `QUIET_AFTER` without records and commands. 100 wake-ups a second cost 0.3% of a core (measured); a
 /// command that comes out of silence is a commit, and rows that need one are sealed 250 ms ahead.
