@@ -369,7 +369,7 @@ impl Lane {
         while self.answers.front().is_some_and(|(at, _)| *at <= self.now.at)
             && let Some((_, batch)) = self.answers.pop_front()
         {
-            self.engine.on_answer(batch, Answer::All(Verdict::Delivered), self.now.at);
+            self.engine.on_answer(batch, Answer::All(Verdict::Delivered), Some(200), self.now.at);
         }
         let mut encode = |row: &Outgoing<'_>| {
             Ok(EncodedRow { body: Bytes::copy_from_slice(row.profile.user_id.as_bytes()), identity: Uuid::nil() })

@@ -49,12 +49,15 @@ impl Engine {
         action
     }
 
-    /// Takes the answer to a send or to a poll. An answer to a request that is not out is ignored.
-    pub fn on_answer(&mut self, id: BatchId, answer: Answer, now: Instant) {
+    /// Takes the answer to a send or to a poll, and the HTTP status that it came with, if any. An answer to a request that is
+    /// not out is ignored.
+    pub fn on_answer(&mut self, id: BatchId, answer: Answer, _status: Option<u16>, now: Instant) {
         let Some(mut batch) = self.batches.remove(&id) else { return };
         match (&batch.job, &answer) {
             // The provider counts the rows that jobs work off, and these came into none.
-            (None, Answer::All(Verdict::Busy { .. })) => self.limit.uncounted(batch.rows.len(), now),
+            (None, Answer::All(Verdict::Busy { .. } | Verdict::Untouched)) => {
+                self.limit.uncounted(batch.rows.len(), now)
+            }
             (None, _) => self.limit.answered(batch.rows.len(), batch.sent_at, now),
             (Some(_), _) => {}
         }
@@ -95,7 +98,9 @@ impl Engine {
         };
         match answer {
             Answer::Pending { .. }
-            | Answer::All(Verdict::Throttled { .. } | Verdict::Busy { .. } | Verdict::AccountFault(_)) => {}
+            | Answer::All(
+                Verdict::Throttled { .. } | Verdict::Busy { .. } | Verdict::AccountFault(_) | Verdict::Untouched,
+            ) => {}
             _ if batch.rows.iter().any(has_failed) => {}
             answer => self.odds.note(matches!(answer, Answer::All(Verdict::Unavailable(_)))),
         }
@@ -175,6 +180,7 @@ impl Engine {
                 self.counters.retried("split");
                 self.halve(index, rows);
             }
+            Verdict::Untouched => self.again(index, "untouched"),
             Verdict::Throttled { .. } => self.again(index, "throttled"),
             Verdict::Busy { .. } => self.again(index, "busy"),
             Verdict::AccountFault(_) => self.again(index, "account_fault"),
@@ -191,6 +197,7 @@ impl Engine {
             Verdict::Busy { retry_after } => self.impose(Cause::Busy, *retry_after, batch.sent_at, now),
             Verdict::Unavailable(outage) => self.impose(Cause::Unavailable(*outage), None, batch.sent_at, now),
             Verdict::AccountFault(fault) => self.impose(Cause::Fault(*fault), None, batch.sent_at, now),
+            Verdict::Untouched => {}
             // A row's own refusal shows that the provider is there and knows us.
             Verdict::Delivered | Verdict::Rejected(_) => self.clear_hold(batch.sent_at),
             Verdict::Split | Verdict::Suspect(_) | Verdict::JobFailed(_) | Verdict::KeyReused(_) => {

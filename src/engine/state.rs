@@ -32,10 +32,16 @@ pub enum LaneState {
     /// Intake stands still because the buffer is full, and nothing else explains it.
     BufferFull,
     Draining,
+    /// The provider answers with successes that cannot be read: one row at a time.
+    UnreadableSuccess,
+    /// No broker answers.
+    KafkaDown,
+    /// Kafka refuses this lane's group; the lane stands still and tries again.
+    KafkaRefused,
 }
 
 impl LaneState {
-    pub const ALL: [LaneState; 14] = [
+    pub const ALL: [LaneState; 17] = [
         LaneState::Starting,
         LaneState::Replaying,
         LaneState::Idle,
@@ -50,6 +56,9 @@ impl LaneState {
         LaneState::MembershipStale,
         LaneState::BufferFull,
         LaneState::Draining,
+        LaneState::UnreadableSuccess,
+        LaneState::KafkaDown,
+        LaneState::KafkaRefused,
     ];
 
     /// The metric label.
@@ -69,6 +78,9 @@ impl LaneState {
             LaneState::MembershipStale => "membership_stale",
             LaneState::BufferFull => "buffer_full",
             LaneState::Draining => "draining",
+            LaneState::UnreadableSuccess => "unreadable_success",
+            LaneState::KafkaDown => "kafka_down",
+            LaneState::KafkaRefused => "kafka_refused",
         }
     }
 }

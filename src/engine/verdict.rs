@@ -37,6 +37,8 @@ pub enum Verdict {
     JobFailed(Rejection),
     /// The idempotency key was seen with other bytes: send once more under a new key, then dead letter.
     KeyReused(Rejection),
+    /// The connection closed and declared the request untouched: send the row again at once, free of the limit.
+    Untouched,
 }
 
 /// What one reply means for the rows of its request.
@@ -124,12 +126,16 @@ pub enum Outage {
     Reset,
     /// A status or body that the API does not promise.
     Protocol,
+    /// A page of something that stands before the API (proxy, firewall, load balancer), whatever its status.
+    Edge,
+    /// A success whose body is not the one that the API promises: the provider may have taken the rows.
+    UnreadableSuccess,
     /// The provider forgot the job (404 on its status).
     JobLost,
 }
 
 impl Outage {
-    pub const ALL: [Outage; 8] = [
+    pub const ALL: [Outage; 10] = [
         Outage::Server,
         Outage::Timeout,
         Outage::Connect,
@@ -137,6 +143,8 @@ impl Outage {
         Outage::Tls,
         Outage::Reset,
         Outage::Protocol,
+        Outage::Edge,
+        Outage::UnreadableSuccess,
         Outage::JobLost,
     ];
 
@@ -149,6 +157,8 @@ impl Outage {
             Outage::Tls => "tls",
             Outage::Reset => "reset",
             Outage::Protocol => "protocol",
+            Outage::Edge => "edge",
+            Outage::UnreadableSuccess => "unreadable_success",
             Outage::JobLost => "job_lost",
         }
     }

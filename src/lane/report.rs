@@ -186,6 +186,7 @@ pub(super) fn request_outcome(answer: &Answer) -> &'static str {
             Verdict::Busy { .. } => "busy",
             Verdict::JobFailed(_) => "job_failed",
             Verdict::KeyReused(_) => "key_reused",
+            Verdict::Untouched => "untouched",
         },
     }
 }

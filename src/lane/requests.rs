@@ -83,7 +83,8 @@ impl Lane {
             tracing::debug!(destination = %self.id, rows = done.rows, "{text}");
             self.report.failed(text);
         }
-        self.engine.on_answer(done.batch, answer, Instant::now());
+        let status = done.reply.as_ref().ok().map(|reply| reply.status.as_u16());
+        self.engine.on_answer(done.batch, answer, status, Instant::now());
         let now_ms = wall_ms();
         for event_ms in self.engine.take_delivered() {
             self.metrics.delivery_latency_seconds.observe(now_ms.saturating_sub(event_ms).max(0) as f64 / 1000.0);

@@ -19,12 +19,22 @@ pub const EVENT_OUTCOMES: [&str; 5] = ["delivered", "dead_lettered", "skipped", 
 pub const ROW_OUTCOMES: [&str; 4] = ["delivered", "dead_lettered", "suppressed", "released"];
 
 /// What came of a request: each of `Verdict`, with `ok` for a delivery or an accepted job.
-pub const REQUEST_OUTCOMES: [&str; 9] =
-    ["ok", "rejected", "split", "throttled", "unavailable", "account_fault", "busy", "job_failed", "key_reused"];
+pub const REQUEST_OUTCOMES: [&str; 10] = [
+    "ok",
+    "rejected",
+    "split",
+    "throttled",
+    "unavailable",
+    "account_fault",
+    "busy",
+    "job_failed",
+    "key_reused",
+    "untouched",
+];
 
 /// Why rows went back to be sent again, beside the labels of `Outage`.
-pub const RETRY_REASONS: [&str; 7] =
-    ["throttled", "split", "busy", "account_fault", "suspect", "job_failed", "key_reused"];
+pub const RETRY_REASONS: [&str; 8] =
+    ["throttled", "split", "busy", "account_fault", "suspect", "job_failed", "key_reused", "untouched"];
 
 /// What becomes of a provider's job.
 pub const JOB_OUTCOMES: [&str; 4] = ["submitted", "completed", "failed", "lost"];
@@ -36,7 +46,7 @@ pub const EXHAUSTED: &str = "exhausted";
 pub const REBALANCE_KINDS: [&str; 3] = ["assigned", "revoked", "lost"];
 
 /// What a lane is doing; exactly one at a time.
-pub const LANE_STATES: [&str; 14] = [
+pub const LANE_STATES: [&str; 17] = [
     "starting",
     "replaying",
     "idle",
@@ -51,6 +61,9 @@ pub const LANE_STATES: [&str; 14] = [
     "membership_stale",
     "buffer_full",
     "draining",
+    "unreadable_success",
+    "kafka_down",
+    "kafka_refused",
 ];
 
 /// Seconds. From a local answer to the longest request timeout that is useful.

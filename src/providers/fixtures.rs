@@ -357,6 +357,7 @@ fn verdict(verdict: &Verdict) -> Value {
         Verdict::Suspect(rejection) => json!({ "suspect": rejected(rejection) }),
         Verdict::JobFailed(rejection) => json!({ "job_failed": rejected(rejection) }),
         Verdict::KeyReused(rejection) => json!({ "key_reused": rejected(rejection) }),
+        Verdict::Untouched => json!("untouched"),
         Verdict::Throttled { retry_after } => json!({ "throttled_ms": retry_after.as_ref().map(milliseconds) }),
         Verdict::Busy { retry_after } => json!({ "busy_ms": retry_after.as_ref().map(milliseconds) }),
         Verdict::Unavailable(outage) => json!({ "unavailable": outage.label() }),

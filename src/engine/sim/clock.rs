@@ -76,7 +76,7 @@ fn sends(began: Instant, leap: Leap) -> Vec<(Duration, usize)> {
         now = wake.unwrap_or(now).max(now + Duration::from_micros(500));
         while let Some(entry) = happenings.first_entry().filter(|entry| entry.key().0 <= now) {
             match entry.remove() {
-                Happening::Answer(batch, answer) => engine.on_answer(batch, answer, now),
+                Happening::Answer(batch, answer) => engine.on_answer(batch, answer, None, now),
                 Happening::Commit(id) => engine.on_commit(id, CommitOutcome::Done, now),
             }
         }

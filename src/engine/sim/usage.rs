@@ -133,7 +133,7 @@ fn run(case: &Case, seed: u64) -> (usize, f64) {
         {
             match entry.remove() {
                 Happening::Arrives(rows) => provider.arrivals.push((now, rows)),
-                Happening::Answers(of, batch, answer) if of == life => engine.on_answer(batch, answer, now),
+                Happening::Answers(of, batch, answer) if of == life => engine.on_answer(batch, answer, None, now),
                 Happening::Commits(of, id, metadata, position) if of == life => {
                     broker = Some((position, metadata));
                     engine.on_commit(id, CommitOutcome::Done, now);

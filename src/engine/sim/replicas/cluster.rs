@@ -276,7 +276,7 @@ impl Cluster {
             }
             Happening::Answers(id, batch, answer) => {
                 if let Some(replica) = self.replicas.get_mut(&id) {
-                    replica.engine.on_answer(batch, answer, self.now);
+                    replica.engine.on_answer(batch, answer, None, self.now);
                 }
             }
             Happening::Committed(id, commit, outcome) => {

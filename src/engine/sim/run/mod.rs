@@ -426,7 +426,7 @@ impl Run {
                 users.iter().for_each(|user| self.leave(user));
                 if life == self.life {
                     self.on_delivered(batch, &answer);
-                    self.engine.on_answer(batch, answer, self.now);
+                    self.engine.on_answer(batch, answer, None, self.now);
                 }
             }
             Happening::JobEnds { job, applied, users } => {
