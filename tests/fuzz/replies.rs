@@ -153,6 +153,7 @@ fn check_verdict(verdict: &Verdict, rows: usize, is_job: bool, reply: &Reply) {
             assert_eq!(rejection.status, Some(reply.status.as_u16()));
             assert_discreet(rejection);
         }
+        Verdict::Untouched => panic!("a reply shows that the provider saw the request"),
         Verdict::Unavailable(_) | Verdict::AccountFault(_) => {}
     }
 }
