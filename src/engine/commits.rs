@@ -97,7 +97,12 @@ impl Engine {
             return None;
         }
         let releasing = self.releasable();
-        let is_final = self.draining && self.batches.is_empty() && self.letters.out() == 0 && !self.commits.is_final;
+        // The last commit names everything, so partitions that the group wants back meanwhile have theirs first.
+        let is_final = self.draining
+            && releasing.is_empty()
+            && self.batches.is_empty()
+            && self.letters.out() == 0
+            && !self.commits.is_final;
         let due = self.commit_due(now.at, !releasing.is_empty() || is_final)?;
         if due > now.at {
             self.wake_at(due);

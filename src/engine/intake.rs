@@ -141,6 +141,9 @@ impl Engine {
     pub fn on_end(&mut self, id: PartitionId, position: Position, now: Instant) {
         if let Some(partition) = self.partitions.get_mut(&id)
             && position >= partition.read
+            // The records before the end may be among those that are ignored by now.
+            && !partition.is_revoking()
+            && !self.draining
         {
             if position > partition.read {
                 self.counters.offset_gaps += 1;

@@ -359,7 +359,14 @@ impl Run {
     fn drain_and_restart(&mut self) {
         self.totals.drains += 1;
         self.engine.drain();
-        for _ in 0..2000 {
+        for turn in 0..2000 {
+            // What the consumer had read before it heard of the pause still arrives, and so does a revoke.
+            if turn < 20 && self.random.chance(50) {
+                self.feed_what_was_read();
+            }
+            if turn < 20 && self.random.chance(3) {
+                self.revoke_some();
+            }
             self.step();
             if self.engine.is_drained() {
                 break;
@@ -376,16 +383,25 @@ impl Run {
     }
 
     fn feed(&mut self) {
+        self.feed_all(false);
+    }
+
+    /// Feeds also partitions that the engine has paused.
+    fn feed_what_was_read(&mut self) {
+        self.feed_all(true);
+    }
+
+    fn feed_all(&mut self, also_paused: bool) {
         for id in self.ids() {
             let Some((position, paused)) = self.readers.get(&id).copied() else { continue };
-            if paused {
+            if paused && !also_paused {
                 continue;
             }
             let n = self.random.below(6) as i64;
             for offset in position.0..(position.0 + n).min(self.log.end(id).0) {
                 let record = self.log.record(id, offset).expect("offsets below the end exist");
                 self.engine.on_record(&record, self.now);
-                self.readers.insert(id, (record.offset.next(), false));
+                self.readers.insert(id, (record.offset.next(), paused));
             }
             let position = self.readers[&id].0;
             if position == self.log.end(id) {
