@@ -3,15 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::guard::Stream;
-use super::row::{Row, Stage};
+use super::health::{Cause, Outcome, Sent};
+use super::row::{Row, Stage, Trouble};
 use super::rows::RowIndex;
-use super::state::{Cause, Hold};
 use super::verdict::{Answer, Fault, JobId, Outage, RejectReason, Rejection, Verdict};
 use super::{Batch, BatchId, DeadLetterCause, Engine, Job, Member};
-
-/// Refusals from this many distinct users in a row, none taken between them, mean the account and not the rows: at 5% bad
-/// rows that happens by chance once in 3 million.
-const SUSPECTS: usize = 5;
 
 /// A job is given three times the provider's pace of 1,200 rows a minute plus five minutes before it counts as lost
 /// (Userpilot, "Limitations": up to 1,200 rows processed per minute; factor and allowance are guesses).
@@ -21,10 +17,6 @@ fn job_deadline(rows: usize, now: Instant) -> Instant {
 
 /// A poll that failed is repeated after this time: it costs no budget, and the job goes on meanwhile (a guess).
 const POLL_AGAIN: Duration = Duration::from_secs(5);
-
-/// The longest wait for the end of somebody else's job, which is asked for with a whole request. Three replicas with jobs of
-/// 100 rows use 88% of the limit with it, 79% with 2 s (simulated).
-const BUSY: Duration = Duration::from_millis(500);
 
 impl Engine {
     /// The next poll of a running job.
@@ -51,22 +43,22 @@ impl Engine {
 
     /// Takes the answer to a send or to a poll, and the HTTP status that it came with, if any. An answer to a request that is
     /// not out is ignored.
-    pub fn on_answer(&mut self, id: BatchId, answer: Answer, _status: Option<u16>, now: Instant) {
+    pub fn on_answer(&mut self, id: BatchId, answer: Answer, status: Option<u16>, now: Instant) {
         let Some(mut batch) = self.batches.remove(&id) else { return };
         match (&batch.job, &answer) {
             // The provider counts the rows that jobs work off, and these came into none.
             (None, Answer::All(Verdict::Busy { .. } | Verdict::Untouched)) => {
-                self.limit.uncounted(batch.rows.len(), now)
+                self.limit.uncounted(batch.rows.len(), now);
             }
-            (None, _) => self.limit.answered(batch.rows.len(), batch.sent_at, now),
+            (None, _) => self.limit.answered(batch.rows.len(), batch.sent.at, now),
             (Some(_), _) => {}
         }
-        self.note_odds(&batch, &answer);
         match (answer, &mut batch.job) {
             (Answer::Pending { job, poll_after }, _) => self.job_goes_on(id, batch, Some(job), poll_after, now),
             // The poll failed, not the job.
             (Answer::All(Verdict::AccountFault(fault)), Some(_)) => {
-                self.impose(Cause::Fault(fault), None, batch.sent_at, now);
+                self.health.poll_failed(Cause::Fault(fault), now);
+                self.unseal();
                 self.job_goes_on(id, batch, None, POLL_AGAIN, now);
             }
             (Answer::All(Verdict::Throttled { retry_after } | Verdict::Busy { retry_after }), Some(_)) => {
@@ -75,34 +67,7 @@ impl Engine {
             (Answer::All(Verdict::Unavailable(outage)), Some(_)) if outage != Outage::JobLost => {
                 self.job_goes_on(id, batch, None, POLL_AGAIN, now);
             }
-            (Answer::All(verdict), _) => {
-                self.count_job(&batch, &verdict);
-                self.whole(&batch, verdict, now);
-            }
-            (Answer::PerRow(verdicts), _) => {
-                let rows = batch.rows.len();
-                // A provider's adapter checks the count; a short answer leaves the rest unknown.
-                let verdicts = verdicts.into_iter().chain(std::iter::repeat(Verdict::Unavailable(Outage::Protocol)));
-                for ((index, seq), verdict) in batch.rows.iter().copied().zip(verdicts) {
-                    self.row_answer(index, seq, rows, verdict, &batch, now);
-                }
-            }
-        }
-    }
-
-    /// What the first try of all these rows says about the provider.
-    fn note_odds(&mut self, batch: &Batch, answer: &Answer) {
-        let has_failed = |(index, seq): &(RowIndex, u64)| {
-            let row = self.rows.current(*index, *seq);
-            row.and_then(|row| row.trouble.as_ref()).is_some_and(|trouble| trouble.failures > 0)
-        };
-        match answer {
-            Answer::Pending { .. }
-            | Answer::All(
-                Verdict::Throttled { .. } | Verdict::Busy { .. } | Verdict::AccountFault(_) | Verdict::Untouched,
-            ) => {}
-            _ if batch.rows.iter().any(has_failed) => {}
-            answer => self.odds.note(matches!(answer, Answer::All(Verdict::Unavailable(_)))),
+            (answer, _) => self.ended(&batch, answer, status, now),
         }
     }
 
@@ -110,14 +75,12 @@ impl Engine {
         let rows = batch.rows.len();
         match (&mut batch.job, job) {
             (Some(running), _) if running.deadline <= now => {
-                let verdict = Verdict::Unavailable(Outage::JobLost);
-                self.count_job(&batch, &verdict);
-                return self.whole(&batch, verdict, now);
+                return self.ended(&batch, Answer::All(Verdict::Unavailable(Outage::JobLost)), None, now);
             }
             (Some(running), _) => running.poll_at = Some(now + after),
             (None, Some(id)) => {
                 self.counters.job("submitted");
-                self.clear_hold(batch.sent_at);
+                self.health.accepted(batch.sent);
                 batch.job = Some(Job { id, poll_at: Some(now + after), polls: 0, deadline: job_deadline(rows, now) });
             }
             (None, None) => {}
@@ -125,33 +88,72 @@ impl Engine {
         self.batches.insert(id, batch);
     }
 
-    fn count_job(&mut self, batch: &Batch, verdict: &Verdict) {
-        if batch.job.is_some() {
+    /// The last answer to a request: what it says of the lane, then of each row.
+    fn ended(&mut self, batch: &Batch, answer: Answer, status: Option<u16>, now: Instant) {
+        if let (Some(_), Answer::All(verdict)) = (&batch.job, &answer) {
             self.counters.job(match verdict {
                 Verdict::Delivered => "completed",
                 Verdict::Unavailable(_) => "lost",
                 _ => "failed",
             });
         }
-    }
-
-    /// Somebody has mended what the account fault may have been about: the next probe goes at once.
-    pub fn probe_now(&mut self, now: Instant) {
-        if let Some(hold) = self.hold.as_mut().filter(|hold| matches!(hold.cause, Cause::Fault(_))) {
-            hold.until = hold.until.min(now);
-        }
-    }
-
-    /// One verdict for all rows of a request.
-    fn whole(&mut self, batch: &Batch, verdict: Verdict, now: Instant) {
         let rows = batch.rows.len();
-        for (index, seq) in batch.rows.iter().copied() {
-            self.row_answer(index, seq, rows, verdict.clone(), batch, now);
+        let verdicts = match answer {
+            Answer::All(verdict) => vec![verdict; rows],
+            Answer::PerRow(mut verdicts) => {
+                // A provider's adapter checks the count; a short answer leaves the rest unknown.
+                verdicts.resize(rows, Verdict::Unavailable(Outage::UnreadableSuccess));
+                verdicts
+            }
+            Answer::Pending { .. } => return,
+        };
+        self.health.ended(batch.sent, now);
+        let is_lanes = self.note_health(batch, &verdicts, now);
+        for ((index, seq), verdict) in batch.rows.iter().copied().zip(verdicts) {
+            self.row_answer(index, seq, verdict, Seen { sent: batch.sent, is_lanes, status, now });
+        }
+        if is_lanes {
+            self.unseal();
         }
     }
 
-    fn row_answer(&mut self, index: RowIndex, seq: u64, rows: usize, verdict: Verdict, batch: &Batch, now: Instant) {
-        self.lane_answer(&verdict, batch, now);
+    /// Tells the lane's health what a request has shown. Returns whether what failed is likely the lane's.
+    fn note_health(&mut self, batch: &Batch, verdicts: &[Verdict], now: Instant) -> bool {
+        let mut has_passed = false;
+        let mut has_reached = false;
+        let mut failed = None;
+        let mut asked = None;
+        for verdict in verdicts {
+            match verdict {
+                Verdict::Delivered | Verdict::Rejected(_) => has_passed = true,
+                Verdict::Split | Verdict::KeyReused(_) => has_reached = true,
+                Verdict::Untouched => {}
+                Verdict::Suspect(_) if verdicts.len() > 1 => has_reached = true,
+                verdict => {
+                    asked = asked.max(asked_for(verdict));
+                    failed = failed.or(cause_of(verdict));
+                }
+            }
+        }
+        if has_passed {
+            self.health.note(batch.sent, Outcome::Passed, None, now);
+        } else if has_reached {
+            self.health.note(batch.sent, Outcome::Reached, None, now);
+        }
+        match failed {
+            Some(cause) if !(has_passed || has_reached) || !cause.may_be_a_row() => {
+                self.health.note(batch.sent, Outcome::Failed(cause), asked, now)
+            }
+            _ => false,
+        }
+    }
+
+    /// Somebody has changed what the account fault may have been about: the next probe goes at once.
+    pub fn probe_now(&mut self, now: Instant) {
+        self.health.probe_now(now);
+    }
+
+    fn row_answer(&mut self, index: RowIndex, seq: u64, verdict: Verdict, seen: Seen) {
         let Some(row) = self.rows.current(index, seq) else { return };
         match row.stage {
             Stage::InFlight => {}
@@ -163,61 +165,54 @@ impl Engine {
             }
             _ => return,
         }
+        if let Some(partition) = self.partitions.get_mut(&row.partition) {
+            partition.rows_out -= 1;
+        }
         match verdict {
-            Verdict::Delivered => self.settle_delivered(index, now),
+            Verdict::Delivered => self.settle_delivered(index),
             Verdict::Rejected(rejection) => self.bury_row(index, DeadLetterCause::Rejected(rejection)),
-            Verdict::Suspect(rejection) => self.suspect(index, rejection, now),
-            Verdict::Split if rows <= 1 => {
+            Verdict::Split if seen.sent.rows <= 1 => {
                 let rejection = Rejection {
                     reason: RejectReason::Invalid,
                     field: None,
-                    status: None,
+                    status: seen.status,
                     message: "refused as a request of its own".to_owned(),
                 };
                 self.bury_row(index, DeadLetterCause::Rejected(rejection));
             }
-            Verdict::Split => {
-                self.counters.retried("split");
-                self.halve(index, rows);
-            }
+            Verdict::Split => self.halve(index, "split", seen),
+            Verdict::Suspect(_) if seen.sent.rows > 1 => self.halve(index, "suspect", seen),
+            Verdict::KeyReused(rejection) => self.key_reused(index, rejection),
             Verdict::Untouched => self.again(index, "untouched"),
             Verdict::Throttled { .. } => self.again(index, "throttled"),
             Verdict::Busy { .. } => self.again(index, "busy"),
-            Verdict::AccountFault(_) => self.again(index, "account_fault"),
-            Verdict::Unavailable(outage) => self.unavailable(index, rows, outage, now),
-            Verdict::JobFailed(rejection) => self.job_failed(index, rows, rejection),
-            Verdict::KeyReused(rejection) => self.key_reused(index, rejection),
-        }
-    }
-
-    /// What a verdict means for the lane as a whole.
-    fn lane_answer(&mut self, verdict: &Verdict, batch: &Batch, now: Instant) {
-        match verdict {
-            Verdict::Throttled { retry_after } => self.impose(Cause::Throttled, *retry_after, batch.sent_at, now),
-            Verdict::Busy { retry_after } => self.impose(Cause::Busy, *retry_after, batch.sent_at, now),
-            Verdict::Unavailable(outage) => self.impose(Cause::Unavailable(*outage), None, batch.sent_at, now),
-            Verdict::AccountFault(fault) => self.impose(Cause::Fault(*fault), None, batch.sent_at, now),
-            Verdict::Untouched => {}
-            // A row's own refusal shows that the provider is there and knows us.
-            Verdict::Delivered | Verdict::Rejected(_) => self.clear_hold(batch.sent_at),
-            Verdict::Split | Verdict::Suspect(_) | Verdict::JobFailed(_) | Verdict::KeyReused(_) => {
-                if !matches!(self.hold, Some(Hold { cause: Cause::Fault(_), .. })) {
-                    self.clear_hold(batch.sent_at);
-                }
+            Verdict::AccountFault(fault) if !Cause::Fault(fault).may_be_a_row() => self.again(index, "account_fault"),
+            Verdict::Unavailable(outage) if !Cause::Unavailable(outage).may_be_a_row() => {
+                self.again(index, outage.label());
+            }
+            Verdict::AccountFault(fault) => {
+                let last = DeadLetterCause::Exhausted { failure: fault.label(), status: seen.status };
+                self.failed(index, "account_fault", last, seen);
+            }
+            Verdict::Unavailable(outage) => {
+                let last = DeadLetterCause::Exhausted { failure: outage.label(), status: seen.status };
+                self.failed(index, outage.label(), last, seen);
+            }
+            Verdict::Suspect(rejection) => self.failed(index, "suspect", DeadLetterCause::Rejected(rejection), seen),
+            Verdict::JobFailed(rejection) => {
+                self.failed(index, "job_failed", DeadLetterCause::Rejected(rejection), seen);
             }
         }
     }
 
-    fn settle_delivered(&mut self, index: RowIndex, now: Instant) {
+    fn settle_delivered(&mut self, index: RowIndex) {
         let Some(row) = self.remove_row(index) else { return };
         self.guard.record(Stream::Rows, false);
-        self.last_success = Some(now);
         self.counters.rows_delivered += 1;
         self.counters.events_delivered += u64::from(row.n_events);
         self.delivered.push(row.first_time_ms);
         self.pending_events -= u64::from(row.n_events);
         self.settle(&row);
-        self.condemn_suspects(&row.user);
     }
 
     pub(super) fn settle(&mut self, row: &Row) {
@@ -230,66 +225,37 @@ impl Engine {
 
     fn again(&mut self, index: RowIndex, reason: &'static str) {
         self.counters.retried(reason);
-        self.put_back(index, Stage::Ready);
+        self.put_back(index);
     }
 
-    fn halve(&mut self, index: RowIndex, rows: usize) {
+    /// The request was refused as a whole, which is no failure of the row yet: it goes again with half as many.
+    fn halve(&mut self, index: RowIndex, reason: &'static str, seen: Seen) {
+        self.counters.retried(reason);
+        let failures = self.health.failures(seen.sent, seen.now);
         if let Some(row) = self.rows.get_mut(index) {
-            let trouble = row.trouble();
-            trouble.cap = trouble.cap.min(rows.div_ceil(2));
+            let unknown = DeadLetterCause::Exhausted { failure: reason, status: seen.status };
+            let trouble = row.trouble.get_or_insert_with(|| Box::new(Trouble { failures, last: unknown }));
+            trouble.failures.halve(seen.sent.rows);
         }
-        self.put_back(index, Stage::Ready);
+        self.put_back_as(index, Stage::Suspect(seen.now));
     }
 
-    /// The outcome is unknown. A row that keeps failing while others succeed is its own fault.
-    fn unavailable(&mut self, index: RowIndex, rows: usize, outage: Outage, now: Instant) {
-        self.counters.retried(outage.label());
-        let max_attempts = self.policy.retry.max_attempts;
-        let last_success = self.last_success;
+    /// The row was part of a failure that may be its own: it goes again in a smaller request, then alone, until it passes or is
+    /// to blame.
+    fn failed(&mut self, index: RowIndex, reason: &'static str, last: DeadLetterCause, seen: Seen) {
+        self.counters.retried(reason);
+        let first = self.health.failures(seen.sent, seen.now);
         let Some(row) = self.rows.get_mut(index) else { return };
-        let trouble = row.trouble();
-        trouble.failures += 1;
-        let failures = trouble.failures;
-        // Only what failed while others got through counts against the row: an outage fails everybody, however long.
-        let others_succeeded = trouble.failed_at.is_some_and(|failed_at| last_success.is_some_and(|at| at > failed_at));
-        trouble.failed_at = Some(now);
-        if failures >= max_attempts && rows > 1 {
-            // Also while nothing succeeds: rows that always travel together would hide which of them it is.
-            return self.halve(index, rows);
+        let arrived = row.arrived;
+        let trouble = row.trouble.get_or_insert_with(|| Box::new(Trouble { failures: first, last: last.clone() }));
+        // A first failure between successes has its witness; and whoever says that a job has failed has worked on it.
+        let is_witnessed = (trouble.failures.total == 0 && !seen.is_lanes) || reason == "job_failed";
+        let due = self.health.suspect(&mut trouble.failures, seen.sent.rows, is_witnessed, seen.now);
+        if seen.sent.rows == 1 && self.health.is_to_blame(&trouble.failures, arrived, seen.now) {
+            return self.bury_row(index, last);
         }
-        if rows == 1 && others_succeeded {
-            trouble.failures_alone += 1;
-        }
-        let failures_alone = trouble.failures_alone;
-        if failures >= max_attempts && failures_alone >= self.odds.failures_needed() {
-            return self.bury_row(index, DeadLetterCause::Exhausted(outage.label()));
-        }
-        if rows == 1 && others_succeeded {
-            // At a time of its own, or a provider that fails every second request might always meet the same row.
-            let wait = self.backoff(failures_alone);
-            return self.put_back(index, Stage::Deferred(now + wait));
-        }
-        // The first failure keeps its place. After the second other rows go first, so that one poisonous row cannot keep the
-        // probe from finding out that the provider is well.
-        let stage = match (failures, self.hold) {
-            (2.., Some(hold)) => Stage::Deferred(hold.until + self.policy.retry.initial),
-            _ => Stage::Ready,
-        };
-        self.put_back(index, stage);
-    }
-
-    fn job_failed(&mut self, index: RowIndex, rows: usize, rejection: Rejection) {
-        let Some(row) = self.rows.get_mut(index) else { return };
-        let trouble = row.trouble();
-        trouble.job_failures += 1;
-        match (trouble.job_failures, rows) {
-            (1, _) => self.again(index, "job_failed"),
-            (_, 1) => self.bury_row(index, DeadLetterCause::Rejected(rejection)),
-            _ => {
-                self.counters.retried("job_failed");
-                self.halve(index, rows);
-            }
-        }
+        trouble.last = last;
+        self.put_back_as(index, Stage::Suspect(due));
     }
 
     fn key_reused(&mut self, index: RowIndex, rejection: Rejection) {
@@ -300,105 +266,35 @@ impl Engine {
         row.encoded = None;
         self.again(index, "key_reused");
     }
+}
 
-    /// A refusal that may mean the account: the row waits for what becomes of other users' rows.
-    fn suspect(&mut self, index: RowIndex, rejection: Rejection, now: Instant) {
-        self.counters.retried("suspect");
-        let Some(row) = self.rows.get_mut(index) else { return };
-        let arrived = row.arrived;
-        let trouble = row.trouble();
-        trouble.failures += 1;
-        // With the buffer full behind it no other row may ever come to decide. Then what the provider took since this row
-        // came shows that the account is in order.
-        if trouble.failures >= self.policy.retry.max_attempts && self.last_success.is_some_and(|at| at > arrived) {
-            return self.bury_row(index, DeadLetterCause::Rejected(rejection));
-        }
-        trouble.suspect = Some(rejection);
-        let (failures, is_acquitted) = (trouble.failures, trouble.is_acquitted);
-        if !is_acquitted {
-            self.suspects.insert(row.user.as_str().into());
-        }
-        let wait = self.backoff(failures);
-        // Newer events that were waiting behind it make it another row, which nobody suspects.
-        self.put_back(index, Stage::Deferred(now + wait));
-        let in_fault = matches!(self.hold, Some(Hold { cause: Cause::Fault(_), .. }));
-        if self.suspects.len() >= SUSPECTS || in_fault {
-            self.suspects.clear();
-            self.impose(Cause::Fault(Fault::Blocked), None, now, now);
-            let until = self.hold.map_or(now, |hold| hold.until) + wait;
-            for index in self.rows.deferred() {
-                self.acquit(index, until);
-            }
-        }
+/// What is known of the request that a row's verdict belongs to.
+#[derive(Clone, Copy)]
+struct Seen {
+    sent: Sent,
+    /// The lane is held for what failed.
+    is_lanes: bool,
+    status: Option<u16>,
+    now: Instant,
+}
+
+/// What a verdict that is no success says about the lane.
+fn cause_of(verdict: &Verdict) -> Option<Cause> {
+    match verdict {
+        Verdict::Throttled { .. } => Some(Cause::Throttled),
+        Verdict::Busy { .. } => Some(Cause::Busy),
+        Verdict::Unavailable(outage) => Some(Cause::Unavailable(*outage)),
+        Verdict::AccountFault(fault) => Some(Cause::Fault(*fault)),
+        // Vitally answers so to every row when the account blocks the message type.
+        Verdict::Suspect(_) => Some(Cause::Fault(Fault::Blocked)),
+        Verdict::JobFailed(_) => Some(Cause::JobFailed),
+        Verdict::Delivered | Verdict::Rejected(_) | Verdict::Split | Verdict::KeyReused(_) | Verdict::Untouched => None,
     }
+}
 
-    /// The account was at fault, not this row. It waits until after the next probe, which another row shall be; and it does
-    /// not count towards the next fault, or a few bad rows at the front would close the lane for ever.
-    fn acquit(&mut self, index: RowIndex, until: Instant) {
-        if let Some(trouble) = self.rows.get_mut(index).and_then(|row| row.trouble.as_mut())
-            && trouble.suspect.take().is_some()
-        {
-            trouble.is_acquitted = true;
-            self.rows.set_stage(index, Stage::Deferred(until));
-        }
-    }
-
-    /// A row of `user` was taken, so the account is in order: what other users' rows were refused for is their own.
-    fn condemn_suspects(&mut self, user: &str) {
-        self.suspects.clear();
-        if !self.rows.has_deferred() {
-            return;
-        }
-        for index in self.rows.deferred() {
-            let Some(row) = self.rows.get_mut(index).filter(|row| *row.user != *user) else { continue };
-            if let Some(rejection) = row.trouble.as_mut().and_then(|trouble| trouble.suspect.take()) {
-                self.bury_row(index, DeadLetterCause::Rejected(rejection));
-            }
-        }
-    }
-
-    /// Holds the lane. Requests that were out before the present hold began say nothing new and do not lengthen it, unless
-    /// the provider names a later time.
-    fn impose(&mut self, cause: Cause, retry_after: Option<Duration>, sent_at: Instant, now: Instant) {
-        let known = self.hold.filter(|hold| std::mem::discriminant(&hold.cause) == std::mem::discriminant(&cause));
-        if let Some(hold) = known.filter(|hold| sent_at < hold.since || hold.since == now) {
-            if let Some(after) = retry_after {
-                self.hold = Some(Hold { until: hold.until.max(now + after), ..hold });
-            }
-            return;
-        }
-        // A wrong token is not forgotten because the probe failed in another way.
-        let (cause, known) = match self.hold {
-            Some(hold) if matches!(hold.cause, Cause::Fault(_)) && !matches!(cause, Cause::Fault(_)) => {
-                (hold.cause, Some(hold).filter(|hold| sent_at >= hold.since && hold.since != now))
-            }
-            _ => (cause, known),
-        };
-        if known.is_none() && self.hold.is_some_and(|hold| hold.cause == cause) {
-            return;
-        }
-        let count = known.map_or(1, |hold| hold.count.saturating_add(1));
-        let wait = retry_after.unwrap_or_else(|| match cause {
-            Cause::Busy => self.backoff(count).min(BUSY),
-            _ => self.backoff(count),
-        });
-        self.hold = Some(Hold { cause, since: now, until: now + wait, count });
-        self.unseal();
-    }
-
-    /// The provider takes requests: a hold that was there when this one left is over.
-    fn clear_hold(&mut self, sent_at: Instant) {
-        let Some(hold) = self.hold.filter(|hold| sent_at >= hold.since) else { return };
-        self.hold = None;
-        if hold.probe_rows().is_some() {
-            for index in self.rows.deferred() {
-                let waits_alone = |row: &Row| {
-                    row.trouble.as_ref().is_some_and(|trouble| trouble.suspect.is_some() || trouble.failures_alone > 0)
-                };
-                if self.rows.get(index).is_some_and(|row| !waits_alone(row)) {
-                    self.rows.set_stage(index, Stage::Ready);
-                }
-            }
-        }
+fn asked_for(verdict: &Verdict) -> Option<Duration> {
+    match verdict {
+        Verdict::Throttled { retry_after } | Verdict::Busy { retry_after } => *retry_after,
+        _ => None,
     }
 }

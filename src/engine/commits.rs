@@ -161,6 +161,10 @@ impl Engine {
         }
         let mut due = started_at + REFRESH;
         let probe = self.has_rows() && !self.is_member(now);
+        if self.has_rows() {
+            // A lane that is held sends nothing, and stays a member all the same.
+            due = due.min(started_at + self.policy.session_timeout / 2);
+        }
         if self.wants_fence(now) || probe {
             due = due.min(started_at + FENCE_SPACING);
         }
@@ -187,19 +191,13 @@ impl Engine {
         if self.commits.releasing.is_empty() {
             return Vec::new();
         }
-        let sent = self.batches.values().filter(|batch| batch.job.is_none()).map(|batch| batch.sent_at).min();
-        let is_unanswered = |id: &PartitionId| {
-            let revoked_at = self.partitions.get(id).and_then(|partition| partition.revoked_at);
-            sent.is_some_and(|sent| revoked_at.is_some_and(|revoked_at| sent <= revoked_at))
+        let sent = self.batches.values().filter(|batch| batch.job.is_none()).map(|batch| batch.sent.at).min();
+        let is_free = |id: &&PartitionId| {
+            let Some(partition) = self.partitions.get(id) else { return true };
+            let is_unanswered = sent.is_some_and(|sent| partition.revoked_at.is_some_and(|revoked| sent <= revoked));
+            !is_unanswered && partition.rows_out == 0 && partition.letters_out == 0
         };
-        let is_busy = |id: &PartitionId| {
-            self.batches
-                .values()
-                .flat_map(|batch| &batch.rows)
-                .any(|(index, seq)| self.rows.current(*index, *seq).is_some_and(|row| row.partition == *id))
-                || self.letters.of_partition(*id).any(|out| out)
-        };
-        self.commits.releasing.iter().filter(|id| !is_unanswered(id) && !is_busy(id)).copied().collect()
+        self.commits.releasing.iter().filter(is_free).copied().collect()
     }
 
     /// Takes the outcome of a commit; one for an older assignment of a partition changes nothing.

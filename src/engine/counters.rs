@@ -57,8 +57,11 @@ impl Counters {
 pub enum Cause {
     Unreadable(DecodeError),
     Rejected(Rejection),
-    /// It made requests fail again and again while others got through; the last outage's label.
-    Exhausted(&'static str),
+    /// It made requests fail again and again while others got through: the last failure, and its HTTP status if it had one.
+    Exhausted {
+        failure: &'static str,
+        status: Option<u16>,
+    },
 }
 
 impl Cause {
@@ -67,7 +70,7 @@ impl Cause {
         match self {
             Cause::Unreadable(_) => "unreadable",
             Cause::Rejected(_) => "rejected",
-            Cause::Exhausted(_) => "exhausted",
+            Cause::Exhausted { .. } => "exhausted",
         }
     }
 
@@ -76,7 +79,7 @@ impl Cause {
         match self {
             Cause::Unreadable(error) => error.label(),
             Cause::Rejected(rejection) => rejection.reason.label(),
-            Cause::Exhausted(_) => "exhausted",
+            Cause::Exhausted { .. } => "exhausted",
         }
     }
 

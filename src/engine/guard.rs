@@ -9,6 +9,10 @@ use super::pacer::Pacer;
 /// short enough to take 20 s at the default trickle.
 const OPENS_AFTER: usize = 20;
 
+/// Who waits for the other's turn looks again after this time at the earliest: a tenth of a second, a guess, beside a trickle
+/// of one a second.
+const TURN: Duration = Duration::from_millis(100);
+
 /// The `dead_letter.guard` block.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GuardPolicy {
@@ -43,12 +47,14 @@ pub struct Guard {
     policy: GuardPolicy,
     windows: [Window; 2],
     pacer: Pacer,
+    /// Which stream the trickle let through last.
+    last: Option<Stream>,
 }
 
 impl Guard {
     pub fn new(policy: GuardPolicy, now: Instant) -> Self {
         let period = Duration::from_secs(60) / policy.rows_per_minute.max(1);
-        Guard { policy, windows: Default::default(), pacer: Pacer::with_credit(period, 1, 0.0, now) }
+        Guard { policy, windows: Default::default(), pacer: Pacer::with_credit(period, 1, 0.0, now), last: None }
     }
 
     /// Something ended, as a dead letter or well.
@@ -73,12 +79,21 @@ impl Guard {
         self.windows.iter().any(|window| window.closed)
     }
 
-    /// Lets one row or dead letter of the trickle through, or says when the next may go. Open: always.
+    /// Lets one row or dead letter of the trickle through, or says when the next may go. Open: always. Where the other stream
+    /// waits as well the two take turns, so that neither keeps the other from showing how things are.
     ///
     /// # Errors
     /// The instant to ask again.
-    pub fn take(&mut self, now: Instant) -> Result<(), Instant> {
-        if self.is_closed() { self.pacer.take(1, now) } else { Ok(()) }
+    pub fn take(&mut self, stream: Stream, other_waits: bool, now: Instant) -> Result<(), Instant> {
+        if !self.is_closed() {
+            return Ok(());
+        }
+        if other_waits && self.last == Some(stream) {
+            return Err(self.pacer.ready_at(1).max(now + TURN));
+        }
+        self.pacer.take(1, now)?;
+        self.last = Some(stream);
+        Ok(())
     }
 }
 
@@ -114,10 +129,26 @@ mod tests {
         let mut through = 0;
         for second in 0..60 {
             for _ in 0..10 {
-                through += u32::from(guard.take(now + Duration::from_secs(second)).is_ok());
+                let now = now + Duration::from_secs(second);
+                through += u32::from(guard.take(Stream::Events, false, now).is_ok());
             }
         }
         assert!((59..=61).contains(&through), "{through}");
+    }
+
+    #[test]
+    fn rows_and_letters_take_turns_at_the_trickle_while_both_wait() {
+        let now = start();
+        let mut guard = Guard::new(POLICY, now);
+        (0..10).for_each(|_| guard.record(Stream::Events, true));
+        let mut through = [0, 0];
+        for tenth in 0..1200 {
+            for stream in [Stream::Events, Stream::Rows] {
+                let now = now + Duration::from_millis(tenth * 100);
+                through[stream as usize] += u32::from(guard.take(stream, true, now).is_ok());
+            }
+        }
+        assert!(through.iter().all(|n| (58..=61).contains(n)), "{through:?}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::guard::Stream;
+use super::letters::LETTERS_WAITING;
 use super::offsets::{OffsetTracker, Owner};
 use super::rate_limit::LastOwner;
 use super::row::{ROW_OVERHEAD, Row, Stage};
@@ -13,10 +14,6 @@ use crate::record::{PartitionId, Position, Record};
 
 /// Intake resumes when the buffer is this full: far enough below the limit that partitions do not flap.
 const RESUME_BELOW: f64 = 0.8;
-
-/// Dead letters that may wait before intake stands still; while the guard is closed they wait for its trickle, and the lag
-/// then shows where they are.
-const LETTERS_WAITING: usize = 1000;
 
 /// A partition that the group gave us.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +61,8 @@ impl Engine {
                 // Nothing to replay, nothing to hold.
                 footprint: gained.fence.filter(|_| replay_until.is_some()).map_or(0, |fence| fence.bytes()),
                 pending_bytes: 0,
+                rows_out: 0,
+                letters_out: 0,
                 ids: MessageIds::default(),
                 settled: replay_until.map_or_else(Settled::default, |_| gained.settled.clone()),
                 ahead: Ahead::default(),
@@ -125,7 +124,10 @@ impl Engine {
         let is_open = partition.is_open;
         self.counters.events_consumed += 1;
         match event::decode(record.payload, &self.policy.rules) {
-            Ok(Decoded::Skipped(reason)) => self.counters.skipped(reason, 1),
+            Ok(Decoded::Skipped(reason)) => {
+                self.guard.record(Stream::Events, false);
+                self.counters.skipped(reason, 1);
+            }
             Ok(Decoded::Identify(identify)) => self.on_identify(record, &identify, now),
             Err(error) => {
                 self.guard.record(Stream::Events, true);
@@ -179,13 +181,9 @@ impl Engine {
             && !matches!(row.stage, Stage::Sealed | Stage::InFlight | Stage::Ghost)
         {
             let before = row.bytes();
-            let was_suspect = row.is_suspect();
             row.append(identify, record, &self.policy.rules);
             partition.pending_bytes = partition.pending_bytes + row.bytes() as u64 - before as u64;
             self.counters.events_merged += 1;
-            if was_suspect {
-                self.rows.set_stage(index, Stage::Ready);
-            }
             return;
         }
         let stage = match chain {
@@ -255,7 +253,7 @@ impl Engine {
             .filter(|index| self.rows.get(*index).is_some_and(|row| row.stage == Stage::Held))
             .collect();
         for index in held {
-            self.rows.set_stage(index, Stage::Ready);
+            self.put_back(index);
         }
     }
 
@@ -312,7 +310,7 @@ impl Engine {
         let indexes: Vec<RowIndex> = self
             .rows
             .iter()
-            .filter(|(_, row)| matches!(row.stage, Stage::Ready | Stage::Deferred(_)))
+            .filter(|(_, row)| matches!(row.stage, Stage::Ready | Stage::Suspect(_)))
             .filter(|(_, row)| self.partitions.get(&row.partition).is_some_and(|partition| partition.is_revoking()))
             .map(|(index, _)| index)
             .collect();
@@ -323,7 +321,8 @@ impl Engine {
 
     /// Pauses and resumes partitions: admission of replays, the buffer's limit, the drain.
     pub(super) fn poll_intake(&mut self) -> Option<Action> {
-        let limit = self.policy.buffer_bytes;
+        // Where only suspects are left, another row has to come to show whose fault their failures are.
+        let limit = self.policy.buffer_bytes * if self.rows.are_only_suspects() { 2 } else { 1 };
         let usage: u64 = self.partitions.values().map(Partition::usage).sum();
         self.is_full = if self.is_full { usage as f64 >= limit as f64 * RESUME_BELOW } else { usage >= limit }
             || self.letters.waiting() >= LETTERS_WAITING;

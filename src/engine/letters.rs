@@ -15,6 +15,10 @@ use crate::record::{Offset, PartitionId, Record};
 /// crash writes twice.
 const OUT: usize = 500;
 
+/// Dead letters that may wait before rows are no longer tried and intake stands still; while the guard is closed they wait for
+/// its trickle, and the lag then shows where they are.
+pub(super) const LETTERS_WAITING: usize = 1000;
+
 /// What is written to the dead-letter topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
@@ -103,8 +107,9 @@ impl Letters {
         self.out
     }
 
-    pub fn of_partition(&self, id: PartitionId) -> impl Iterator<Item = bool> + '_ {
-        self.letters.values().filter(move |letter| letter.content.partition == id).map(|letter| letter.out)
+    /// Whether a letter waits that could be written now.
+    pub fn are_ready(&self) -> bool {
+        self.waiting() > 0 && !self.is_blocked()
     }
 
     /// Whether the last write failed and none has succeeded since.
@@ -137,7 +142,8 @@ impl Engine {
         if self.letters.out >= OUT {
             return None;
         }
-        if let Err(at) = self.guard.take(now) {
+        let rows_wait = self.guard.is_closed() && self.plan(now).is_some();
+        if let Err(at) = self.guard.take(Stream::Events, rows_wait, now) {
             self.wake_at(at);
             return None;
         }
@@ -145,6 +151,9 @@ impl Engine {
         let letter = self.letters.letters.get_mut(&id)?;
         letter.out = true;
         self.letters.out += 1;
+        if let Some(partition) = self.partitions.get_mut(&letter.content.partition) {
+            partition.letters_out += 1;
+        }
         Some(Action::Bury { id: LetterId(id), letter: letter.content.clone() })
     }
 
@@ -159,7 +168,7 @@ impl Engine {
             // Letters that were out together fail together: they count as one failure.
             if self.letters.retry_at.is_none_or(|retry_at| retry_at <= now) {
                 self.letters.failures += 1;
-                let wait = self.backoff(self.letters.failures);
+                let wait = self.health.backoff(self.letters.failures);
                 self.letters.retry_at = Some(now + wait);
                 self.unseal();
             }
@@ -167,6 +176,9 @@ impl Engine {
                 letter.out = false;
                 self.letters.out -= 1;
                 self.letters.queue.push_front(id.0);
+                if let Some(partition) = self.partitions.get_mut(&letter.content.partition) {
+                    partition.letters_out -= 1;
+                }
             }
             return;
         }
@@ -180,6 +192,7 @@ impl Engine {
         self.counters.rows_dead_lettered += u64::from(letter.user.is_some());
         *self.counters.dead_letters.entry(content.cause.reason()).or_default() += 1;
         if let Some(partition) = self.partitions.get_mut(&content.partition) {
+            partition.letters_out -= usize::from(letter.out);
             partition.pending_bytes -= letter.bytes as u64;
             partition.tracker.settle(letter.entry, letter.bytes);
             partition.note_ahead(content.last, || letter.member());

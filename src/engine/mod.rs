@@ -9,6 +9,8 @@
 //!                                     Sealed ── fence ──> InFlight ─> settled, or a dead letter
 //! ```
 //!
+//! [`health`] tells whose fault a failure is: a row that has failed is a suspect, and goes again apart from the others.
+//!
 //! A row is sealed (takes no more events) shortly before the budget lets it go, so that its events can lie below a committed
 //! fence at that time however fast its user talks.
 
@@ -21,10 +23,10 @@ mod events;
 mod fence;
 mod guard;
 mod handover;
+mod health;
 mod intake;
 mod ledger;
 mod letters;
-mod odds;
 mod offsets;
 mod outbox;
 mod pacer;
@@ -43,9 +45,9 @@ mod sim;
 #[cfg(test)]
 pub mod testing;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub use commits::{Commit, CommitOutcome};
 pub use counters::{Cause as DeadLetterCause, Counters};
@@ -62,10 +64,10 @@ pub use state::LaneState;
 use ahead::{Ahead, Member};
 use dedup::MessageIds;
 use guard::Guard;
+use health::{Health, Sent};
 use offsets::OffsetTracker;
 use rate_limit::RateLimit;
 use rows::{RowIndex, Rows};
-use state::{Hold, Jitter};
 use verdict::{EncodedRow, JobId, Rejection};
 
 use crate::event::Profile;
@@ -151,7 +153,7 @@ pub enum Note {
 #[derive(Debug)]
 struct Batch {
     rows: Vec<(RowIndex, u64)>,
-    sent_at: Instant,
+    sent: Sent,
     job: Option<Job>,
 }
 
@@ -188,6 +190,9 @@ struct Partition {
     footprint: u64,
     /// Bytes of unsettled rows and dead letters.
     pending_bytes: u64,
+    /// Its rows in requests and jobs, and its dead letters on their way.
+    rows_out: usize,
+    letters_out: usize,
     ids: MessageIds,
     /// What the last owner had settled of the replay; empty once that is over.
     settled: Settled,
@@ -228,24 +233,18 @@ pub struct Engine {
     policy: Policy,
     partitions: BTreeMap<PartitionId, Partition>,
     rows: Rows,
-    /// Sealed rows in the order they will leave.
-    outbox: VecDeque<(RowIndex, u64)>,
+    outbox: outbox::Outbox,
     batches: BTreeMap<BatchId, Batch>,
     letters: letters::Letters,
     limit: RateLimit,
     guard: Guard,
-    hold: Option<Hold>,
+    health: Health,
     commits: commits::Commits,
-    /// Distinct users whose last word was a suspect refusal, since the last success.
-    suspects: BTreeSet<Box<str>>,
     /// Rows in flight whose partition has been given up.
     ghosts: usize,
-    odds: odds::Odds,
-    last_success: Option<Instant>,
     last_sent: Option<Instant>,
     pending_events: u64,
     counters: Counters,
-    jitter: Jitter,
     /// Grows with every name given out: rows, batches, dead letters, commits, epochs.
     next_id: u64,
     draining: bool,
@@ -265,21 +264,17 @@ impl Engine {
         Engine {
             partitions: BTreeMap::new(),
             rows: Rows::new(policy.seed),
-            outbox: VecDeque::new(),
+            outbox: outbox::Outbox::default(),
             batches: BTreeMap::new(),
             letters: letters::Letters::default(),
             limit: RateLimit::new(policy.rows_per_minute, policy.batch.max_rows, policy.request_timeout),
             guard: Guard::new(policy.guard, now),
-            hold: None,
+            health: Health::new(policy.retry, policy.batch.max_rows, policy.max_in_flight, policy.seed),
             commits: commits::Commits::default(),
-            suspects: BTreeSet::new(),
             ghosts: 0,
-            odds: odds::Odds::default(),
-            last_success: None,
             last_sent: None,
             pending_events: 0,
             counters: Counters::default(),
-            jitter: Jitter::new(policy.seed),
             next_id: 0,
             draining: false,
             is_full: false,
@@ -296,7 +291,6 @@ impl Engine {
     pub fn poll(&mut self, now: Now, encode: &mut Encode<'_>) -> Option<Action> {
         self.wake = None;
         self.open_partitions(now.at);
-        self.wake_deferred(now.at);
         let action = self
             .poll_intake()
             .or_else(|| self.poll_letter(now.at))
@@ -343,12 +337,5 @@ impl Engine {
 
     fn wake_at(&mut self, at: Instant) {
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
-    }
-
-    /// The wait before try number `count` (1 is the first): doubled each time, capped, jittered.
-    fn backoff(&mut self, count: u32) -> Duration {
-        let doubled =
-            self.policy.retry.initial.saturating_mul(1u32.checked_shl(count.saturating_sub(1)).unwrap_or(u32::MAX));
-        doubled.min(self.policy.retry.max).mul_f64(self.jitter.factor())
     }
 }

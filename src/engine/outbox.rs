@@ -1,11 +1,14 @@
 //! Which rows leave next, and when: sealing, the fence, the budget, the requests.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::guard::Stream;
+use super::health::{Cause, Plan, Sent, Turn, Waiting};
+use super::letters::LETTERS_WAITING;
 use super::rate_limit::Grant;
-use super::row::Stage;
+use super::row::{Row, Stage};
 use super::rows::RowIndex;
-use super::state::Cause;
 use super::{Action, Batch, BatchId, DeadLetterCause, Encode, Engine, Outgoing};
 
 /// Rows are sealed this long before the budget lets them go, so that the commit of their fence is through by then: a commit
@@ -15,96 +18,132 @@ pub(super) const LEAD: Duration = Duration::from_millis(250);
 /// Most rows sealed at once where no limit paces them.
 const SEALED: usize = 20_000;
 
+/// Why a request does not go yet.
+enum Obstacle {
+    Limit,
+    Fence,
+    NoRows,
+}
+
+/// Sealed rows in the order in which they will leave.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    /// Rows that have not failed, or the rows of a probe.
+    others: VecDeque<(RowIndex, u64)>,
+    suspects: VecDeque<(RowIndex, u64)>,
+}
+
+impl Outbox {
+    pub fn is_empty(&self) -> bool {
+        self.others.is_empty() && self.suspects.is_empty()
+    }
+
+    fn of(&mut self, turn: Turn) -> &mut VecDeque<(RowIndex, u64)> {
+        match turn {
+            Turn::Suspects => &mut self.suspects,
+            Turn::Others | Turn::Probe => &mut self.others,
+        }
+    }
+}
+
 impl Engine {
     /// The next request, if rows, fence, holds and budget allow one.
     pub(super) fn poll_send(&mut self, now: Instant, encode: &mut Encode<'_>) -> Option<Action> {
-        let rows = match self.wanted_rows(now) {
-            Some(rows) => rows,
+        let (turn, rows) = match self.plan(now) {
+            Some(plan) => plan,
             None => {
                 self.end_limited(now);
                 return None;
             }
         };
+        match self.try_send(turn, rows, now, encode) {
+            // A suspect that waits for the fence keeps nobody else waiting.
+            Err(Obstacle::Fence) if turn == Turn::Suspects && self.has_others() => {
+                let rows = self.others(self.health.size(), now)?;
+                self.try_send(Turn::Others, rows, now, encode).ok()
+            }
+            result => result.ok(),
+        }
+    }
+
+    fn try_send(&mut self, turn: Turn, rows: usize, now: Instant, encode: &mut Encode<'_>) -> Result<Action, Obstacle> {
         let Some(ready_at) = self.limit.ready_at(rows, now) else {
             self.begin_limited(now);
-            return None;
+            return Err(Obstacle::Limit);
         };
         if ready_at > now + LEAD {
             self.begin_limited(now);
             self.wake_at(ready_at - LEAD);
-            return None;
+            return Err(Obstacle::Limit);
         }
-        self.seal(rows, now, encode);
-        let (rows, is_cut_by_fence) = self.sendable(rows, now);
+        self.seal(turn, rows, now, encode);
+        let (rows, is_cut_by_fence) = self.sendable(turn, rows, now);
         if rows == 0 || is_cut_by_fence {
             // `poll_commit` moves the fence; its outcome wakes the loop.
-            return None;
+            return Err(if is_cut_by_fence { Obstacle::Fence } else { Obstacle::NoRows });
         }
         if ready_at > now {
             self.begin_limited(now);
             self.wake_at(ready_at);
-            return None;
-        }
-        if let Err(at) = self.guard.take(now) {
-            self.wake_at(at);
-            return None;
+            return Err(Obstacle::Limit);
         }
         match self.limit.take(rows, now) {
             Grant::Rows(rows) => {
                 self.end_limited(now);
-                Some(self.send(rows, now))
+                Ok(self.send(turn, rows, now))
             }
             Grant::Wait(at) => {
                 self.begin_limited(now);
                 self.wake_at(at);
-                None
+                Err(Obstacle::Limit)
             }
-            Grant::Blocked => None,
+            Grant::Blocked => Err(Obstacle::Limit),
         }
     }
 
-    /// Puts deferred rows whose time has come back into the queue. While the lane only probes, only as many as a
-    /// probe takes, those that waited longest first, and only when no other rows are there: so every row has its turn
-    /// at showing that the provider is well, however many make it fail.
-    pub(super) fn wake_deferred(&mut self, now: Instant) {
-        let most = match self.hold.and_then(|hold| hold.probe_rows()) {
-            Some(_) if self.has_rows() => 0,
-            Some(rows) => rows.min(self.policy.batch.max_rows),
-            None => usize::MAX,
+    /// The kind of the next request and how many rows it should hold; `None` when none may go or none are there.
+    pub(super) fn plan(&mut self, now: Instant) -> Option<(Turn, usize)> {
+        if self.draining || self.letters.is_blocked() || !self.is_member(now) {
+            return None;
+        }
+        let has_suspects_sealed = !self.outbox.suspects.is_empty();
+        let suspect_due = if has_suspects_sealed { Some(now) } else { self.rows.next_due().map(|(due, _)| due) };
+        let waiting = Waiting {
+            others: self.others_waiting(),
+            suspect_due,
+            out: self.batches.len(),
+            spare_others: suspect_due.is_some() && self.is_full_behind_suspects(),
         };
-        self.rows.wake_deferred(most, now);
-    }
-
-    /// How many rows the next request should hold; `None` when none may go or none are there.
-    fn wanted_rows(&mut self, now: Instant) -> Option<usize> {
-        let available = self.outbox.len() + self.rows.ready();
-        if let Some(due) = self.rows.next_due().filter(|due| *due > now) {
-            self.wake_at(due);
-        }
-        if available == 0 || self.draining || self.letters.is_blocked() || !self.is_member(now) {
+        if waiting.others == 0 && suspect_due.is_none() {
             return None;
         }
-        if self.batches.len() >= self.policy.max_in_flight {
-            return None;
-        }
-        let mut most = self.policy.batch.max_rows.min(self.limit.burst(now).max(1));
-        if let Some(hold) = self.hold {
-            if hold.until > now {
-                self.wake_at(hold.until);
+        let (turn, most) = match self.health.plan(waiting, now) {
+            Plan::Send(turn, most) => (turn, most),
+            Plan::Wait(at) => {
+                if let Some(at) = at {
+                    self.wake_at(at);
+                }
                 return None;
             }
-            if let Some(rows) = hold.probe_rows() {
-                if !self.batches.is_empty() {
-                    return None;
-                }
-                most = most.min(rows);
-            }
+        };
+        match turn {
+            Turn::Others => self.others(most, now),
+            Turn::Suspects => Some(self.at_most(most, now)),
+            // Where no others are left, suspects are the probe.
+            Turn::Probe => Some(self.at_most(most, now).min(self.others_waiting().max(1))),
         }
-        if self.guard.is_closed() || available < self.policy.batch.single_below {
-            most = 1;
+        .map(|rows| (turn, rows))
+    }
+
+    /// How many other rows the next request holds, of `most`; `None` while they wait for company.
+    fn others(&mut self, most: usize, now: Instant) -> Option<usize> {
+        if self.guard.is_closed() && self.outbox.others.len() > 1 {
+            self.unseal();
         }
+        let available = self.others_waiting();
+        let most = if available < self.policy.batch.single_below { 1 } else { self.at_most(most, now) };
         if available < most
-            && self.outbox.is_empty()
+            && self.outbox.others.is_empty()
             && let Some(oldest) = self.rows.oldest_ready().and_then(|index| self.rows.get(index))
         {
             let lingers_until = oldest.arrived + self.policy.batch.linger;
@@ -116,26 +155,63 @@ impl Engine {
         Some(available.min(most))
     }
 
+    /// So many rows, or what the share lets go at once, or one while the guard is closed.
+    fn at_most(&mut self, rows: usize, now: Instant) -> usize {
+        if self.guard.is_closed() { 1 } else { rows.min(self.limit.burst(now)).max(1) }
+    }
+
+    pub(super) fn has_others(&self) -> bool {
+        !self.outbox.others.is_empty() || self.rows.ready() > 0
+    }
+
+    fn others_waiting(&self) -> usize {
+        self.outbox.others.len() + self.rows.ready()
+    }
+
     /// Chooses and encodes rows until the outbox holds what the next requests take. A row that the provider would refuse
-    /// becomes a dead letter here, before it costs anything.
-    fn seal(&mut self, rows: usize, now: Instant, encode: &mut Encode<'_>) {
+    /// becomes a dead letter here, before it costs anything; while many of those wait, or the guard lets only a trickle
+    /// through, no more rows are tried.
+    fn seal(&mut self, turn: Turn, rows: usize, now: Instant, encode: &mut Encode<'_>) {
         let ahead = match self.limit.rows_per_minute(now) {
             Some(rate) => (rate * LEAD.as_secs_f64() / 60.0) as usize,
             None => (rows * (self.policy.max_in_flight - self.batches.len())).min(SEALED),
         };
-        let probing = self.hold.is_some() || self.guard.is_closed();
-        let wanted = if probing { rows } else { rows.max(ahead) };
-        while self.outbox.len() < wanted {
-            let Some(index) = self.rows.oldest_ready() else { break };
-            self.seal_row(index, encode);
+        let wanted = match turn {
+            Turn::Others if !self.guard.is_closed() => rows.max(ahead),
+            Turn::Suspects if !self.outbox.suspects.is_empty() => return,
+            _ => rows,
+        };
+        let mut cap = usize::MAX;
+        while self.outbox.of(turn).len() < wanted.min(cap) && self.letters.waiting() < LETTERS_WAITING {
+            let Some(index) = self.next_row(turn, now) else { break };
+            if turn != Turn::Others {
+                cap = cap.min(self.rows.get(index).map_or(1, Row::cap));
+                if self.outbox.of(turn).len() >= cap {
+                    break;
+                }
+            }
+            if let Err(at) = self.guard.take(Stream::Rows, self.letters.are_ready(), now) {
+                self.wake_at(at);
+                break;
+            }
+            self.seal_row(index, turn, encode);
         }
     }
 
-    fn seal_row(&mut self, index: RowIndex, encode: &mut Encode<'_>) {
+    /// The row that is sealed next for a request of this kind.
+    fn next_row(&mut self, turn: Turn, now: Instant) -> Option<RowIndex> {
+        match turn {
+            Turn::Others => self.rows.oldest_ready(),
+            Turn::Suspects => self.rows.next_due().filter(|(due, _)| *due <= now).map(|(_, index)| index),
+            Turn::Probe => self.rows.oldest_ready().or_else(|| self.rows.longest_failed()),
+        }
+    }
+
+    fn seal_row(&mut self, index: RowIndex, turn: Turn, encode: &mut Encode<'_>) {
         self.rows.set_stage(index, Stage::Sealed);
         let Some(row) = self.rows.get(index) else { return };
         if row.encoded.is_some() {
-            return self.line_up(index);
+            return self.line_up(index, turn);
         }
         let profile = row.profile(&self.policy.rules);
         let outgoing = Outgoing {
@@ -151,7 +227,7 @@ impl Engine {
                 if let Some(row) = self.rows.get_mut(index) {
                     row.encoded = Some(Box::new(encoded));
                 }
-                self.line_up(index);
+                self.line_up(index, turn);
             }
             Err(rejection) => {
                 drop(profile);
@@ -160,42 +236,44 @@ impl Engine {
         }
     }
 
-    fn line_up(&mut self, index: RowIndex) {
+    fn line_up(&mut self, index: RowIndex, turn: Turn) {
         let Some(row) = self.rows.get(index) else { return };
-        self.outbox.push_back((index, row.seq));
+        self.outbox.of(turn).push_back((index, row.seq));
         if let Some(partition) = self.partitions.get_mut(&row.partition) {
             partition.sealed = partition.sealed.max(row.last.next());
         }
     }
 
     /// How many rows at the outbox's front make the next request, and whether the fence alone keeps it from holding more.
-    fn sendable(&mut self, most: usize, now: Instant) -> (usize, bool) {
+    fn sendable(&mut self, turn: Turn, most: usize, now: Instant) -> (usize, bool) {
         let is_unproven = self.is_unproven(now);
-        while let Some((index, seq)) = self.outbox.front().copied()
-            && self.rows.current(index, seq).is_none_or(|row| row.stage != Stage::Sealed)
+        let rows = &self.rows;
+        let queue = self.outbox.of(turn);
+        while let Some((index, seq)) = queue.front().copied()
+            && rows.current(index, seq).is_none_or(|row| row.stage != Stage::Sealed)
         {
-            self.outbox.pop_front();
+            queue.pop_front();
         }
         let batch = &self.policy.batch;
         let mut bytes = batch.overhead_bytes;
         let mut cap = most;
-        let mut rows = 0;
-        for (index, seq) in &self.outbox {
-            let Some(row) = self.rows.current(*index, *seq) else { break };
+        let mut sendable = 0;
+        for (index, seq) in &*queue {
+            let Some(row) = rows.current(*index, *seq) else { break };
             let Some(encoded) = &row.encoded else { break };
             cap = cap.min(row.cap());
             bytes += encoded.body.len() + batch.overhead_bytes_per_row;
-            if rows + 1 > cap || (rows > 0 && bytes > batch.max_bytes) {
+            if sendable + 1 > cap || (sendable > 0 && bytes > batch.max_bytes) {
                 break;
             }
             if is_unproven
                 || self.partitions.get(&row.partition).is_none_or(|partition| row.last.next() > partition.fence)
             {
-                return (rows, true);
+                return (sendable, true);
             }
-            rows += 1;
+            sendable += 1;
         }
-        (rows, false)
+        (sendable, false)
     }
 
     /// Whether the commit of some partition is still its last owner's: its successor would think that owner clean or long
@@ -210,35 +288,50 @@ impl Engine {
             && (self.is_unproven(now) || self.partitions.values().any(|partition| partition.sealed > partition.fence))
     }
 
-    fn send(&mut self, rows: usize, now: Instant) -> Action {
-        let taken: Vec<_> = self.outbox.drain(..rows).collect();
+    fn send(&mut self, turn: Turn, rows: usize, now: Instant) -> Action {
+        let taken: Vec<_> = self.outbox.of(turn).drain(..rows).collect();
         let mut encoded = Vec::with_capacity(rows);
+        let mut is_control = true;
         for (index, _) in &taken {
             self.rows.set_stage(*index, Stage::InFlight);
             if let Some(row) = self.rows.get_mut(*index) {
                 row.attempts += 1;
+                is_control &= row.trouble.is_none();
                 // The same bytes again after a failure: kept until the content changes.
                 encoded.extend(row.encoded.as_deref().cloned());
+                if let Some(partition) = self.partitions.get_mut(&row.partition) {
+                    partition.rows_out += 1;
+                }
             }
         }
         self.counters.rows_sent += taken.len() as u64;
         self.last_sent = Some(now);
+        self.health.sent(turn);
         let batch = BatchId(self.next_id());
-        self.batches.insert(batch, Batch { rows: taken, sent_at: now, job: None });
+        let sent = Sent { turn, rows: taken.len(), at: now, control: is_control.then_some(batch.0) };
+        self.batches.insert(batch, Batch { rows: taken, sent, job: None });
         Action::Send { batch, rows: encoded }
     }
 
     /// Puts sealed rows back into the queue: nothing will leave for a while, and newer events may still join them.
     pub(super) fn unseal(&mut self) {
-        for (index, seq) in std::mem::take(&mut self.outbox) {
+        let Outbox { others, suspects } = std::mem::take(&mut self.outbox);
+        for (index, seq) in others.into_iter().chain(suspects) {
             if self.rows.current(index, seq).is_some_and(|row| row.stage == Stage::Sealed) {
-                self.put_back(index, Stage::Ready);
+                self.put_back(index);
             }
         }
     }
 
     /// Puts a row back, under the newer row of its user if there is one: its place in the queue is the old one's.
-    pub(super) fn put_back(&mut self, index: RowIndex, stage: Stage) {
+    ///
+    /// A row that has failed waits among the suspects.
+    pub(super) fn put_back(&mut self, index: RowIndex) {
+        let due = self.rows.get(index).and_then(Row::failed_at);
+        self.put_back_as(index, due.map_or(Stage::Ready, Stage::Suspect));
+    }
+
+    pub(super) fn put_back_as(&mut self, index: RowIndex, stage: Stage) {
         while let Some(newer) = self.rows.take_newer(index) {
             let Some(row) = self.rows.get_mut(index) else { break };
             let before = row.bytes() + newer.bytes();
@@ -265,12 +358,19 @@ impl Engine {
 
     /// Whether rows are there that could be sent or sealed.
     pub(super) fn has_rows(&self) -> bool {
-        !self.outbox.is_empty() || self.rows.ready() > 0
+        !self.outbox.is_empty() || self.rows.ready() > 0 || self.rows.has_suspects()
+    }
+
+    /// Whether settled rows behind suspects take up half of the buffer. What is left of other rows then has to show that the
+    /// provider is well, until the suspects have been told.
+    fn is_full_behind_suspects(&self) -> bool {
+        let kept: u64 = self.partitions.values().map(|p| p.tracker.settled_beyond_committable()).sum();
+        kept >= self.policy.buffer_bytes / 2
     }
 
     pub(super) fn is_waiting_for_job(&self, now: Instant) -> bool {
         self.batches.values().any(|batch| batch.job.is_some())
-            || self.hold.is_some_and(|hold| hold.cause == Cause::Busy && hold.until > now)
+            || self.health.hold().is_some_and(|hold| hold.cause == Cause::Busy && hold.until > now)
     }
 
     fn begin_limited(&mut self, now: Instant) {

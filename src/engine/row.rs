@@ -4,9 +4,11 @@ use std::time::Instant;
 
 use compact_str::CompactString;
 
+use super::DeadLetterCause;
 use super::events::Events;
+use super::health::Failures;
 use super::offsets::EntryId;
-use super::verdict::{EncodedRow, Rejection};
+use super::verdict::EncodedRow;
 use crate::event::{Identify, Profile, Rules};
 use crate::record::{Offset, PartitionId, Record};
 
@@ -23,8 +25,8 @@ pub enum Stage {
     Held,
     /// In the queue.
     Ready,
-    /// Waits for a time of its own after a failure.
-    Deferred(Instant),
+    /// Has been part of a failure and may go again at this time.
+    Suspect(Instant),
     /// Chosen and encoded for one of the next requests: takes no more events.
     Sealed,
     /// In a request, or in a job.
@@ -51,20 +53,11 @@ impl Key {
     }
 }
 
-/// What went wrong with a row so far.
+/// How a row has failed so far, and in which way the last time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// Requests with this row whose outcome was an outage or a suspect refusal.
-    pub failures: u32,
-    /// Outages of requests that held no other row, after others had succeeded.
-    pub failures_alone: u32,
-    pub failed_at: Option<Instant>,
-    /// Most rows in a request that holds this one: halved by each split.
-    pub cap: usize,
-    pub job_failures: u32,
-    pub suspect: Option<Rejection>,
-    /// It was suspected before, and the account turned out to be at fault.
-    pub is_acquitted: bool,
+    pub failures: Failures,
+    pub last: DeadLetterCause,
 }
 
 #[derive(Debug)]
@@ -173,35 +166,17 @@ impl Row {
 
     /// Most rows that a request with this one may hold.
     pub fn cap(&self) -> usize {
-        self.trouble.as_ref().map_or(usize::MAX, |trouble| trouble.cap)
+        self.trouble.as_ref().map_or(usize::MAX, |trouble| trouble.failures.cap)
     }
 
-    pub fn trouble(&mut self) -> &mut Trouble {
-        self.trouble.get_or_insert_with(|| {
-            Box::new(Trouble {
-                failures: 0,
-                failures_alone: 0,
-                failed_at: None,
-                cap: usize::MAX,
-                job_failures: 0,
-                suspect: None,
-                is_acquitted: false,
-            })
-        })
+    /// When it was last part of a failure.
+    pub fn failed_at(&self) -> Option<Instant> {
+        self.trouble.as_ref().map(|trouble| trouble.failures.last)
     }
 
-    pub fn is_suspect(&self) -> bool {
-        self.trouble.as_ref().is_some_and(|trouble| trouble.suspect.is_some())
-    }
-
-    /// What was said of the old content does not hold for the new one. Failures stay: a user who makes every request fail
-    /// and never stops talking must still come to an end.
+    /// Failures stay: a user who makes every request fail and never stops talking must still come to an end.
     fn content_changed(&mut self) {
         self.rekeyed = false;
         self.encoded = None;
-        if let Some(trouble) = &mut self.trouble {
-            trouble.suspect = None;
-            trouble.job_failures = 0;
-        }
     }
 }

@@ -14,6 +14,9 @@ use crate::record::PartitionId;
 /// Where a row lives; reused after the row is gone, so whoever keeps one keeps the row's `seq` beside it.
 pub type RowIndex = u32;
 
+/// So many places of rows that have gone may stand in the queue whatever it holds: 1 KiB. A guess.
+const STALE: usize = 64;
+
 /// The rows of one user.
 #[derive(Clone, Copy, Debug)]
 pub struct Chain {
@@ -53,7 +56,9 @@ pub struct Rows {
     fresh: VecDeque<(u64, RowIndex)>,
     /// Ready rows that came back, or came up behind another row of their user.
     late: BTreeSet<(u64, RowIndex)>,
-    deferred: BTreeSet<(Instant, u64, RowIndex)>,
+    /// Suspects by the time at which they may go again, and by the time of their last failure.
+    due: BTreeSet<(Instant, u64, RowIndex)>,
+    failed: BTreeSet<(Instant, u64, RowIndex)>,
     ready: usize,
 }
 
@@ -65,7 +70,8 @@ impl Rows {
             hasher: FixedState::with_seed(seed),
             fresh: VecDeque::new(),
             late: BTreeSet::new(),
-            deferred: BTreeSet::new(),
+            due: BTreeSet::new(),
+            failed: BTreeSet::new(),
             ready: 0,
         }
     }
@@ -101,8 +107,14 @@ impl Rows {
         self.ready
     }
 
-    pub fn has_deferred(&self) -> bool {
-        !self.deferred.is_empty()
+    /// Whether all rows are suspects that wait.
+    pub fn are_only_suspects(&self) -> bool {
+        !self.due.is_empty() && self.due.len() == self.rows.len()
+    }
+
+    /// Whether suspects wait.
+    pub fn has_suspects(&self) -> bool {
+        !self.due.is_empty()
     }
 
     /// The chain of a user, as seen from one partition.
@@ -153,21 +165,24 @@ impl Rows {
     pub fn set_stage(&mut self, index: RowIndex, stage: Stage) {
         let Some(row) = self.rows.get_mut(index as usize) else { return };
         let seq = row.seq;
+        let failed_at = row.failed_at();
         let old = std::mem::replace(&mut row.stage, stage);
         match old {
             Stage::Ready => {
                 self.ready -= 1;
                 self.late.remove(&(seq, index));
             }
-            Stage::Deferred(due) => {
-                self.deferred.remove(&(due, seq, index));
+            Stage::Suspect(due) => {
+                self.due.remove(&(due, seq, index));
+                self.failed.remove(&(failed_at.unwrap_or(due), seq, index));
             }
             _ => {}
         }
         match stage {
             Stage::Ready => self.enqueue(index),
-            Stage::Deferred(due) => {
-                self.deferred.insert((due, seq, index));
+            Stage::Suspect(due) => {
+                self.due.insert((due, seq, index));
+                self.failed.insert((failed_at.unwrap_or(due), seq, index));
             }
             _ => {}
         }
@@ -181,6 +196,13 @@ impl Rows {
                 self.late.insert((row.seq, index));
             }
             _ => self.fresh.push_back((row.seq, index)),
+        }
+        // Behind an old row that stays, rows that have gone would leave their places for as long as it stays.
+        if self.fresh.len() > 2 * self.ready + STALE {
+            let rows = &self.rows;
+            self.fresh.retain(|(seq, index)| {
+                rows.get(*index as usize).is_some_and(|row| row.seq == *seq && row.stage == Stage::Ready)
+            });
         }
     }
 
@@ -198,22 +220,14 @@ impl Rows {
         fresh.into_iter().chain(late).min().map(|(_, index)| index)
     }
 
-    /// The earliest time of its own that a deferred row waits for.
-    pub fn next_due(&self) -> Option<Instant> {
-        self.deferred.first().map(|(due, _, _)| *due)
+    /// The suspect that may go first, and when.
+    pub fn next_due(&self) -> Option<(Instant, RowIndex)> {
+        self.due.first().map(|(due, _, index)| (*due, *index))
     }
 
-    /// Puts up to `most` deferred rows whose time has come back into the queue, earliest first.
-    pub fn wake_deferred(&mut self, most: usize, now: Instant) {
-        for _ in 0..most {
-            let Some((_, _, index)) = self.deferred.first().copied().filter(|(due, _, _)| *due <= now) else { break };
-            self.set_stage(index, Stage::Ready);
-        }
-    }
-
-    /// The deferred rows, earliest first.
-    pub fn deferred(&self) -> Vec<RowIndex> {
-        self.deferred.iter().map(|(_, _, index)| *index).collect()
+    /// The suspect whose last failure is the longest ago.
+    pub fn longest_failed(&self) -> Option<RowIndex> {
+        self.failed.first().map(|(_, _, index)| *index)
     }
 
     /// Takes a row out; the one behind it becomes its user's oldest and is returned for its new stage.

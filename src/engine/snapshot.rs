@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::state::{Cause, Hold};
+use super::health::{Cause, Hold};
+use super::verdict::Outage;
 use super::{Counters, Engine, LaneState, Now, Partition};
 use crate::record::{PartitionId, Position};
 
@@ -58,10 +59,7 @@ impl Engine {
             self.limited_since = Some(now.at);
         }
         let oldest_ms = self.oldest_event_ms();
-        let retry_after = match self.hold {
-            Some(hold) if hold.cause == Cause::Throttled => hold.until.saturating_duration_since(now.at),
-            _ => Duration::ZERO,
-        };
+        let retry_after = self.health.hold().map_or(Duration::ZERO, |hold| hold.asked_for(now.at));
         Snapshot {
             state: self.state(now.at),
             counters: self.counters.clone(),
@@ -86,29 +84,29 @@ impl Engine {
     pub fn state(&self, now: Instant) -> LaneState {
         // With nothing left to send an outage is no more than a memory.
         let is_over = |hold: &Hold| match hold.cause {
-            Cause::Throttled | Cause::Busy => true,
-            Cause::Unavailable(_) => self.rows.len() == 0,
             Cause::Fault(_) => false,
+            _ => self.rows.len() == 0,
         };
-        let hold = self.hold.filter(|hold| hold.until > now || !is_over(hold));
+        let hold = self.health.hold().filter(|hold| hold.until > now || !is_over(hold));
         match hold.map(|hold| hold.cause) {
             _ if self.draining => LaneState::Draining,
             _ if !self.started || (self.partitions.is_empty() && self.batches.is_empty()) => LaneState::Starting,
             _ if self.letters.is_blocked() => LaneState::DeadLetterBlocked,
+            Some(Cause::Fault(_)) => LaneState::AccountFault,
+            Some(Cause::Throttled) => LaneState::Throttled,
+            Some(Cause::Unavailable(Outage::UnreadableSuccess)) => LaneState::UnreadableSuccess,
+            Some(Cause::Unavailable(_) | Cause::JobFailed) => LaneState::BackingOff,
             _ if self.has_rows() && self.commits.last_ok().is_some() && !self.is_member(now) => {
                 LaneState::MembershipStale
             }
-            Some(Cause::Fault(_)) => LaneState::AccountFault,
-            Some(Cause::Throttled) => LaneState::Throttled,
-            Some(Cause::Unavailable(_)) => LaneState::BackingOff,
             _ if self.is_waiting_for_job(now) => LaneState::WaitingForJob,
             _ if self.guard.is_closed() => LaneState::Guarded,
             _ if self.limited_since.is_some() => LaneState::Limited,
-            _ if !self.batches.is_empty() || self.has_rows() => LaneState::Delivering,
+            _ if !self.batches.is_empty() || self.has_others() => LaneState::Delivering,
             _ if self.partitions.values().any(Partition::is_replaying) => LaneState::Replaying,
             _ if self.partitions.values().any(|partition| !partition.is_open) => LaneState::Starting,
             _ if self.is_full => LaneState::BufferFull,
-            _ if self.rows.has_deferred() => LaneState::BackingOff,
+            _ if self.rows.has_suspects() => LaneState::BackingOff,
             _ => LaneState::Idle,
         }
     }

@@ -1,8 +1,4 @@
-//! The states a lane can be in, exactly one at a time, and what keeps it from sending.
-
-use std::time::Instant;
-
-use super::verdict::{Fault, Outage};
+//! The states a lane can be in, exactly one at a time.
 
 /// What a lane is doing; exported, shown and logged on change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,37 +81,6 @@ impl LaneState {
     }
 }
 
-/// Why a lane as a whole sends nothing, or only a probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    Throttled,
-    /// Somebody's job runs.
-    Busy,
-    Unavailable(Outage),
-    Fault(Fault),
-}
-
-/// A hold on the whole lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hold {
-    pub cause: Cause,
-    pub since: Instant,
-    pub until: Instant,
-    /// How many times in a row it was imposed: makes the next wait longer.
-    pub count: u32,
-}
-
-impl Hold {
-    /// Most rows of a probe under this hold; `None` where sending simply goes on when the wait is over.
-    pub fn probe_rows(&self) -> Option<usize> {
-        match self.cause {
-            Cause::Throttled | Cause::Busy => None,
-            Cause::Unavailable(_) => Some(usize::MAX),
-            Cause::Fault(_) => Some(1),
-        }
-    }
-}
-
 /// A small generator for jitter, from the seed that the engine is given (splitmix64, public domain, Vigna 2015).
 #[derive(Clone, Debug)]
 pub struct Jitter(u64);
@@ -127,11 +92,20 @@ impl Jitter {
 
     /// A number in 0.5..1.0: waits are jittered downwards, so that no wait exceeds its cap.
     pub fn factor(&mut self) -> f64 {
+        0.5 + (self.next() >> 11) as f64 / (1u64 << 54) as f64
+    }
+
+    /// A number below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n.max(1) as u64) as usize
+    }
+
+    fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        0.5 + ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 54) as f64
+        z ^ (z >> 31)
     }
 }
 

@@ -21,8 +21,8 @@ pub(super) fn record(
     let (field, status, text) = match &letter.cause {
         DeadLetterCause::Unreadable(error) => (None, None, error.to_string()),
         DeadLetterCause::Rejected(rejection) => (rejection.field.clone(), rejection.status, rejection.message.clone()),
-        DeadLetterCause::Exhausted(outage) => {
-            (None, None, format!("requests with this row alone kept failing ({outage}) while others got through"))
+        DeadLetterCause::Exhausted { failure, status } => {
+            (None, *status, format!("requests with this row alone kept failing ({failure}) while others got through"))
         }
     };
     let text: String = text.chars().take(MESSAGE_CHARS).collect();

@@ -1,7 +1,5 @@
 //! The blocks of a destination's configuration that steer its lane: limit, batch, request, retry, buffer, dead letters.
 
-use std::time::Duration;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -106,7 +104,7 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Retry { initial: HumanDuration::from_secs(1), max: HumanDuration(Duration::from_secs(5 * 60)), max_attempts: 8 }
+        Retry { initial: HumanDuration::from_secs(1), max: HumanDuration::from_secs(30), max_attempts: 5 }
     }
 }
 

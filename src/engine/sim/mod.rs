@@ -2,6 +2,7 @@
 //!
 //! `SLUICEGATE_SIM_SCHEDULES=100000 cargo test --lib sim` runs as many as one likes; `SLUICEGATE_SIM_SEED=7` one of them.
 
+mod blame;
 mod clock;
 mod replicas;
 mod run;

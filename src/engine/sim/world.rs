@@ -66,8 +66,8 @@ pub struct Event {
 #[derive(Clone, Copy)]
 pub struct Odd {
     pub percent: u64,
-    pub toxic: bool,
-    pub poison: bool,
+    /// Some make the requests fail that hold them.
+    pub faulty: bool,
     /// A repeat is only known to an engine that has read the original.
     pub repeats: bool,
     /// Any partition may get any user's events. Each then sets traits of its own: between partitions there is no order.
@@ -96,9 +96,9 @@ impl Log {
         let sequence = self.sequence;
         let kind = match random.chance(odd.percent) {
             true => random.pick(&[
-                if odd.poison { Kind::Poison } else { Kind::Unsendable },
+                if odd.faulty { Kind::Poison } else { Kind::Unsendable },
                 Kind::Unsendable,
-                if odd.toxic { Kind::Toxic } else { Kind::Unsendable },
+                if odd.faulty { Kind::Toxic } else { Kind::Unsendable },
                 Kind::Unreadable,
                 Kind::Skipped,
                 if odd.repeats { Kind::Duplicate } else { Kind::Skipped },
@@ -260,7 +260,7 @@ impl Graves {
             let wanted = match &letter.cause {
                 DeadLetterCause::Unreadable(_) => vec!["Unreadable"],
                 DeadLetterCause::Rejected(_) => vec!["Poison", "Unsendable"],
-                DeadLetterCause::Exhausted(_) => vec!["Toxic"],
+                DeadLetterCause::Exhausted { .. } => vec!["Toxic"],
             };
             if !wanted.iter().any(|kind| kinds.contains(*kind)) {
                 faults.push(format!("a dead letter without a cause: {letter:?} over {kinds:?}"));

@@ -231,12 +231,10 @@ impl Run {
                 0..25 => {
                     for _ in 0..self.random.below(8) {
                         let (partitions, users, odd) = (self.n_partitions, self.n_users, self.odd_percent);
-                        // Toxic rows that fill the buffer leave no room for a row that shows whose fault it is.
                         let odd = Odd {
                             percent: odd,
-                            toxic: self.policy.buffer_bytes > 100_000,
-                            // Neither do suspects that fill it.
-                            poison: self.policy.buffer_bytes > 100_000 || self.style != Style::Suspects,
+                            // Where nothing but bad rows fits the buffer, nothing shows whose fault it is.
+                            faulty: self.policy.buffer_bytes > 100_000 || odd <= 5,
                             repeats: self.is_settled,
                             miskeyed: self.is_miskeyed,
                         };
@@ -524,7 +522,7 @@ impl Run {
                     self.totals.letters[match letter.cause {
                         DeadLetterCause::Unreadable(_) => 0,
                         DeadLetterCause::Rejected(_) => 1,
-                        DeadLetterCause::Exhausted(_) => 2,
+                        DeadLetterCause::Exhausted { .. } => 2,
                     }] += 1;
                     let after = self.random.millis(1, 500);
                     // In the topic when acknowledged: a commit before that is early.
