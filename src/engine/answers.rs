@@ -169,7 +169,12 @@ impl Engine {
             partition.rows_out -= 1;
         }
         match verdict {
-            Verdict::Delivered => self.settle_delivered(index),
+            Verdict::Delivered => {
+                if let (1, Some(trouble)) = (seen.sent.rows, &row.trouble) {
+                    self.health.acquit(&trouble.failures);
+                }
+                self.settle_delivered(index);
+            }
             Verdict::Rejected(rejection) => self.bury_row(index, DeadLetterCause::Rejected(rejection)),
             Verdict::Split if seen.sent.rows <= 1 => {
                 let rejection = Rejection {

@@ -14,7 +14,7 @@ const UNWITNESSED: Duration = Duration::from_secs(180);
 /// at 5% of bad rows each is told within some hundred requests.
 const UNEXPLAINED: usize = 4096;
 
-/// How requests fared that held no suspect, in all.
+/// How requests fared that held no suspect, and suspects that turned out to be good, in all.
 #[derive(Debug, Default)]
 pub struct Controls {
     pub passed: u64,
@@ -31,6 +31,12 @@ impl Controls {
         if self.unexplained.len() > UNEXPLAINED {
             self.unexplained.pop_first();
         }
+    }
+
+    /// A suspect has passed alone, so that its failures alone were chance.
+    pub fn acquit(&mut self, failures: &Failures) {
+        self.passed += 1;
+        self.failed += u64::from(failures.alone);
     }
 
     /// A row is to blame: the request in which it failed first says nothing of chance.
@@ -57,7 +63,8 @@ pub struct Failures {
     pub last: Instant,
     /// Failed requests that held it.
     pub total: u32,
-    /// Of these, requests that held no other row and before which another row had got through.
+    /// Of these, requests that held no other row; and of those, the ones before which another row had got through.
+    alone: u32,
     witnessed: u32,
     /// And those since which nothing has got through, from the first of them on.
     unwitnessed: u32,
@@ -78,6 +85,7 @@ impl Failures {
             first: now,
             last: now,
             total: 0,
+            alone: 0,
             witnessed: 0,
             unwitnessed: 0,
             unwitnessed_since: now,
@@ -98,6 +106,7 @@ impl Failures {
             self.unwitnessed_since = now;
         }
         if rows == 1 {
+            self.alone += 1;
             self.witnessed += u32::from(is_witnessed);
             self.unwitnessed += u32::from(!is_witnessed);
         }

@@ -365,6 +365,11 @@ impl Health {
         Failures::new(&self.controls, sent.control, now)
     }
 
+    /// A row that had failed was taken as the only one of its request.
+    pub fn acquit(&mut self, failures: &Failures) {
+        self.controls.acquit(failures);
+    }
+
     /// Whether a row is to blame for its failures: they are more than chance explains, given how other rows fared meanwhile.
     pub fn is_to_blame(&mut self, failures: &Failures, arrived: Instant, now: Instant) -> bool {
         let is_to_blame = failures.total >= self.retry.max_attempts
