@@ -74,6 +74,9 @@ impl Lane {
             Ok(reply) => echo::without_token(self.provider.classify(asked, reply), &done.token),
             Err(failure) => Answer::All(Verdict::Unavailable(failure.outage)),
         };
+        if let Some(oddity) = done.reply.as_ref().ok().and_then(|reply| self.provider.oddity(asked, reply)) {
+            tracing::warn!(destination = %self.id, "{oddity}");
+        }
         self.metrics.requests.add(report::request_outcome(&answer), 1);
         self.metrics.request_duration_seconds.observe(done.took.as_secs_f64());
         if done.job.is_none() {
