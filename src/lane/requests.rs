@@ -72,6 +72,8 @@ impl Lane {
         };
         let answer = match &done.reply {
             Ok(reply) => echo::without_token(self.provider.classify(asked, reply), &done.token),
+            // A question about a job is asked again at its time: nothing of the job is to be sent again.
+            Err(failure) if failure.untouched && done.job.is_none() => Answer::All(Verdict::Untouched),
             Err(failure) => Answer::All(Verdict::Unavailable(failure.outage)),
         };
         if let Some(oddity) = done.reply.as_ref().ok().and_then(|reply| self.provider.oddity(asked, reply)) {
@@ -86,7 +88,10 @@ impl Lane {
             tracing::debug!(destination = %self.id, rows = done.rows, "{text}");
             self.report.failed(text);
         }
-        let status = done.reply.as_ref().ok().map(|reply| reply.status.as_u16());
+        let status = match &done.reply {
+            Ok(reply) => Some(reply.status.as_u16()),
+            Err(failure) => failure.status,
+        };
         self.engine.on_answer(done.batch, answer, status, Instant::now());
         let now_ms = wall_ms();
         for event_ms in self.engine.take_delivered() {

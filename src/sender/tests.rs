@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use http::header::{AUTHORIZATION, HeaderValue, LOCATION, USER_AGENT};
 use http::{Request, StatusCode};
 
+use super::coding::tests::gzip;
 use super::failure::MAX_TEXT;
 use super::*;
 
@@ -132,7 +133,7 @@ async fn a_redirect_is_returned_and_not_followed() {
 async fn a_server_that_never_answers_is_a_timeout() {
     let (url, server) = server(wait_for_answer_in_vain);
     let failure = failure(HASTY, &url).await;
-    assert_eq!(failure, Failure { outage: Outage::Timeout, text: "not complete within 1s".to_owned() });
+    assert_eq!(failure, Failure::new(Outage::Timeout, "not complete within 1s".to_owned()));
     join(server).await;
 }
 
@@ -159,14 +160,14 @@ async fn a_body_that_trickles_ends_at_the_timeout_of_the_whole() {
 }
 
 #[tokio::test]
-async fn an_endless_body_is_cut_off_at_the_cap() {
+async fn an_endless_body_of_a_success_is_cut_off_at_the_cap_and_not_believed() {
     let (url, server) = server(|stream| {
         read_request(stream);
         write(stream, "HTTP/1.1 200 OK\r\n\r\n");
         while stream.write_all(&[b'x'; 64 * 1024]).is_ok() {}
     });
     let failure = failure(PATIENT, &url).await;
-    assert_eq!(failure.outage, Outage::Protocol);
+    assert_eq!((failure.outage, failure.status), (Outage::UnreadableSuccess, Some(200)));
     assert_eq!(failure.text, "body of a reply with status 200: longer than 1048576 bytes");
     join(server).await;
 }
@@ -178,8 +179,74 @@ async fn an_announced_body_over_the_cap_is_not_waited_for() {
         write(stream, &format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", MAX_BODY + 1));
         wait_for_close(stream);
     });
-    assert_eq!(failure(PATIENT, &url).await.outage, Outage::Protocol);
+    assert_eq!(failure(PATIENT, &url).await.outage, Outage::UnreadableSuccess);
     join(server).await;
+}
+
+#[tokio::test]
+async fn a_body_over_the_cap_leaves_what_the_head_of_a_refusal_says() {
+    let (url, server) = server(|stream| {
+        read_request(stream);
+        write(stream, "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\n\r\n");
+        while stream.write_all(&[b'x'; 64 * 1024]).is_ok() {}
+    });
+    let reply = sender(PATIENT).send(request(&url), Instant::now()).await.expect("a reply");
+    assert_eq!(
+        (reply.status.as_u16(), &reply.headers["retry-after"], reply.body.len()),
+        (429, &"7".parse().expect("text"), 0)
+    );
+    join(server).await;
+}
+
+/// Answers one request with this status, coding and body; gives the request.
+fn answer_coded(stream: &mut TcpStream, status: &str, coding: &str, body: &[u8]) -> String {
+    let request = read_request(stream);
+    write(
+        stream,
+        &format!("HTTP/1.1 {status}\r\nContent-Encoding: {coding}\r\nContent-Length: {}\r\n\r\n", body.len()),
+    );
+    stream.write_all(body).expect("the client reads");
+    request
+}
+
+#[tokio::test]
+async fn a_reply_is_asked_for_uncompressed_and_decoded_all_the_same() {
+    let (url, server) = server(|stream| answer_coded(stream, "200 OK", "gzip", &gzip(b"hello")));
+    let reply = sender(PATIENT).send(request(&url), Instant::now()).await.expect("a reply");
+    assert_eq!(&reply.body[..], b"hello");
+    let (seen, _) = join(server).await;
+    assert!(seen.contains("accept-encoding: identity\r\n"), "{seen}");
+}
+
+#[tokio::test]
+async fn a_success_that_does_not_decode_is_unreadable_and_a_refusal_keeps_its_status() {
+    let bomb = gzip(&vec![b' '; MAX_BODY + 1]);
+    for (body, text) in [(b"marked".to_vec(), "is not in the coding"), (bomb, "decodes to more than the cap")] {
+        let coded = body.clone();
+        let (url, other) = server(move |stream| answer_coded(stream, "200 OK", "gzip", &coded));
+        let failure = failure(PATIENT, &url).await;
+        assert_eq!((failure.outage, failure.status), (Outage::UnreadableSuccess, Some(200)), "{failure:?}");
+        assert!(failure.text.contains(text) && !failure.untouched, "{failure:?}");
+        join(other).await;
+        let (url, other) = server(move |stream| answer_coded(stream, "400 Bad Request", "gzip", &body));
+        let reply = sender(PATIENT).send(request(&url), Instant::now()).await.expect("a reply");
+        assert_eq!((reply.status, reply.body.len()), (StatusCode::BAD_REQUEST, 0));
+        join(other).await;
+    }
+}
+
+#[tokio::test]
+async fn headers_in_any_number_do_not_matter() {
+    for (lines, length) in [(2_000, 8), (64, 1_000)] {
+        let (url, server) = server(move |stream| {
+            read_request(stream);
+            let more: String = (0..lines).map(|n| format!("X-{n}: {}\r\n", "v".repeat(length))).collect();
+            write(stream, &format!("HTTP/1.1 200 OK\r\n{more}Content-Length: 5\r\n\r\nhello"));
+        });
+        let reply = sender(PATIENT).send(request(&url), Instant::now()).await.expect("a reply");
+        assert_eq!((&reply.body[..], reply.headers.len()), (&b"hello"[..], lines + 1));
+        join(server).await;
+    }
 }
 
 #[tokio::test]
@@ -258,29 +325,76 @@ fn answer_over_http2(stream: &mut TcpStream, frame: &[u8]) -> usize {
             requests += 1;
             if requests == 1 {
                 stream.write_all(frame).expect("the frame is read");
+                // What follows is the end of what the server writes: requests without a reply end there.
+                stream.shutdown(std::net::Shutdown::Write).expect("a socket");
             }
         }
     }
     requests
 }
 
+const REFUSED_STREAM: [u8; 13] = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 7];
+const CANCELLED_STREAM: [u8; 13] = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8];
+
+/// A GOAWAY that names this last stream and this reason, with words of the server's.
+fn go_away(last: u8, reason: u8) -> Vec<u8> {
+    [&[0, 0, 14, 7, 0, 0, 0, 0, 0, 0, 0, 0, last, 0, 0, 0, reason][..], b"marked"].concat()
+}
+
+/// A sender that speaks HTTP/2 at once, as it does where TLS has agreed on it.
+fn http2_sender() -> Sender {
+    let client = builder(SenderSettings { timeout: PATIENT }, &Tls::default()).no_proxy().http2_prior_knowledge();
+    let client = client.build().expect("a client");
+    Sender { proxied: client.clone(), direct: client, ..sender(PATIENT) }
+}
+
 #[tokio::test]
-async fn an_http2_request_given_back_by_the_server_is_a_reset_and_not_sent_again() {
-    const REFUSED_STREAM: [u8; 13] = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 7];
-    const GO_AWAY: [u8; 23] = [0, 0, 14, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b'm', b'a', b'r', b'k', b'e', b'd'];
-    for frame in [&REFUSED_STREAM[..], &GO_AWAY[..]] {
-        let (url, server) = server(move |stream| answer_over_http2(stream, frame));
-        let client = builder(SenderSettings { timeout: PATIENT }, &Tls::default()).no_proxy().http2_prior_knowledge();
-        let client = client.build().expect("a client");
-        let sender = Sender { proxied: client.clone(), direct: client, ..sender(PATIENT) };
+async fn an_http2_request_that_the_server_declares_untouched_says_so_and_is_not_sent_again() {
+    // RFC 9113, section 8.7: streams above the last one of a GOAWAY, whatever its reason, and refused ones; no others. The
+    // server hangs up after the frame.
+    for (frame, untouched) in [
+        (REFUSED_STREAM.to_vec(), true),
+        (CANCELLED_STREAM.to_vec(), false),
+        (go_away(0, 0), true),
+        (go_away(0, 11), true),
+        (go_away(1, 0), false),
+        (go_away(1, 11), false),
+    ] {
+        let (url, server) = server(move |stream| {
+            let requests = answer_over_http2(stream, &frame);
+            (requests, frame)
+        });
+        let sender = http2_sender();
         let failure = sender.send(request(&url), Instant::now()).await.expect_err("no reply");
         assert_eq!(failure.outage, Outage::Reset, "{failure:?}");
         assert!(!failure.text.contains("marked"), "{failure:?}");
         drop(sender);
-        let (requests, listener) = join(server).await;
-        assert_eq!(requests, 1);
+        let ((requests, frame), listener) = join(server).await;
+        assert_eq!((failure.untouched, requests), (untouched, 1), "{frame:?}: {failure:?}");
         assert!(!another_connection(&listener));
     }
+}
+
+#[tokio::test]
+async fn a_server_that_gives_back_every_request_is_an_outage_in_the_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    // Ends with the process: it waits for connections that do not come.
+    thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            thread::spawn(move || answer_over_http2(&mut stream, &go_away(0, 0)));
+        }
+    });
+    let sender = http2_sender();
+    let send = || sender.send(request(&url), Instant::now());
+    // Those that are under way together count once.
+    let (one, two) = tokio::join!(send(), send());
+    assert!(one.expect_err("no reply").untouched && two.expect_err("no reply").untouched);
+    let mut told = Vec::new();
+    for _ in 0..4 {
+        told.push(send().await.expect_err("no reply").untouched);
+    }
+    assert_eq!(told, [true, true, false, false]);
 }
 
 #[tokio::test]
@@ -417,7 +531,7 @@ async fn tls_that_the_server_does_not_speak_is_told_apart() {
 async fn a_handshake_without_an_end_is_a_failure_to_connect() {
     let (url, server) = server(|stream| drop(stream.read_to_end(&mut Vec::new())));
     let failure = failure(HASTY, &url.replace("http:", "https:")).await;
-    assert_eq!(failure, Failure { outage: Outage::Connect, text: "no connection within 500ms".to_owned() });
+    assert_eq!(failure, Failure::new(Outage::Connect, "no connection within 500ms".to_owned()));
     join(server).await;
 }
 
