@@ -1,5 +1,8 @@
 //! Holds the sender to what small hand-written servers really cause.
 
+mod bodies;
+mod http2;
+
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
@@ -7,7 +10,6 @@ use std::thread::{self, JoinHandle};
 use http::header::{AUTHORIZATION, HeaderValue, LOCATION, USER_AGENT};
 use http::{Request, StatusCode};
 
-use super::coding::tests::gzip;
 use super::failure::MAX_TEXT;
 use super::*;
 
@@ -160,108 +162,6 @@ async fn a_body_that_trickles_ends_at_the_timeout_of_the_whole() {
 }
 
 #[tokio::test]
-async fn an_endless_body_of_a_success_is_cut_off_at_the_cap_and_not_believed() {
-    let (url, server) = server(|stream| {
-        read_request(stream);
-        write(stream, "HTTP/1.1 200 OK\r\n\r\n");
-        while stream.write_all(&[b'x'; 64 * 1024]).is_ok() {}
-    });
-    let failure = failure(PATIENT, &url).await;
-    assert_eq!((failure.outage, failure.status), (Outage::UnreadableSuccess, Some(200)));
-    assert_eq!(failure.text, "body of a reply with status 200: longer than 1048576 bytes");
-    join(server).await;
-}
-
-#[tokio::test]
-async fn an_announced_body_over_the_cap_is_not_waited_for() {
-    let (url, server) = server(|stream| {
-        read_request(stream);
-        write(stream, &format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", MAX_BODY + 1));
-        wait_for_close(stream);
-    });
-    assert_eq!(failure(PATIENT, &url).await.outage, Outage::UnreadableSuccess);
-    join(server).await;
-}
-
-#[tokio::test]
-async fn a_body_over_the_cap_leaves_what_the_head_of_a_refusal_says() {
-    let (url, server) = server(|stream| {
-        read_request(stream);
-        write(stream, "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\n\r\n");
-        while stream.write_all(&[b'x'; 64 * 1024]).is_ok() {}
-    });
-    let reply = sender(PATIENT).send(request(&url), Instant::now()).await.expect("a reply");
-    assert_eq!(
-        (reply.status.as_u16(), &reply.headers["retry-after"], reply.body.len()),
-        (429, &"7".parse().expect("text"), 0)
-    );
-    join(server).await;
-}
-
-/// Answers one request with this status, coding and body; gives the request.
-fn answer_coded(stream: &mut TcpStream, status: &str, coding: &str, body: &[u8]) -> String {
-    let request = read_request(stream);
-    write(
-        stream,
-        &format!("HTTP/1.1 {status}\r\nContent-Encoding: {coding}\r\nContent-Length: {}\r\n\r\n", body.len()),
-    );
-    stream.write_all(body).expect("the client reads");
-    request
-}
-
-#[tokio::test]
-async fn a_reply_is_asked_for_uncompressed_and_decoded_all_the_same() {
-    let (url, server) = server(|stream| answer_coded(stream, "200 OK", "gzip", &gzip(b"hello")));
-    let reply = sender(PATIENT).send(request(&url), Instant::now()).await.expect("a reply");
-    assert_eq!(&reply.body[..], b"hello");
-    let (seen, _) = join(server).await;
-    assert!(seen.contains("accept-encoding: identity\r\n"), "{seen}");
-}
-
-#[tokio::test]
-async fn a_success_that_does_not_decode_is_unreadable_and_a_refusal_keeps_its_status() {
-    let bomb = gzip(&vec![b' '; MAX_BODY + 1]);
-    for (body, text) in [(b"marked".to_vec(), "is not in the coding"), (bomb, "decodes to more than the cap")] {
-        let coded = body.clone();
-        let (url, other) = server(move |stream| answer_coded(stream, "200 OK", "gzip", &coded));
-        let failure = failure(PATIENT, &url).await;
-        assert_eq!((failure.outage, failure.status), (Outage::UnreadableSuccess, Some(200)), "{failure:?}");
-        assert!(failure.text.contains(text) && !failure.untouched, "{failure:?}");
-        join(other).await;
-        let (url, other) = server(move |stream| answer_coded(stream, "400 Bad Request", "gzip", &body));
-        let reply = sender(PATIENT).send(request(&url), Instant::now()).await.expect("a reply");
-        assert_eq!((reply.status, reply.body.len()), (StatusCode::BAD_REQUEST, 0));
-        join(other).await;
-    }
-}
-
-#[tokio::test]
-async fn headers_in_any_number_do_not_matter() {
-    for (lines, length) in [(2_000, 8), (64, 1_000)] {
-        let (url, server) = server(move |stream| {
-            read_request(stream);
-            let more: String = (0..lines).map(|n| format!("X-{n}: {}\r\n", "v".repeat(length))).collect();
-            write(stream, &format!("HTTP/1.1 200 OK\r\n{more}Content-Length: 5\r\n\r\nhello"));
-        });
-        let reply = sender(PATIENT).send(request(&url), Instant::now()).await.expect("a reply");
-        assert_eq!((&reply.body[..], reply.headers.len()), (&b"hello"[..], lines + 1));
-        join(server).await;
-    }
-}
-
-#[tokio::test]
-async fn a_body_of_exactly_the_cap_is_read() {
-    let (url, server) = server(|stream| {
-        read_request(stream);
-        write(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
-        stream.write_all(&vec![b'x'; MAX_BODY]).expect("the client reads");
-    });
-    let reply = sender(PATIENT).send(request(&url), Instant::now()).await.expect("a reply");
-    assert_eq!(reply.body.len(), MAX_BODY);
-    join(server).await;
-}
-
-#[tokio::test]
 async fn a_connection_closed_before_the_reply_is_a_reset() {
     let (url, server) = server(|stream| {
         read_request(stream);
@@ -306,95 +206,6 @@ async fn a_request_that_dies_on_a_kept_connection_is_not_sent_again() {
     let failure = sender.send(request(&url), Instant::now()).await.expect_err("no second reply");
     assert_eq!(failure.outage, Outage::Reset, "{failure:?}");
     assert!(!another_connection(&join(server).await.1));
-}
-
-/// Speaks just enough HTTP/2 to answer the first request with `frame`; counts the requests until the client goes.
-fn answer_over_http2(stream: &mut TcpStream, frame: &[u8]) -> usize {
-    // The preface, then frames: length (3 bytes), type, flags, stream (4 bytes), payload. RFC 9113 sections 3.4 and 4.1.
-    stream.read_exact(&mut [0; 24]).expect("the preface");
-    stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).expect("empty settings are read");
-    let mut requests = 0;
-    let mut head = [0; 9];
-    while stream.read_exact(&mut head).is_ok() {
-        let mut payload = vec![0; usize::from(head[1]) * 256 + usize::from(head[2])];
-        if stream.read_exact(&mut payload).is_err() {
-            break;
-        }
-        const HEADERS: u8 = 1;
-        if head[3] == HEADERS {
-            requests += 1;
-            if requests == 1 {
-                stream.write_all(frame).expect("the frame is read");
-                // What follows is the end of what the server writes: requests without a reply end there.
-                stream.shutdown(std::net::Shutdown::Write).expect("a socket");
-            }
-        }
-    }
-    requests
-}
-
-const REFUSED_STREAM: [u8; 13] = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 7];
-const CANCELLED_STREAM: [u8; 13] = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8];
-
-/// A GOAWAY that names this last stream and this reason, with words of the server's.
-fn go_away(last: u8, reason: u8) -> Vec<u8> {
-    [&[0, 0, 14, 7, 0, 0, 0, 0, 0, 0, 0, 0, last, 0, 0, 0, reason][..], b"marked"].concat()
-}
-
-/// A sender that speaks HTTP/2 at once, as it does where TLS has agreed on it.
-fn http2_sender() -> Sender {
-    let client = builder(SenderSettings { timeout: PATIENT }, &Tls::default()).no_proxy().http2_prior_knowledge();
-    let client = client.build().expect("a client");
-    Sender { proxied: client.clone(), direct: client, ..sender(PATIENT) }
-}
-
-#[tokio::test]
-async fn an_http2_request_that_the_server_declares_untouched_says_so_and_is_not_sent_again() {
-    // RFC 9113, section 8.7: streams above the last one of a GOAWAY, whatever its reason, and refused ones; no others. The
-    // server hangs up after the frame.
-    for (frame, untouched) in [
-        (REFUSED_STREAM.to_vec(), true),
-        (CANCELLED_STREAM.to_vec(), false),
-        (go_away(0, 0), true),
-        (go_away(0, 11), true),
-        (go_away(1, 0), false),
-        (go_away(1, 11), false),
-    ] {
-        let (url, server) = server(move |stream| {
-            let requests = answer_over_http2(stream, &frame);
-            (requests, frame)
-        });
-        let sender = http2_sender();
-        let failure = sender.send(request(&url), Instant::now()).await.expect_err("no reply");
-        assert_eq!(failure.outage, Outage::Reset, "{failure:?}");
-        assert!(!failure.text.contains("marked"), "{failure:?}");
-        drop(sender);
-        let ((requests, frame), listener) = join(server).await;
-        assert_eq!((failure.untouched, requests), (untouched, 1), "{frame:?}: {failure:?}");
-        assert!(!another_connection(&listener));
-    }
-}
-
-#[tokio::test]
-async fn a_server_that_gives_back_every_request_is_an_outage_in_the_end() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
-    // Ends with the process: it waits for connections that do not come.
-    thread::spawn(move || {
-        while let Ok((mut stream, _)) = listener.accept() {
-            thread::spawn(move || answer_over_http2(&mut stream, &go_away(0, 0)));
-        }
-    });
-    let sender = http2_sender();
-    let send = || sender.send(request(&url), Instant::now());
-    // Those that are under way together count once.
-    let (one, two) = tokio::join!(send(), send());
-    assert!(one.expect_err("no reply").untouched && two.expect_err("no reply").untouched);
-    let mut told = Vec::new();
-    for _ in 0..4 {
-        told.push(send().await.expect_err("no reply").untouched);
-    }
-    assert_eq!(told, [true, true, false, false]);
 }
 
 #[tokio::test]
