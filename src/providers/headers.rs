@@ -61,6 +61,14 @@ pub fn rate_limit_reset(reply: &Reply) -> Option<Duration> {
     usable(seconds(text(reply, &HeaderName::from_static("ratelimit-reset"))?)?)
 }
 
+/// How long to wait for the time that `X-RateLimit-Reset` names, in seconds since 1970, as Vitally's REST API answers; read
+/// beside the reply's own `Date`, and capped.
+pub fn rate_limit_reset_time(reply: &Reply) -> Option<Duration> {
+    let since_1970 = seconds(text(reply, &HeaderName::from_static("x-ratelimit-reset"))?)?;
+    let reset = SystemTime::UNIX_EPOCH.checked_add(since_1970)?;
+    usable(reset.duration_since(server_time(reply)).ok()?)
+}
+
 fn without_line_end(token: &str) -> &str {
     token.strip_suffix('\n').map_or(token, |line| line.strip_suffix('\r').unwrap_or(line))
 }

@@ -251,5 +251,7 @@ fn is_own_error(reply: &Reply) -> bool {
 }
 
 fn retry_after(reply: &Reply) -> Option<Duration> {
-    headers::retry_after(reply).or_else(|| headers::rate_limit_reset(reply))
+    headers::retry_after(reply)
+        .or_else(|| headers::rate_limit_reset(reply))
+        .or_else(|| headers::rate_limit_reset_time(reply))
 }

@@ -76,10 +76,11 @@ const WAITS: [&str; 14] = [
     "Thu, 01 Jan 1970 00:00:00 GMT",
 ];
 
-const NAMES: [HeaderName; 5] = [
+const NAMES: [HeaderName; 6] = [
     http::header::RETRY_AFTER,
     http::header::DATE,
     HeaderName::from_static("ratelimit-reset"),
+    HeaderName::from_static("x-ratelimit-reset"),
     http::header::CONTENT_TYPE,
     http::header::LOCATION,
 ];
@@ -211,6 +212,7 @@ fn a_header_imposes_no_wait_or_one_of_an_hour_at_most() {
         let reply = Reply { status: StatusCode::TOO_MANY_REQUESTS, headers, body: bytes::Bytes::new(), received_at };
         assert_wait(headers::retry_after(&reply));
         assert_wait(headers::rate_limit_reset(&reply));
+        assert_wait(headers::rate_limit_reset_time(&reply));
     });
 }
 

@@ -33,6 +33,8 @@ pub enum Fault {
     SlowLoris(Duration),
     /// This reply instead of the provider's.
     Answer(String),
+    /// This reply to requests whose body holds these words; the others pass.
+    Block { words: &'static str, answer: String },
     /// A reply without an end instead of the provider's.
     Endless(Endless),
     /// Request and reply pass, a success in another form that says the same.
@@ -381,6 +383,10 @@ async fn converse(client: &mut TcpStream, shared: &Shared) -> io::Result<()> {
             Fault::Error(how) => return end(client, *how),
             Fault::Answer(text) => {
                 write(client, text.as_bytes(), shared).await?;
+                continue;
+            }
+            Fault::Block { words, answer } if String::from_utf8_lossy(&body).contains(words) => {
+                write(client, answer.as_bytes(), shared).await?;
                 continue;
             }
             Fault::Endless(part) => return write_for_ever(client, *part, shared).await,

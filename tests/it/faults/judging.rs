@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use serde_json::json;
 use sluicegate::demo::simulator::Kind;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -94,6 +95,23 @@ async fn pages_of_an_edge_refuse_nobody_and_all_is_delivered_when_they_end() {
     worker.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_firewall_that_blocks_one_body_does_not_keep_the_other_users_back() {
+    let mut behind = Behind::start(1).await;
+    let Fault::Answer(answer) = nginx("403 Forbidden") else { unreachable!("it is an answer") };
+    behind.set(&Fault::Block { words: "<script>", answer });
+    let settings = QUICK.replace("max: 500ms", "max: 50ms");
+    let worker = Worker::start(&behind.world.config(&behind.blocks(&settings))).await;
+    let more = |user: u64| if user == 3 { json!({ "bio": "<script>" }) } else { json!({}) };
+    behind.world.produce_all((0..40).map(|user| event(&format!("user-{user}"), 1, more(user)))).await;
+    for kind in Kind::ALL {
+        let provider = behind.world.simulator.provider(kind);
+        until(&format!("{kind:?}: the others arrive"), async || provider.summary().user_count == 39).await;
+        assert!(!provider.users().contains_key("user-3"), "{kind:?}");
+    }
+    worker.stop().await;
+}
+
 /// A gzipped promise that breaks off.
 fn damaged_success() -> Fault {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
@@ -179,7 +197,7 @@ async fn requests_that_a_closing_connection_never_looked_at_go_out_again_at_once
     let block = world.block("vibefollow", Kind::Vibefollow, &format!("{settings}, {tls}"));
     let block = block.replace(&world.simulator.base_url(), &format!("https://{front}"));
     let worker = Worker::start(&world.config(&block)).await;
-    world.produce_all((0..10).map(|user| event(&format!("user-{user}"), 1, serde_json::json!({})))).await;
+    world.produce_all((0..10).map(|user| event(&format!("user-{user}"), 1, json!({})))).await;
     all_delivered(&world, &worker, Kind::Vibefollow).await;
     assert_eq!(to_give_back.load(Ordering::SeqCst), 0);
     assert_eq!(retries(&worker, "vibefollow", "untouched").await, 3.0);
