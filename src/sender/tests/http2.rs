@@ -107,3 +107,27 @@ async fn a_connection_that_ends_before_its_first_request_has_left_it_untouched()
         join(server).await;
     }
 }
+
+#[tokio::test]
+async fn a_head_of_64_kib_is_read_over_http2_too() {
+    // Status 200 from the table, then lines without indexing and compression (RFC 7541, section 6.2.2).
+    let mut block = vec![0x88];
+    for n in 0..500 {
+        let name = format!("x-{n:03}");
+        block.extend([&[0, 5][..], name.as_bytes(), &[120], &[b'v'; 120]].concat());
+    }
+    // HEADERS that end the stream, then CONTINUATION up to the end of the head (RFC 9113, sections 6.2 and 6.10).
+    let chunks: Vec<&[u8]> = block.chunks(16_000).collect();
+    let mut frames = Vec::new();
+    for (n, chunk) in chunks.iter().enumerate() {
+        let kind = if n == 0 { [1, 1] } else { [9, if n + 1 == chunks.len() { 4 } else { 0 }] };
+        let length = u32::try_from(chunk.len()).expect("a short chunk").to_be_bytes();
+        frames.extend([&length[1..], &kind, &[0, 0, 0, 1], chunk].concat());
+    }
+    let (url, server) = server(move |stream| answer_over_http2(stream, &frames));
+    let sender = http2_sender();
+    let reply = sender.send(request(&url), Instant::now()).await.expect("a reply");
+    assert_eq!((reply.status, reply.headers.len()), (StatusCode::OK, 500));
+    drop(sender);
+    join(server).await;
+}
