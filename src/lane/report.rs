@@ -196,6 +196,8 @@ pub(super) fn failure_text(answer: &Answer, reply: &Result<Reply, Failure>) -> O
     let status =
         || reply.as_ref().map_or_else(|_| String::new(), |reply| format!(" (status {})", reply.status.as_u16()));
     match (answer, reply) {
+        // Nothing has failed: the request goes out again.
+        (Answer::All(Verdict::Untouched), _) => None,
         (_, Err(failure)) => Some(format!("{}: {}", failure.outage.label(), failure.text)),
         (Answer::All(Verdict::AccountFault(fault)), _) => Some(format!("account fault: {}{}", fault.label(), status())),
         (Answer::All(Verdict::Throttled { .. }), _) => Some(format!("throttled{}", status())),

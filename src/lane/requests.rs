@@ -72,8 +72,13 @@ impl Lane {
         };
         let answer = match &done.reply {
             Ok(reply) => echo::without_token(self.provider.classify(asked, reply), &done.token),
+            // A question about a job is asked again at its time: nothing of the job is to be sent again.
+            Err(failure) if failure.untouched && done.job.is_none() => Answer::All(Verdict::Untouched),
             Err(failure) => Answer::All(Verdict::Unavailable(failure.outage)),
         };
+        if let Some(oddity) = done.reply.as_ref().ok().and_then(|reply| self.provider.oddity(asked, reply)) {
+            tracing::warn!(destination = %self.id, "{oddity}");
+        }
         self.metrics.requests.add(report::request_outcome(&answer), 1);
         self.metrics.request_duration_seconds.observe(done.took.as_secs_f64());
         if done.job.is_none() {
@@ -83,7 +88,10 @@ impl Lane {
             tracing::debug!(destination = %self.id, rows = done.rows, "{text}");
             self.report.failed(text);
         }
-        let status = done.reply.as_ref().ok().map(|reply| reply.status.as_u16());
+        let status = match &done.reply {
+            Ok(reply) => Some(reply.status.as_u16()),
+            Err(failure) => failure.status,
+        };
         self.engine.on_answer(done.batch, answer, status, Instant::now());
         let now_ms = wall_ms();
         for event_ms in self.engine.take_delivered() {

@@ -1,8 +1,8 @@
 //! Reads and writes the headers that all providers share.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::Reply;
@@ -34,24 +34,39 @@ pub fn authorization(scheme: &str, token: &SecretString) -> HeaderValue {
 
 /// How long `Retry-After` says to wait, in seconds or as a date (RFC 9110, 10.2.3); capped. Zero, dates in the past and
 /// anything else say nothing: the lane then uses its own pause, which cannot become a hot loop.
+///
+/// A date is read beside the reply's own `Date`: both are of the server's clock, which may differ from ours.
 pub fn retry_after(reply: &Reply) -> Option<Duration> {
-    let text = reply.headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let text = text(reply, &http::header::RETRY_AFTER)?;
     let wait = match seconds(text) {
         Some(wait) => wait,
-        None => httpdate::parse_http_date(text).ok()?.duration_since(reply.received_at).ok()?,
+        None => httpdate::parse_http_date(text).ok()?.duration_since(server_time(reply)).ok()?,
     };
     usable(wait)
 }
 
-/// How long `RateLimit-Reset` says to wait, in seconds, as Vitally documents it for its REST API; capped like `Retry-After`.
-pub fn rate_limit_reset(reply: &Reply) -> Option<Duration> {
-    usable(seconds(reply.headers.get("ratelimit-reset")?.to_str().ok()?.trim())?)
+/// The server's time when it answered, as far as it says one (RFC 9110, 6.6.1).
+fn server_time(reply: &Reply) -> SystemTime {
+    let date = text(reply, &http::header::DATE).and_then(|date| httpdate::parse_http_date(date).ok());
+    date.unwrap_or(reply.received_at)
 }
 
-/// Whether the reply calls itself a web page: a login page or a proxy's answer, not the API.
-pub fn is_html(reply: &Reply) -> bool {
-    let kind = reply.headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    kind.trim_start().to_ascii_lowercase().starts_with("text/html")
+/// The first line of a header, if it is text.
+fn text<'a>(reply: &'a Reply, name: &HeaderName) -> Option<&'a str> {
+    Some(reply.headers.get(name)?.to_str().ok()?.trim())
+}
+
+/// How long `RateLimit-Reset` says to wait, in seconds, as Vitally documents it for its REST API; capped like `Retry-After`.
+pub fn rate_limit_reset(reply: &Reply) -> Option<Duration> {
+    usable(seconds(text(reply, &HeaderName::from_static("ratelimit-reset"))?)?)
+}
+
+/// How long to wait for the time that `X-RateLimit-Reset` names, in seconds since 1970, as Vitally's REST API answers; read
+/// beside the reply's own `Date`, and capped.
+pub fn rate_limit_reset_time(reply: &Reply) -> Option<Duration> {
+    let since_1970 = seconds(text(reply, &HeaderName::from_static("x-ratelimit-reset"))?)?;
+    let reset = SystemTime::UNIX_EPOCH.checked_add(since_1970)?;
+    usable(reset.duration_since(server_time(reply)).ok()?)
 }
 
 fn without_line_end(token: &str) -> &str {

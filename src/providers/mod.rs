@@ -1,6 +1,7 @@
 //! Speaks each vendor's dialect: rows in, request out; reply in, verdicts out. No IO, no clock, no retry.
 
 mod address;
+mod body;
 #[cfg(test)]
 mod fixtures;
 pub mod headers;
@@ -106,13 +107,13 @@ pub struct Version<'a> {
     pub rekeyed: bool,
 }
 
-/// A provider's reply, with its body read up to a cap.
+/// A provider's reply, with its body read up to a cap and decoded; empty where that cannot be done.
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub status: http::StatusCode,
     pub headers: http::HeaderMap,
     pub body: Bytes,
-    /// When it arrived, so that a `Retry-After` date needs no clock.
+    /// When it arrived: stands in for a missing `Date`, so that a `Retry-After` date needs no clock.
     pub received_at: SystemTime,
 }
 
@@ -170,6 +171,11 @@ pub trait Provider: Send + Sync {
 
     /// Says what a reply means for the rows it is about.
     fn classify(&self, asked: Asked<'_>, reply: &Reply) -> Answer;
+
+    /// Says what is odd about counts in a reply, for the log; holds numbers and words of ours.
+    fn oddity(&self, _asked: Asked<'_>, _reply: &Reply) -> Option<String> {
+        None
+    }
 }
 
 /// A row as JSON. The buffer is measured first: growing from nothing would copy most rows twice.

@@ -1,8 +1,24 @@
 //! What the statuses mean on which all providers agree, and how refusals are worded.
+//!
+//! A row is refused only in the vendor's own error envelope. Whatever else stands before the API answers with pages of its
+//! own (nginx's 400, a firewall's 403), for reasons that end without anybody touching the row.
+//!
+//! | status | in the vendor's envelope | otherwise |
+//! |---|---|---|
+//! | 2xx | the documented body: delivered | the outcome is unknown: unreadable success |
+//! | 400, 422 | one row: refused; several: split | edge |
+//! | 401 | the token | the token: who sees it decides about it |
+//! | 403 | the token's rights | a page: edge, as firewalls block one body; no page: the token's rights |
+//! | 404, 405 | the address | the address: a wrong host answers with a page |
+//! | 413 | one row: refused; several: split | one row: edge; several: split, since smaller requests pass any bound |
+//! | 429, 503 with a time | wait | wait: an edge's limit is one as well |
+//! | 408, 5xx | the server | the server |
+//! | 3xx | redirected | redirected |
+//! | other | not promised | a page: edge; no page: not promised |
 
 use std::time::Duration;
 
-use super::{Reply, headers};
+use super::{Reply, body, headers};
 use crate::engine::verdict::{Fault, Outage, RejectReason, Rejection, Verdict};
 
 /// Requests in flight of one-row modes: 20 rows a second times responses of up to 3 s, rounded up.
@@ -15,19 +31,21 @@ pub const MOST_IN_FLIGHT: usize = 256;
 /// 1,200 rows a minute: Userpilot's published number for its bulk endpoint ("Limitations"), and this worker's rule for all.
 pub const ROWS_PER_MINUTE: u32 = 1200;
 
-/// The meaning of a status that is neither a success nor about the rows. A status that the API does not promise counts as
-/// an outage: the rows are kept and sent again.
+/// The meaning of a reply that is neither the promised success nor about the rows. A status that the API does not promise
+/// counts as an outage: the rows are kept and sent again.
 pub fn common(reply: &Reply) -> Verdict {
     let status = reply.status;
     match status.as_u16() {
+        200..=299 => Verdict::Unavailable(Outage::UnreadableSuccess),
         401 => Verdict::AccountFault(Fault::Unauthorized),
-        403 => Verdict::AccountFault(Fault::Forbidden),
+        403 if !body::is_page(reply) => Verdict::AccountFault(Fault::Forbidden),
         404 | 405 => Verdict::AccountFault(Fault::WrongAddress),
         // RFC 9110 section 10.2.3: with 503 the header says how long the service is expected to be away.
         503 if headers::retry_after(reply).is_some() => throttled(headers::retry_after(reply)),
         408 | 500..=599 => Verdict::Unavailable(Outage::Server),
         429 => throttled(headers::retry_after(reply)),
         _ if status.is_redirection() => Verdict::AccountFault(Fault::Redirected),
+        _ if body::is_page(reply) => Verdict::Unavailable(Outage::Edge),
         _ => Verdict::Unavailable(Outage::Protocol),
     }
 }
@@ -37,12 +55,21 @@ pub fn throttled(retry_after: Option<Duration>) -> Verdict {
     Verdict::Throttled { retry_after }
 }
 
-/// 413: halve the request, or give up on a row that is too large alone.
-pub fn too_large(vendor: &str, reply: &Reply, rows: usize) -> Verdict {
-    if rows > 1 {
-        Verdict::Split
-    } else {
-        Verdict::Rejected(refusal(vendor, reply, RejectReason::RowTooLarge, None, None))
+/// 400 and 422: `refused` if the vendor says so of one row; halve the request if it says so of several.
+pub fn refused(rows: usize, is_own: bool, refused: impl FnOnce() -> Verdict) -> Verdict {
+    match (is_own, rows) {
+        (false, _) => Verdict::Unavailable(Outage::Edge),
+        (true, 2..) => Verdict::Split,
+        (true, _) => refused(),
+    }
+}
+
+/// 413: halve the request, or give up on a row that the vendor finds too large alone.
+pub fn too_large(vendor: &str, reply: &Reply, rows: usize, is_own: bool) -> Verdict {
+    match (is_own, rows) {
+        (_, 2..) => Verdict::Split,
+        (false, _) => Verdict::Unavailable(Outage::Edge),
+        (true, _) => Verdict::Rejected(refusal(vendor, reply, RejectReason::RowTooLarge, None, None)),
     }
 }
 

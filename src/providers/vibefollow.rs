@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::values::{Kind, Traits, Value, find, full_name, iso8601, kind, member, text};
-use super::{Asked, EncodedRow, Problem, Provider, Reply, Row, Shape, address, headers, identity, preflight, status};
+use super::{
+    Asked, EncodedRow, Problem, Provider, Reply, Row, Shape, address, body, headers, identity, preflight, status,
+};
 use crate::engine::verdict::{Answer, JobId, Outage, RejectReason, Rejection, Verdict};
 use crate::event::Profile;
 
@@ -169,7 +171,9 @@ impl Provider for Vibefollow {
 
     fn classify(&self, asked: Asked<'_>, reply: &Reply) -> Answer {
         let (Asked::Send { rows } | Asked::Job { rows, .. }) = asked;
-        let errors = errors(reply);
+        let body = body::json(reply);
+        let body = body.as_deref();
+        let errors = errors(body);
         let first = errors.first();
         let refused = |reason| {
             let field = first.and_then(|error| error.field.as_deref());
@@ -177,14 +181,15 @@ impl Provider for Vibefollow {
         };
         let has_code = |code| errors.iter().any(|error| error.code == code);
         Answer::All(match (reply.status.as_u16(), self.mode) {
-            (200, Mode::Bulk) => return bulk_answer(rows, reply),
-            (202, Mode::Single) if is_accepted(reply) => Verdict::Delivered,
-            (409, _) => Verdict::KeyReused(refused(RejectReason::KeyReused)),
+            (200..=299, Mode::Bulk) => return bulk_answer(rows, reply, body),
+            (200..=299, Mode::Single) if is_accepted(body) => Verdict::Delivered,
+            (409, _) if first.is_some() => Verdict::KeyReused(refused(RejectReason::KeyReused)),
             // The vendor's pages disagree on the status of a reused key, not on its code.
             (422, _) if has_code("idempotency_key_reuse") => Verdict::KeyReused(refused(RejectReason::KeyReused)),
-            (400 | 422, _) if rows > 1 => Verdict::Split,
-            (400 | 422, _) => Verdict::Rejected(refused(RejectReason::Invalid)),
-            (413, _) => status::too_large(VENDOR, reply, rows),
+            (400 | 422, _) => {
+                status::refused(rows, first.is_some(), || Verdict::Rejected(refused(RejectReason::Invalid)))
+            }
+            (413, _) => status::too_large(VENDOR, reply, rows, first.is_some()),
             (429, _) if has_code("backfill_queue_full") => {
                 status::throttled(Some(headers::retry_after(reply).unwrap_or(QUEUE_FULL_WAIT)))
             }
@@ -257,68 +262,57 @@ fn as_date(raw: &RawValue) -> Value<'_> {
     iso8601(raw).map_or_else(|| as_text(raw), Value::Text)
 }
 
-/// One entry of `errors`; a bulk's entries name the row by `index`.
-#[derive(Deserialize)]
+/// One entry of `errors`: `{code, message, field?}`; a bulk's entries name their row by `index`.
 struct Error {
-    #[serde(default)]
     code: String,
     field: Option<String>,
-    index: Option<usize>,
+    index: Option<u64>,
 }
 
-/// The error envelope; empty if the body is something else.
-fn errors(reply: &Reply) -> Vec<Error> {
-    #[derive(Deserialize)]
-    struct Body {
-        errors: Vec<Error>,
-    }
-    serde_json::from_slice::<Body>(&reply.body).map(|body| body.errors).unwrap_or_default()
+/// The entries of an `errors` list that are the vendor's; others say nothing.
+fn errors(object: Option<&RawValue>) -> Vec<Error> {
+    let entries = object.map(|object| body::list(object, "errors")).unwrap_or_default();
+    let error = |entry: &RawValue| {
+        body::string(entry, "message")?;
+        Some(Error {
+            code: body::string(entry, "code")?,
+            field: body::string(entry, "field"),
+            index: body::count(entry, "index"),
+        })
+    };
+    entries.into_iter().filter_map(error).collect()
 }
 
 /// "Always true on success" (`data.accepted`).
-fn is_accepted(reply: &Reply) -> bool {
-    #[derive(Deserialize)]
-    struct Body {
-        data: Data,
-    }
-    #[derive(Deserialize)]
-    struct Data {
-        accepted: bool,
-    }
-    serde_json::from_slice::<Body>(&reply.body).is_ok_and(|body| body.data.accepted)
+fn is_accepted(body: Option<&RawValue>) -> bool {
+    let accepted = body.and_then(|body| member(body, "data")).and_then(|data| member(data, "accepted"));
+    accepted.is_some_and(|accepted| accepted.get() == "true")
 }
 
-/// A bulk's 200 is no success as such: each row has its own verdict, and the counts must cover every row that was sent.
-fn bulk_answer(rows: usize, reply: &Reply) -> Answer {
-    #[derive(Deserialize)]
-    struct Body {
-        data: Data,
-    }
-    #[derive(Deserialize)]
-    struct Data {
-        accepted: usize,
-        rejected: usize,
-        #[serde(default)]
-        errors: Vec<Error>,
-    }
-    let broken = Answer::All(Verdict::Unavailable(Outage::Protocol));
-    let Ok(Body { data }) = serde_json::from_slice::<Body>(&reply.body) else {
-        return broken;
-    };
-    if data.accepted.checked_add(data.rejected) != Some(rows) || data.errors.len() != data.rejected {
-        return broken;
-    }
-    let mut verdicts = vec![Verdict::Delivered; rows];
-    for error in &data.errors {
-        let Some(verdict) = error.index.and_then(|index| verdicts.get_mut(index)) else {
-            return broken;
-        };
-        if *verdict != Verdict::Delivered {
-            return broken;
+/// A bulk's success is none as such. An entry refuses the row that it names, as often as it does and in any order. The other
+/// rows are taken if the counts say so of each of them: `accepted` and `rejected` are the rows sent, and every rejected one
+/// is named. Else their outcome is unknown.
+fn bulk_answer(rows: usize, reply: &Reply, body: Option<&RawValue>) -> Answer {
+    let data = body.and_then(|body| member(body, "data"));
+    let mut verdicts = vec![Verdict::Unavailable(Outage::UnreadableSuccess); rows];
+    let mut named = 0;
+    for error in errors(data) {
+        let row = error.index.and_then(|index| verdicts.get_mut(usize::try_from(index).ok()?));
+        if let Some(verdict) = row.filter(|verdict| !matches!(verdict, Verdict::Rejected(_))) {
+            named += 1;
+            let code = Some(error.code.as_str());
+            let rejection = status::refusal(VENDOR, reply, RejectReason::Invalid, error.field.as_deref(), code);
+            *verdict = Verdict::Rejected(rejection);
         }
-        let rejection =
-            status::refusal(VENDOR, reply, RejectReason::Invalid, error.field.as_deref(), Some(error.code.as_str()));
-        *verdict = Verdict::Rejected(rejection);
+    }
+    let counts = data.and_then(|data| Some((body::count(data, "accepted")?, body::count(data, "rejected")?)));
+    let covers_all =
+        |(accepted, rejected): (u64, u64)| rejected == named && accepted.checked_add(named) == Some(rows as u64);
+    if counts.is_some_and(covers_all) {
+        let unnamed = verdicts.iter_mut().filter(|verdict| !matches!(verdict, Verdict::Rejected(_)));
+        unnamed.for_each(|verdict| *verdict = Verdict::Delivered);
+    } else if named == 0 {
+        return Answer::All(Verdict::Unavailable(Outage::UnreadableSuccess));
     }
     Answer::PerRow(verdicts)
 }

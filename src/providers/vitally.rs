@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::values::{Traits, Value, account, find, full_name, iso8601, iso8601_ms, iso8601_text, text};
-use super::{Asked, EncodedRow, Problem, Provider, Reply, Row, Shape, address, headers, identity, preflight, status};
-use crate::engine::verdict::{Answer, JobId, Outage, RejectReason, Rejection, Verdict};
+use super::{
+    Asked, EncodedRow, Problem, Provider, Reply, Row, Shape, address, body, headers, identity, preflight, status,
+};
+use crate::engine::verdict::{Answer, JobId, RejectReason, Rejection, Verdict};
 
 const VENDOR: &str = "vitally";
 
@@ -194,13 +196,12 @@ impl Provider for Vitally {
 
     fn classify(&self, asked: Asked<'_>, reply: &Reply) -> Answer {
         let (Asked::Send { rows } | Asked::Job { rows, .. }) = asked;
+        let refused = || Verdict::Suspect(status::refusal(VENDOR, reply, RejectReason::Invalid, None, None));
         Answer::All(match reply.status.as_u16() {
             // A login page of a wrong subdomain is a 200 as well.
-            200 if is_success(reply) => Verdict::Delivered,
-            200 => Verdict::Unavailable(Outage::Protocol),
-            400 | 422 if rows > 1 => Verdict::Split,
-            400 | 422 => Verdict::Suspect(status::refusal(VENDOR, reply, RejectReason::Invalid, None, None)),
-            413 => status::too_large(VENDOR, reply, rows),
+            200..=299 if says_success(reply) => Verdict::Delivered,
+            400 | 422 => status::refused(rows, is_own_error(reply), refused),
+            413 => status::too_large(VENDOR, reply, rows, is_own_error(reply)),
             429 => status::throttled(retry_after(reply)),
             _ => status::common(reply),
         })
@@ -238,14 +239,19 @@ fn traits<'a>(row: &Row<'a>) -> Traits<'a> {
     traits
 }
 
-fn is_success(reply: &Reply) -> bool {
-    #[derive(Deserialize)]
-    struct Body {
-        message: String,
-    }
-    serde_json::from_slice::<Body>(&reply.body).is_ok_and(|body| body.message == "Success.")
+/// "When your user is created/updated, you'll receive `{"message":"Success."}`."
+fn says_success(reply: &Reply) -> bool {
+    body::json(reply).and_then(|body| body::string(&body, "message")).is_some_and(|message| message == "Success.")
+}
+
+/// Whether the body is Vitally's error envelope. A guess: its analytics pages show none, its REST API answers a wrong token
+/// with `{"error": "..."}`.
+fn is_own_error(reply: &Reply) -> bool {
+    body::json(reply).is_some_and(|body| body::string(&body, "error").is_some())
 }
 
 fn retry_after(reply: &Reply) -> Option<Duration> {
-    headers::retry_after(reply).or_else(|| headers::rate_limit_reset(reply))
+    headers::retry_after(reply)
+        .or_else(|| headers::rate_limit_reset(reply))
+        .or_else(|| headers::rate_limit_reset_time(reply))
 }

@@ -13,8 +13,12 @@ pub(super) const MAX_TEXT: usize = 200;
 /// A request without a complete reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// One of `Timeout`, `Connect`, `Dns`, `Tls`, `Reset` and `Protocol`.
+    /// One of `Timeout`, `Connect`, `Dns`, `Tls`, `Reset`, `Protocol` and `UnreadableSuccess`.
     pub outage: Outage,
+    /// True where the server has declared, or the connection shows, that nobody has acted on the request.
+    pub untouched: bool,
+    /// The status of the reply, where its head came.
+    pub status: Option<u16>,
     /// What happened, in a few words; holds no URL, header, body or token.
     pub text: String,
 }
@@ -23,7 +27,17 @@ impl Failure {
     /// The time was over before the request could be sent.
     pub(super) fn late(timeout: Duration) -> Failure {
         let text = format!("not sent within {}: the process stood still", humantime::format_duration(timeout));
-        Failure { outage: Outage::Timeout, text }
+        Failure::new(Outage::Timeout, text)
+    }
+
+    pub(super) fn new(outage: Outage, text: String) -> Failure {
+        Failure { outage, untouched: false, status: None, text }
+    }
+
+    /// The same for a reply whose head has come, so that somebody has acted on the request.
+    pub(super) fn in_body(self, status: http::StatusCode) -> Failure {
+        let text = format!("body of a reply with status {}: {}", status.as_u16(), self.text);
+        Failure { untouched: false, status: Some(status.as_u16()), text, ..self }
     }
 
     pub(super) fn of(error: &reqwest::Error, timeout: Duration) -> Failure {
@@ -36,8 +50,21 @@ impl Failure {
             }
             _ => describe(error),
         };
-        Failure { outage, text }
+        Failure { untouched: is_untouched(error), ..Failure::new(outage, text) }
     }
+}
+
+/// Whether the request is one that nobody has acted on (RFC 9113, section 8.7): a stream above the last one that a GOAWAY
+/// names, whatever its reason (h2 gives its error to no other), or a refused one. Or hyper has the request back, because its
+/// connection ended before a byte of it was written; on a connection that was kept hyper has then tried another one itself.
+fn is_untouched(error: &reqwest::Error) -> bool {
+    chain(error).any(|cause| {
+        let given_back = cause.to_string() == "client error (Canceled)";
+        let declared = cause.downcast_ref::<h2::Error>().is_some_and(|error| {
+            error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+        });
+        given_back || declared
+    })
 }
 
 /// The one place that reads reqwest's errors. Some are told apart by their text alone, because their types belong to

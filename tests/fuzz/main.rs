@@ -5,6 +5,7 @@
 
 mod damage;
 mod events;
+mod promises;
 mod replies;
 
 use std::time::Instant;

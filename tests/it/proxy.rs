@@ -4,7 +4,7 @@
 //! bytes on without understanding them (`Proxy::raw`, for TLS).
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -33,13 +33,61 @@ pub enum Fault {
     SlowLoris(Duration),
     /// This reply instead of the provider's.
     Answer(String),
+    /// This reply to requests whose body holds these words; the others pass.
+    Block { words: &'static str, answer: String },
     /// A reply without an end instead of the provider's.
     Endless(Endless),
+    /// Request and reply pass, a success in another form that says the same.
+    Dress(Dress),
     /// Request and reply pass, then the connection ends at once, as at a server that keeps none.
     IdleClose(End),
     /// Request and reply pass; the connection ends when the next request on it begins, which is the race that a server's
     /// idle limit leads to.
     CloseAtNext(End),
+}
+
+/// Forms of a success that say the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dress {
+    Gzip,
+    Deflate,
+    Zstd,
+    /// Another status of the class, 300 header lines of 64 KiB together, another content type, a byte order mark and blanks
+    /// around the body.
+    Surplus,
+}
+
+impl Dress {
+    fn on(self, head: &str, body: &[u8]) -> Vec<u8> {
+        if !head.starts_with("HTTP/1.1 2") {
+            return [head.as_bytes(), body].concat();
+        }
+        let level = flate2::Compression::default();
+        let (status, more, body) = match self {
+            Dress::Gzip => {
+                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
+                encoder.write_all(body).expect("memory");
+                ("200 OK", "content-encoding: gzip\r\n".to_owned(), encoder.finish().expect("memory"))
+            }
+            Dress::Deflate => {
+                let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), level);
+                encoder.write_all(body).expect("memory");
+                ("200 OK", "content-encoding: deflate\r\n".to_owned(), encoder.finish().expect("memory"))
+            }
+            Dress::Zstd => {
+                let level = ruzstd::encoding::CompressionLevel::Fastest;
+                let body = ruzstd::encoding::compress_to_vec(body, level);
+                ("200 OK", "content-encoding: zstd\r\n".to_owned(), body)
+            }
+            Dress::Surplus => {
+                let lines = (0..300).map(|n| format!("x-more-{n}: {}\r\n", "m".repeat(200))).collect::<String>();
+                let body = [b"\xef\xbb\xbf \r\n", body, b"\r\n"].concat();
+                ("203 Non-Authoritative Information", format!("content-type: text/html\r\n{lines}"), body)
+            }
+        };
+        let head = format!("HTTP/1.1 {status}\r\n{more}content-length: {}\r\n\r\n", body.len());
+        [head.as_bytes(), &body].concat()
+    }
 }
 
 /// How a connection ends.
@@ -337,6 +385,10 @@ async fn converse(client: &mut TcpStream, shared: &Shared) -> io::Result<()> {
                 write(client, text.as_bytes(), shared).await?;
                 continue;
             }
+            Fault::Block { words, answer } if String::from_utf8_lossy(&body).contains(words) => {
+                write(client, answer.as_bytes(), shared).await?;
+                continue;
+            }
             Fault::Endless(part) => return write_for_ever(client, *part, shared).await,
             Fault::Delay(time) => tokio::time::sleep(*time).await,
             _ => {}
@@ -357,6 +409,7 @@ async fn converse(client: &mut TcpStream, shared: &Shared) -> io::Result<()> {
                     tokio::time::sleep(pause).await;
                 }
             }
+            Fault::Dress(dress) => write(client, &dress.on(&reply_head, &reply_body), shared).await?,
             Fault::IdleClose(how) => {
                 write(client, &reply, shared).await?;
                 return end(client, how);

@@ -9,9 +9,9 @@ use crate::demo::random::Random;
 
 /// The faults of one provider; the default is none. They add up: a latency delays the answers of an outage too.
 ///
-/// Three more faults lie in the data, so that they need no setting: a row with the trait `"poison": true` is refused as
-/// the vendor refuses a bad row, a request that holds a row with `"toxic": true` is answered with 500, and a Userpilot job
-/// that holds a row with `"spoiled": true` is accepted and then fails.
+/// Four more faults lie in the data, so that they need no setting: a row with the trait `"poison": true` is refused as
+/// the vendor refuses a bad row, a request that holds a row with `"toxic": true` is answered with 500, a Userpilot job
+/// that holds a row with `"spoiled": true` is accepted and then fails, and one with `"dropped": true` completes without it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use super::VENDOR;
 use crate::engine::verdict::{Answer, Fault, JobId, Outage, RejectReason, Verdict};
-use crate::providers::{Reply, headers, status};
+use crate::providers::{Reply, body, headers, status};
 
 /// "Up to 1,200 rows processed per minute" ("Limitations"): a row takes 50 ms.
 const PER_ROW: Duration = Duration::from_millis(50);
@@ -40,17 +38,13 @@ pub fn path(job: &JobId) -> String {
 
 /// What a 2xx on a bulk means: a job, which can still fail, or an answer that the API does not promise.
 pub fn accepted(rows: usize, reply: &Reply) -> Answer {
-    #[derive(Deserialize)]
-    struct Body {
-        job_id: String,
-    }
-    match serde_json::from_slice::<Body>(&reply.body) {
-        Ok(Body { job_id }) if (1..=LONGEST_ID).contains(&job_id.trim().len()) && job_id.len() <= LONGEST_ID => {
+    match body::json(reply).and_then(|body| body::string(&body, "job_id")) {
+        Some(job_id) if !job_id.trim().is_empty() && job_id.len() <= LONGEST_ID => {
             let rows = u32::try_from(rows).unwrap_or(u32::MAX);
             let poll_after = (PER_ROW.saturating_mul(rows) + CLOSING).max(FIRST_POLL);
             Answer::Pending { job: JobId(job_id), poll_after }
         }
-        _ => Answer::All(Verdict::Unavailable(Outage::Protocol)),
+        _ => Answer::All(Verdict::Unavailable(Outage::UnreadableSuccess)),
     }
 }
 
@@ -61,53 +55,63 @@ pub fn polled(job: &JobId, rows: usize, polls: u32, reply: &Reply) -> Answer {
     let failed_poll =
         || again(pause(polls).max(AFTER_FAILED_POLL).max(headers::retry_after(reply).unwrap_or_default()));
     match reply.status.as_u16() {
-        200..=299 => match progress(rows, reply) {
+        200..=299 => match progress(reply) {
             Some(Progress::Running) => again(pause(polls)),
-            Some(Progress::Completed) => Answer::All(Verdict::Delivered),
-            Some(Progress::Failed(message)) => {
+            Some(Progress::Completed(Some(counted))) if counted < rows as u64 => {
+                // Which rows are missing is not said, nor whether any is: a count is no error of the vendor's.
+                Answer::All(Verdict::Unavailable(Outage::JobLost))
+            }
+            Some(Progress::Completed(_)) => Answer::All(Verdict::Delivered),
+            Some(Progress::Failed) => {
                 let mut rejection = status::refusal(VENDOR, reply, RejectReason::JobFailed, None, None);
-                rejection.message = message;
+                rejection.message = "userpilot's job failed".to_owned();
                 Answer::All(Verdict::JobFailed(rejection))
             }
             None => failed_poll(),
         },
-        404 => Answer::All(Verdict::Unavailable(Outage::JobLost)),
         401 => Answer::All(Verdict::AccountFault(Fault::Unauthorized)),
+        // A page says nothing about the job, whatever its status.
+        _ if body::is_page(reply) => failed_poll(),
         403 => Answer::All(Verdict::AccountFault(Fault::Forbidden)),
+        404 => Answer::All(Verdict::Unavailable(Outage::JobLost)),
         _ => failed_poll(),
     }
 }
 
 enum Progress {
     Running,
-    Completed,
-    Failed(String),
+    /// With the rows that the job counts, if it says how many.
+    Completed(Option<u64>),
+    Failed,
 }
 
 /// How the job stands; `None` if the body is not a job's.
-fn progress(rows: usize, reply: &Reply) -> Option<Progress> {
-    #[derive(Deserialize)]
-    struct Body {
-        status: String,
-        completed_rows: Option<u64>,
-        total_rows: Option<u64>,
-    }
-    let body: Body = serde_json::from_slice(&reply.body).ok()?;
-    Some(match body.status.as_str() {
+fn progress(reply: &Reply) -> Option<Progress> {
+    let body = body::json(reply)?;
+    Some(match body::string(&body, "status")?.as_str() {
+        // The total may count a blank line of the file, so the completed rows decide where they are said.
         "completed" => {
-            let rows = u64::try_from(rows).unwrap_or(u64::MAX);
-            let total = body.total_rows.unwrap_or(rows).max(rows);
-            match body.completed_rows {
-                // Which rows are missing is not said.
-                Some(completed) if completed < total => {
-                    Progress::Failed(format!("userpilot completed {completed} of the job's {total} rows"))
-                }
-                _ => Progress::Completed,
-            }
+            Progress::Completed(body::count(&body, "completed_rows").or_else(|| body::count(&body, "total_rows")))
         }
-        "failed" => Progress::Failed("userpilot's job failed".to_owned()),
+        "failed" => Progress::Failed,
         // queued, validating, processing, pending_refresh, and whatever is added: only the two above are documented as ends.
         _ => Progress::Running,
+    })
+}
+
+/// The counts of a job that has ended, if they differ from the rows sent.
+pub fn miscounted(rows: usize, reply: &Reply) -> Option<String> {
+    if !reply.status.is_success() || !matches!(progress(reply)?, Progress::Completed(_)) {
+        return None;
+    }
+    let body = body::json(reply)?;
+    let count = |name| body::count(&body, name);
+    let (completed, total) = (count("completed_rows"), count("total_rows"));
+    let differs = [completed, total].into_iter().flatten().any(|count| count != rows as u64);
+    let shown = |count: Option<u64>| count.map_or_else(|| "unknown".to_owned(), |count| count.to_string());
+    differs.then(|| {
+        let (completed, total) = (shown(completed), shown(total));
+        format!("userpilot's job of {rows} rows ended with total_rows {total} and completed_rows {completed}")
     })
 }
 

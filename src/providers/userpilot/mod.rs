@@ -16,8 +16,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::values::account;
-use super::{Asked, EncodedRow, Problem, Provider, Reply, Row, Shape, address, headers, identity, preflight, status};
-use crate::engine::verdict::{Answer, JobId, Outage, RejectReason, Rejection, Verdict};
+use super::{
+    Asked, EncodedRow, Problem, Provider, Reply, Row, Shape, address, body, headers, identity, preflight, status,
+};
+use crate::engine::verdict::{Answer, JobId, RejectReason, Rejection, Verdict};
 
 const VENDOR: &str = "userpilot";
 
@@ -258,19 +260,26 @@ impl Provider for Userpilot {
             Asked::Job { job, rows, polls } => return job::polled(job, rows, polls, reply),
         };
         let is_single = self.is_single(rows);
-        let refused = |reason| status::refusal(VENDOR, reply, reason, None, error_code(reply).as_deref());
+        let error = error_code(reply);
+        let refused = || status::refusal(VENDOR, reply, RejectReason::Invalid, None, error.as_deref());
         Answer::All(match reply.status.as_u16() {
-            // The body of a single success is not documented; a web page is not one.
-            200..=299 if is_single && headers::is_html(reply) => Verdict::Unavailable(Outage::Protocol),
-            200..=299 if is_single => Verdict::Delivered,
+            // "A successful identification returns HTTP status code 202": nothing is promised of the body. A web page and the
+            // vendor's error are something else.
+            200..=299 if is_single && !body::is_markup(reply) && error.is_none() => Verdict::Delivered,
             // 200 or 202, the vendor's pages disagree: the job's id is what counts.
-            200..=299 => return job::accepted(rows, reply),
-            400 | 422 if rows > 1 => Verdict::Split,
-            400 | 422 => Verdict::Rejected(refused(RejectReason::Invalid)),
+            200..=299 if !is_single => return job::accepted(rows, reply),
+            400 | 422 => status::refused(rows, error.is_some(), || Verdict::Rejected(refused())),
             409 if !is_single => Verdict::Busy { retry_after: headers::retry_after(reply) },
-            413 => status::too_large(VENDOR, reply, rows),
+            413 => status::too_large(VENDOR, reply, rows, error.is_some()),
             _ => status::common(reply),
         })
+    }
+
+    fn oddity(&self, asked: Asked<'_>, reply: &Reply) -> Option<String> {
+        match asked {
+            Asked::Send { .. } => None,
+            Asked::Job { rows, .. } => job::miscounted(rows, reply),
+        }
     }
 }
 
@@ -295,18 +304,12 @@ fn file(rows: &[EncodedRow]) -> (HeaderValue, Bytes) {
     (HeaderValue::from_str(&content_type).expect("a boundary is ASCII"), body.into())
 }
 
-/// The code of the first error, as far as the body is the documented envelope.
+/// The code of the first error, if the body is the vendor's envelope: `{"errors":[{details, error, error_code, message}]}`.
 fn error_code(reply: &Reply) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Body {
-        errors: Vec<Error>,
-    }
-    #[derive(Deserialize)]
-    struct Error {
-        error_code: String,
-    }
-    let body: Body = serde_json::from_slice(&reply.body).ok()?;
-    body.errors.into_iter().next().map(|error| error.error_code)
+    let body = body::json(reply)?;
+    let first = *body::list(&body, "errors").first()?;
+    body::string(first, "message")?;
+    body::string(first, "error_code")
 }
 
 #[cfg(test)]

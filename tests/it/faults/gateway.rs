@@ -142,7 +142,7 @@ async fn a_date_to_wait_for_that_is_a_lifetime_away_is_cut_to_an_hour() {
 async fn a_page_that_means_the_account_is_no_dead_letter() {
     let mut behind = Behind::start(1).await;
     let worker = Worker::start(&behind.world.config(&behind.blocks(QUICK))).await;
-    for (version, status, reason) in [(1, 401, "Unauthorized"), (2, 403, "Forbidden")] {
+    for (version, status, reason) in [(1, 401, "Unauthorized"), (2, 404, "Not Found"), (3, 405, "Method Not Allowed")] {
         behind.set(&page(status, reason, ""));
         behind.world.produce_all(round(30, version)).await;
         for kind in Kind::ALL {

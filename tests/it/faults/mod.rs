@@ -6,6 +6,7 @@
 //! | 500, 502, 503, 504, once and for long | `gateway::a_500_*`, `a_502_*`, `a_503_once_*`, `a_504_*`; among successes: `gateway::errors_among_*`, `outage::a_provider_that_flaps_*` |
 //! | 401, 403, 404, 405, redirects | `account::*`, `gateway::a_page_that_means_the_account_*`, `outage::a_redirect_*` |
 //! | a bad row in a batch | `account::a_few_bad_rows_*`, `account::six_*`, `account::twelve_*`, `rows::a_row_that_makes_*`, `dead_letters::*` |
+//! | success in another form, page of an edge, success that cannot be read, request given back untouched | `judging::*` |
 //! | 413 | `rows::a_request_that_is_too_large_*`, `rows::a_row_that_is_too_large_alone_*` |
 //! | a job that fails, is lost, is somebody else's | `jobs::*`, `dead_letters::a_failing_userpilot_job_*` |
 //! | reply lost after the request was applied | `replies::*`, `outage::a_reply_that_is_lost_*`, `outage::a_lost_reply_*` |
@@ -21,6 +22,7 @@ mod account;
 mod gateway;
 mod guard;
 mod jobs;
+mod judging;
 mod names;
 mod neighbors;
 mod network;

@@ -1,5 +1,8 @@
 //! Holds the sender to what small hand-written servers really cause.
 
+mod bodies;
+mod http2;
+
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
@@ -132,7 +135,7 @@ async fn a_redirect_is_returned_and_not_followed() {
 async fn a_server_that_never_answers_is_a_timeout() {
     let (url, server) = server(wait_for_answer_in_vain);
     let failure = failure(HASTY, &url).await;
-    assert_eq!(failure, Failure { outage: Outage::Timeout, text: "not complete within 1s".to_owned() });
+    assert_eq!(failure, Failure::new(Outage::Timeout, "not complete within 1s".to_owned()));
     join(server).await;
 }
 
@@ -155,42 +158,6 @@ async fn a_body_that_trickles_ends_at_the_timeout_of_the_whole() {
     let failure = failure(HASTY, &url).await;
     assert_eq!(failure.outage, Outage::Timeout);
     assert_eq!(failure.text, "body of a reply with status 200: not complete within 1s");
-    join(server).await;
-}
-
-#[tokio::test]
-async fn an_endless_body_is_cut_off_at_the_cap() {
-    let (url, server) = server(|stream| {
-        read_request(stream);
-        write(stream, "HTTP/1.1 200 OK\r\n\r\n");
-        while stream.write_all(&[b'x'; 64 * 1024]).is_ok() {}
-    });
-    let failure = failure(PATIENT, &url).await;
-    assert_eq!(failure.outage, Outage::Protocol);
-    assert_eq!(failure.text, "body of a reply with status 200: longer than 1048576 bytes");
-    join(server).await;
-}
-
-#[tokio::test]
-async fn an_announced_body_over_the_cap_is_not_waited_for() {
-    let (url, server) = server(|stream| {
-        read_request(stream);
-        write(stream, &format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", MAX_BODY + 1));
-        wait_for_close(stream);
-    });
-    assert_eq!(failure(PATIENT, &url).await.outage, Outage::Protocol);
-    join(server).await;
-}
-
-#[tokio::test]
-async fn a_body_of_exactly_the_cap_is_read() {
-    let (url, server) = server(|stream| {
-        read_request(stream);
-        write(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
-        stream.write_all(&vec![b'x'; MAX_BODY]).expect("the client reads");
-    });
-    let reply = sender(PATIENT).send(request(&url), Instant::now()).await.expect("a reply");
-    assert_eq!(reply.body.len(), MAX_BODY);
     join(server).await;
 }
 
@@ -239,48 +206,6 @@ async fn a_request_that_dies_on_a_kept_connection_is_not_sent_again() {
     let failure = sender.send(request(&url), Instant::now()).await.expect_err("no second reply");
     assert_eq!(failure.outage, Outage::Reset, "{failure:?}");
     assert!(!another_connection(&join(server).await.1));
-}
-
-/// Speaks just enough HTTP/2 to answer the first request with `frame`; counts the requests until the client goes.
-fn answer_over_http2(stream: &mut TcpStream, frame: &[u8]) -> usize {
-    // The preface, then frames: length (3 bytes), type, flags, stream (4 bytes), payload. RFC 9113 sections 3.4 and 4.1.
-    stream.read_exact(&mut [0; 24]).expect("the preface");
-    stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).expect("empty settings are read");
-    let mut requests = 0;
-    let mut head = [0; 9];
-    while stream.read_exact(&mut head).is_ok() {
-        let mut payload = vec![0; usize::from(head[1]) * 256 + usize::from(head[2])];
-        if stream.read_exact(&mut payload).is_err() {
-            break;
-        }
-        const HEADERS: u8 = 1;
-        if head[3] == HEADERS {
-            requests += 1;
-            if requests == 1 {
-                stream.write_all(frame).expect("the frame is read");
-            }
-        }
-    }
-    requests
-}
-
-#[tokio::test]
-async fn an_http2_request_given_back_by_the_server_is_a_reset_and_not_sent_again() {
-    const REFUSED_STREAM: [u8; 13] = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 7];
-    const GO_AWAY: [u8; 23] = [0, 0, 14, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b'm', b'a', b'r', b'k', b'e', b'd'];
-    for frame in [&REFUSED_STREAM[..], &GO_AWAY[..]] {
-        let (url, server) = server(move |stream| answer_over_http2(stream, frame));
-        let client = builder(SenderSettings { timeout: PATIENT }, &Tls::default()).no_proxy().http2_prior_knowledge();
-        let client = client.build().expect("a client");
-        let sender = Sender { proxied: client.clone(), direct: client, ..sender(PATIENT) };
-        let failure = sender.send(request(&url), Instant::now()).await.expect_err("no reply");
-        assert_eq!(failure.outage, Outage::Reset, "{failure:?}");
-        assert!(!failure.text.contains("marked"), "{failure:?}");
-        drop(sender);
-        let (requests, listener) = join(server).await;
-        assert_eq!(requests, 1);
-        assert!(!another_connection(&listener));
-    }
 }
 
 #[tokio::test]
@@ -417,7 +342,7 @@ async fn tls_that_the_server_does_not_speak_is_told_apart() {
 async fn a_handshake_without_an_end_is_a_failure_to_connect() {
     let (url, server) = server(|stream| drop(stream.read_to_end(&mut Vec::new())));
     let failure = failure(HASTY, &url.replace("http:", "https:")).await;
-    assert_eq!(failure, Failure { outage: Outage::Connect, text: "no connection within 500ms".to_owned() });
+    assert_eq!(failure, Failure::new(Outage::Connect, "no connection within 500ms".to_owned()));
     join(server).await;
 }
 

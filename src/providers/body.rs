@@ -1,0 +1,41 @@
+//! Reads a reply's body as JSON: what an API promises counts, whatever stands beside it.
+
+use serde_json::value::RawValue;
+
+use super::Reply;
+use super::values::{Kind, kind, member, text};
+
+/// The body as JSON, without a byte order mark and blanks around it; `None` for anything else. Bytes that are not UTF-8 cost
+/// the text that they stand in, not the whole.
+pub fn json(reply: &Reply) -> Option<Box<RawValue>> {
+    serde_json::from_str(&String::from_utf8_lossy(bare(reply))).ok()
+}
+
+/// Whether the body is something, but not JSON: a page or a line of a proxy, a firewall or a load balancer.
+pub fn is_page(reply: &Reply) -> bool {
+    !bare(reply).is_empty() && json(reply).is_none()
+}
+
+/// Whether the body is a page in a markup language.
+pub fn is_markup(reply: &Reply) -> bool {
+    bare(reply).first() == Some(&b'<')
+}
+
+/// A member that is a string.
+pub fn string(object: &RawValue, name: &str) -> Option<String> {
+    member(object, name).filter(|value| kind(value) == Kind::String).and_then(text)
+}
+
+/// A member that is a whole number from zero on.
+pub fn count(object: &RawValue, name: &str) -> Option<u64> {
+    member(object, name)?.get().parse().ok()
+}
+
+/// The elements of a member that is a list; none if it is something else.
+pub fn list<'a>(object: &'a RawValue, name: &str) -> Vec<&'a RawValue> {
+    member(object, name).and_then(|list| serde_json::from_str(list.get()).ok()).unwrap_or_default()
+}
+
+fn bare(reply: &Reply) -> &[u8] {
+    reply.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&reply.body).trim_ascii()
+}
