@@ -7,10 +7,12 @@ use std::io::{self, IsTerminal, Write, stderr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 use crate::config::{LogFormat, LogSettings};
 
@@ -56,10 +58,25 @@ pub fn start(settings: &LogSettings) -> Option<Log> {
     let started = if json {
         builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
     } else {
-        builder.with_ansi(terminal).try_init()
+        builder.with_timer(Seconds).with_target(false).with_ansi(terminal && !is_plain()).try_init()
     };
     // Only tests start it more than once in a process.
     started.ok().map(|()| log)
+}
+
+/// Whether whoever runs this wants no escape sequences: `NO_COLOR` (<https://no-color.org>), or a terminal that knows none.
+pub fn is_plain() -> bool {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    set("NO_COLOR").is_some() || set("TERM").is_none_or(|term| term == "dumb")
+}
+
+/// Times to the second: who reads text reads it in 80 columns.
+struct Seconds;
+
+impl FormatTime for Seconds {
+    fn format_time(&self, out: &mut Writer<'_>) -> std::fmt::Result {
+        write!(out, "{}", humantime::format_rfc3339_seconds(SystemTime::now()))
+    }
 }
 
 enum Message {
