@@ -133,7 +133,11 @@ enum Drain {
 impl Drain {
     /// Unread records count as rows in the proportion in which events became rows so far.
     fn of(snapshot: &Snapshot, ahead: &Ahead) -> Drain {
-        let Some(pending) = snapshot.drain_eta() else { return Drain::Never };
+        let pending = match snapshot.drain_eta() {
+            Some(pending) => pending,
+            None if snapshot.partitions == 0 => return Drain::Unknown,
+            None => return Drain::Never,
+        };
         if ahead.lag.is_none() {
             return Drain::Unknown;
         }
@@ -411,7 +415,8 @@ mod tests {
         let (snapshot, unknown) = ahead(&mut read(&[]), None);
         assert_eq!((unknown.lag, Drain::of(&snapshot, &unknown)), (None, Drain::Unknown));
         let mut nothing = Engine::new(policy(), at(0).at);
-        assert_eq!(ahead(&mut nothing, Some(9)).1.lag, None);
+        let (snapshot, unknown) = ahead(&mut nothing, Some(9));
+        assert_eq!((unknown.lag, Drain::of(&snapshot, &unknown)), (None, Drain::Unknown));
         assert_eq!(ahead(&mut read(&[]), Some(0)).1.lag, Some(0));
     }
 

@@ -116,7 +116,7 @@ fn fate(kind: Kind, rules: &ReadRules, entry: &LogEntry, seen: &mut BTreeSet<(i3
     Fate::Taken { user, event: Event { account, traits } }
 }
 
-/// A value whose numbers stay text where no double holds them.
+/// A value whose numbers are the largest double where no double holds them.
 fn with_large_numbers(raw: &RawValue) -> Value {
     let text = raw.get();
     match text.as_bytes().first() {
@@ -128,7 +128,7 @@ fn with_large_numbers(raw: &RawValue) -> Value {
             let items: Vec<&RawValue> = serde_json::from_str(text).unwrap_or_default();
             items.into_iter().map(with_large_numbers).collect()
         }
-        _ => serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned())),
+        _ => serde_json::from_str(text).unwrap_or_else(|_| Value::from(f64::MAX)),
     }
 }
 
@@ -238,7 +238,7 @@ mod tests {
     fn a_number_that_no_double_holds_is_json() {
         let reading = one(Kind::Vitally, r#"{"userId":"a","traits":{"x":1e400,"y":[1,2e999],"z":{"w":1}}}"#);
         let traits = Value::Object(reading.histories["a"][0].traits.clone());
-        assert_eq!(traits, json!({"x": "1e400", "y": [1, "2e999"], "z": {"w": 1}}));
+        assert_eq!(traits, json!({"x": f64::MAX, "y": [1, f64::MAX], "z": {"w": 1}}));
     }
 
     #[test]
