@@ -58,16 +58,20 @@ pub fn start(settings: &LogSettings) -> Option<Log> {
     let started = if json {
         builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
     } else {
-        builder.with_timer(Seconds).with_target(false).with_ansi(terminal && !is_plain()).try_init()
+        builder.with_timer(Seconds).with_target(false).with_ansi(terminal && !is_dumb() && !is_colorless()).try_init()
     };
     // Only tests start it more than once in a process.
     started.ok().map(|()| log)
 }
 
-/// Whether whoever runs this wants no escape sequences: `NO_COLOR` (<https://no-color.org>), or a terminal that knows none.
-pub fn is_plain() -> bool {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    set("NO_COLOR").is_some() || set("TERM").is_none_or(|term| term == "dumb")
+/// Whether the terminal, if there is one, knows no escape sequences.
+pub fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
+}
+
+/// Whether whoever runs this wants no colors (<https://no-color.org>).
+pub fn is_colorless() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 /// Times to the second: who reads text reads it in 80 columns.

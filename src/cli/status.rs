@@ -8,7 +8,7 @@ use reqwest::{StatusCode, Url};
 
 use super::ask::{get, unusable, url};
 use super::{Exit, Status as Arguments, complain, say};
-use crate::log::is_plain;
+use crate::log::is_dumb;
 use crate::ops::{LaneStatus, Status};
 
 /// How often a process is asked while it is waited for. A guess: an answer costs it microseconds, and nobody sees a second.
@@ -16,7 +16,7 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// How much later than the first look the ends of the logs must have been learned: a record that was written before the
 /// command has been counted by then. librdkafka learns an end with each fetch, every half second by default
-/// (`fetch.wait.max.ms`), and tells it once a second.
+/// (`fetch.wait.max.ms`), and tells them all now and then; the rest is a guess at how late a fetch may be.
 const LEARNED_AFTER_MS: i64 = 2_000;
 
 pub(super) fn status(arguments: &Arguments, files: &[PathBuf]) -> Exit {
@@ -51,7 +51,7 @@ fn look(url: &Url) -> Result<(Status, String), Exit> {
 
 /// Shows the table again and again, in place on a terminal, until the process does not answer or the reader is gone.
 fn watch(url: &Url, every: Duration) -> Exit {
-    let in_place = stdout().is_terminal() && !is_plain();
+    let in_place = stdout().is_terminal() && !is_dumb();
     let mut is_first = true;
     loop {
         let text = match look(url) {

@@ -17,13 +17,23 @@ pub(super) fn render(kind: Kind, row: &Event) -> Result<Fields, &'static str> {
         return Err("no_account");
     }
     // The simulated providers' marker for a row that they refuse.
-    if traits.get("poison") == Some(&Value::Bool(true)) {
+    if traits.get("poison") == Some(&Value::Bool(true)) || traits.values().any(is_too_large) {
         return Err("invalid");
     }
     match kind {
         Kind::Vitally => Ok(vitally(row)),
         Kind::Vibefollow => vibefollow(traits),
         Kind::Userpilot => userpilot(row),
+    }
+}
+
+/// Whether a number in it is one that no double holds, which the simulated providers' JSON reader refuses.
+fn is_too_large(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.as_f64() == Some(f64::MAX),
+        Value::Array(items) => items.iter().any(is_too_large),
+        Value::Object(members) => members.values().any(is_too_large),
+        Value::Null | Value::Bool(_) | Value::String(_) => false,
     }
 }
 
@@ -252,5 +262,6 @@ mod tests {
         assert!(fields(Kind::Userpilot, None, Value::Object(many(500))).is_ok());
         assert_eq!(fields(Kind::Userpilot, None, Value::Object(many(501))), Err("invalid"));
         assert_eq!(fields(Kind::Userpilot, None, json!({"x": "y".repeat(65_536)})), Err("invalid"));
+        assert_eq!(fields(Kind::Vibefollow, None, json!({"x": {"y": [f64::MAX]}})), Err("invalid"));
     }
 }
