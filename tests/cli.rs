@@ -296,6 +296,33 @@ fn a_check_refuses_what_cannot_work_and_only_warns_of_what_hardly_will() {
     );
 }
 
+#[test]
+fn the_log_on_a_terminal_has_colors_only_where_they_are_wanted_and_never_module_paths() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    // It logs a warning, and then ends, since its port is taken.
+    let file = ConfigFile::new(&format!(
+        "{{http: {{listen: '{}'}}, destinations: {{d: {{type: userpilot, token: t0, limit: {{rows_per_minute: 5000}}}}}}}}",
+        taken.local_addr().expect("an address")
+    ));
+    let command = format!("{} -c {} run", env!("CARGO_BIN_EXE_sluicegate"), file.path().display());
+    for (variables, is_colored) in [
+        (&[("TERM", "xterm")][..], true),
+        (&[("TERM", "xterm"), ("NO_COLOR", "1")], false),
+        (&[("TERM", "dumb")], false),
+    ] {
+        let mut script = Command::new("script");
+        script.args(["-qec", &command, "/dev/null"]).env_clear().envs(variables.iter().copied()).stdin(Stdio::null());
+        let Ok(output) = script.output() else {
+            println!("skipped: there is no script(1) to make a terminal with");
+            return;
+        };
+        let log = String::from_utf8_lossy(&output.stdout);
+        assert!(log.contains("WARN") && log.contains("destinations.d.limit.rows_per_minute = 5000"), "{log}");
+        assert_eq!(log.contains('\x1b'), is_colored, "{variables:?}: {log}");
+        assert!(!log.contains("sluicegate::"), "{log}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_script_can_wait_until_nothing_is_left_and_is_told_what_is() {
     let mut board = Board::default();
