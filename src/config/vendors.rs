@@ -34,7 +34,7 @@ pub(super) fn address_fault(destination: &Destination) -> Option<String> {
         let before = host.strip_suffix(domain)?;
         (before.is_empty() || before.ends_with('.')).then(|| (before.trim_end_matches('.').to_owned(), *owner))
     })?;
-    let domain = &host[label.len()..].trim_start_matches('.');
+    let domain = host[label.len()..].trim_start_matches('.');
     let right = right_address(vendor, &label);
     if owner != vendor {
         return Some(format!("this is a host of {owner}, while type is {vendor}: write {right}"));
