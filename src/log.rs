@@ -7,10 +7,12 @@ use std::io::{self, IsTerminal, Write, stderr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 use crate::config::{LogFormat, LogSettings};
 
@@ -56,10 +58,29 @@ pub fn start(settings: &LogSettings) -> Option<Log> {
     let started = if json {
         builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
     } else {
-        builder.with_ansi(terminal).try_init()
+        builder.with_timer(Seconds).with_target(false).with_ansi(terminal && !is_dumb() && !is_colorless()).try_init()
     };
     // Only tests start it more than once in a process.
     started.ok().map(|()| log)
+}
+
+/// Whether the terminal, if there is one, knows no escape sequences.
+pub fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
+}
+
+/// Whether whoever runs this wants no colors (<https://no-color.org>).
+pub fn is_colorless() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
+/// Times to the second: who reads text reads it in 80 columns.
+struct Seconds;
+
+impl FormatTime for Seconds {
+    fn format_time(&self, out: &mut Writer<'_>) -> std::fmt::Result {
+        write!(out, "{}", humantime::format_rfc3339_seconds(SystemTime::now()))
+    }
 }
 
 enum Message {

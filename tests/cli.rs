@@ -263,6 +263,142 @@ async fn a_running_process_tells_its_health_and_its_lanes() {
     assert_eq!(json["lanes"][0]["pending_rows"], 812);
 }
 
+#[test]
+fn a_check_refuses_what_cannot_work_and_only_warns_of_what_hardly_will() {
+    let check = |destinations: &str| ConfigFile::new(&format!("{{destinations: {{{destinations}}}}}")).run(&["check"]);
+    let refused = check(
+        "a: {type: vibefollow, token: t0, base_url: 'http://api.vibefollow.com'}, b: {type: userpilot, token: '${MARKED}'}, \
+         c: {type: vitally, token: t0, base_url: 'https://acme.vitally.io'}",
+    );
+    assert_eq!(refused.code, 78, "{refused:?}");
+    for line in [
+        "destinations.a.base_url = http://api.vibefollow.com: http:// sends the token in clear text",
+        "destinations.b.token: is a placeholder that nothing has replaced",
+        "destinations.c.base_url = https://acme.vitally.io: this host of vitally serves people",
+    ] {
+        assert!(refused.stderr.lines().any(|found| found.starts_with(line)), "{line}: {refused:?}");
+    }
+    assert!(!refused.stderr.contains("MARKED"), "{refused:?}");
+
+    // One provider, simulated or not, counts both lanes in one window.
+    let twice = check(
+        "a: {type: vibefollow, token: t0, base_url: 'http://127.0.0.1:1'}, \
+         b: {type: vibefollow, token: t0, base_url: 'http://127.0.0.1:1'}",
+    );
+    assert_eq!(twice.code, 78, "{twice:?}");
+    assert!(twice.stderr.contains("lower their rows_per_minute so that they add up to 1200"), "{twice:?}");
+
+    let warned = check("a: {type: vibefollow, token: t0, limit: {rows_per_minute: 5000}}");
+    assert_eq!(warned.code, 0, "{warned:?}");
+    assert!(
+        warned.stderr.starts_with("warning: destinations.a.limit.rows_per_minute = 5000: is above the 1200"),
+        "{warned:?}"
+    );
+}
+
+#[test]
+fn the_log_on_a_terminal_has_colors_only_where_they_are_wanted_and_never_module_paths() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    // It logs a warning, and then ends, since its port is taken.
+    let file = ConfigFile::new(&format!(
+        "{{http: {{listen: '{}'}}, destinations: {{d: {{type: userpilot, token: t0, limit: {{rows_per_minute: 5000}}}}}}}}",
+        taken.local_addr().expect("an address")
+    ));
+    let command = format!("{} -c {} run", env!("CARGO_BIN_EXE_sluicegate"), file.path().display());
+    for (variables, is_colored) in [
+        (&[("TERM", "xterm")][..], true),
+        (&[("TERM", "xterm"), ("NO_COLOR", "1")], false),
+        (&[("TERM", "dumb")], false),
+    ] {
+        let mut script = Command::new("script");
+        script.args(["-qec", &command, "/dev/null"]).env_clear().envs(variables.iter().copied()).stdin(Stdio::null());
+        let Ok(output) = script.output() else {
+            println!("skipped: there is no script(1) to make a terminal with");
+            return;
+        };
+        let log = String::from_utf8_lossy(&output.stdout);
+        assert!(log.contains("WARN") && log.contains("destinations.d.limit.rows_per_minute = 5000"), "{log}");
+        assert_eq!(log.contains('\x1b'), is_colored, "{variables:?}: {log}");
+        assert!(!log.contains("sluicegate::"), "{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_can_wait_until_nothing_is_left_and_is_told_what_is() {
+    let mut board = Board::default();
+    let mut reporter = board.lane(LaneStatus {
+        destination: "vitally".to_owned(),
+        state: "delivering".to_owned(),
+        pending_rows: 3,
+        pending_events: 7,
+        events_skipped: 2,
+        partitions_assigned: 1,
+        ..LaneStatus::default()
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let ops = Ops { metrics: Arc::new(Metrics::new()), board: Arc::new(board) };
+    tokio::spawn(serve(listener, ops, std::future::pending()));
+    let (change, mut changed) = tokio::sync::watch::channel(None);
+    tokio::spawn(async move {
+        loop {
+            let ask = reporter.asked().await;
+            reporter.update(|status| {
+                status.lag = *changed.borrow_and_update();
+                status.lag_as_of_ms = Some(i64::MAX);
+                if status.lag == Some(0) {
+                    (status.pending_rows, status.pending_events) = (0, 0);
+                }
+            });
+            ask.answered();
+        }
+    });
+    let wait = async |timeout: &'static str| {
+        let url = url.clone();
+        let args = ["status", "--wait-drained", "--timeout", timeout, "--url"];
+        tokio::task::spawn_blocking(move || ended(binary().args(args).arg(&url))).await.expect("no panic")
+    };
+    let unknown = wait("1s").await;
+    assert_eq!((unknown.code, unknown.stdout.as_str()), (75, ""), "{unknown:?}");
+    assert!(
+        unknown.stderr.starts_with("not drained within 1s (--timeout): vitally: 3 rows and 7 events pending"),
+        "{unknown:?}"
+    );
+    assert!(unknown.stderr.contains("lag unknown"), "{unknown:?}");
+    let known = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        change.send(Some(0)).expect("a lane");
+    };
+    let (drained, ()) = tokio::join!(wait("30s"), known);
+    assert_eq!((drained.code, drained.stdout.as_str()), (0, "drained: nothing waits on any lane\n"), "{drained:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watched_status_is_printed_again_where_it_cannot_be_drawn_in_place() {
+    let mut board = Board::default();
+    let _reporter = board.lane(LaneStatus { destination: "vitally".to_owned(), ..LaneStatus::default() });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let ops = Ops { metrics: Arc::new(Metrics::new()), board: Arc::new(board) };
+    tokio::spawn(serve(listener, ops, std::future::pending()));
+    let read = tokio::task::spawn_blocking(move || {
+        let mut command = binary();
+        command.args(["status", "--watch", "--every", "50ms", "--url", &url]).stdout(Stdio::piped());
+        let mut running = Running(command.spawn().expect("the binary starts"));
+        let lines = BufReader::new(running.0.stdout.take().expect("piped")).lines().map_while(Result::ok);
+        let mut heads = 0;
+        lines
+            .take_while(|line| {
+                heads += usize::from(line.starts_with("LANE "));
+                heads < 3
+            })
+            .collect::<Vec<_>>()
+    });
+    let lines = read.await.expect("three tables");
+    assert!(lines.iter().all(|line| !line.contains('\x1b')), "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains('?')), "lag is not known: {lines:?}");
+}
+
 /// A process that is killed if the test fails.
 struct Running(Child);
 

@@ -102,6 +102,60 @@ fn the_users_own_events_come_out_as_what_each_provider_would_hold() {
     assert_eq!(reasons("userpilot"), ["not_json"]);
 }
 
+/// A run over these lines: its exit code, what the providers hold, and what it says.
+fn of_input(input: &[u8]) -> (Option<i32>, serde_json::Value, String) {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), input).expect("written");
+    let output = demo("").arg("--input").arg(file.path()).output().expect("the binary starts");
+    let held = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    (output.status.code(), held, text(&output.stderr))
+}
+
+#[test]
+fn input_without_events_ends_with_64_and_says_what_it_looks_like() {
+    for (input, says) in [
+        ("id,plan\n1,pro\n", "2 of 2 lines are no JSON objects (one object a line): lines 1, 2."),
+        ("{\n  \"userId\": \"a\"\n}\n", "jq -c . FILE"),
+        ("[{\"userId\":\"a\"}]", "jq -c '.[]' FILE"),
+        ("", "The input is empty."),
+    ] {
+        let (code, _, stderr) = of_input(input.as_bytes());
+        assert_eq!(code, Some(64), "{stderr}");
+        assert!(stderr.contains(says), "{stderr}");
+        assert!(stderr.ends_with("nothing was checked: the input holds no event\n"), "{stderr}");
+    }
+}
+
+#[test]
+fn odd_but_legal_events_are_delivered_and_what_is_left_out_is_named_with_its_line() {
+    let many: serde_json::Map<_, _> = (0..501).map(|n| (format!("p{n}"), n.into())).collect();
+    let account = r#""context":{"groupId":"acme"}"#;
+    let lines = [
+        "\u{feff}{\"userId\":\"bom\",\"traits\":{\"plan\":1},\"context\":{\"groupId\":\"acme\"}}".to_owned(),
+        format!(r#"{{"userId":"named","traits":{{"firstName":7,"last_name":"Kim"}},{account}}}"#),
+        format!(r#"{{"userId":"dated","traits":{{"createdAt":"2026-01-02T03:04:05Z"}},{account}}}"#),
+        format!(r#"{{"userId":"many","traits":{},{account}}}"#, serde_json::Value::Object(many)),
+        r#"{"type":"track","userId":"named","event":"x"}"#.to_owned(),
+        "userId,plan".to_owned(),
+        format!(r#"{{"userId":"large","traits":{{"x":1e400}},{account}}}"#),
+        format!(r#"{{"userId":"last","traits":{{"plan":"pro"}},{account}}}"#),
+    ];
+    let (code, held, stderr) = of_input(lines.join("\n").as_bytes());
+    assert!(!stderr.contains("this is a bug") && code != Some(70), "{stderr}");
+    assert_eq!(held["vitally"]["users"]["named"]["traits"]["name"], "7 Kim", "{stderr}");
+    assert_eq!(held["vibefollow"]["users"]["bom"]["traits"]["plan"], "1", "{stderr}");
+    assert!(stderr.contains("1 of 8 lines are no JSON objects (one object a line): line 6."), "{stderr}");
+    assert!(stderr.contains("vitally    skipped: 1 for type: line 5"), "{stderr}");
+    assert!(stderr.contains("vitally    dead letters: 1 for not_json: line 6"), "{stderr}");
+}
+
+#[test]
+fn events_that_nobody_takes_are_not_said_to_hold() {
+    let (code, _, stderr) = of_input(b"{\"type\":\"track\",\"userId\":\"a\"}\n");
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.ends_with("nothing was delivered: what was left out, and why, stands above\n"), "{stderr}");
+}
+
 #[test]
 fn an_outage_is_ridden_out() {
     recovers("outage", "vibefollow", "backing_off");

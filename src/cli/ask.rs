@@ -1,4 +1,4 @@
-//! `status` and `healthcheck`: ask a running process over HTTP how it stands.
+//! Asks a running process over HTTP; `healthcheck` is that and no more.
 
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,28 +10,10 @@ use reqwest::{StatusCode, Url};
 
 use super::{Ask, Exit, block_on, complain, environment, refuse, say};
 use crate::config::Config;
-use crate::ops::{LaneStatus, Status};
 
 /// How long a process may take to answer. It answers from memory, at worst after the 200 ms that it waits for its lanes,
 /// and a container's health check is given 30 s by default.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-
-pub(super) fn status(ask: &Ask, json: bool, files: &[PathBuf]) -> Exit {
-    let url = match url(ask, "/status", files) {
-        Ok(url) => url,
-        Err(exit) => return exit,
-    };
-    let body = match get(&url) {
-        Ok((StatusCode::OK, body)) => body,
-        Ok((code, _)) => return unusable(&url, &code.to_string()),
-        Err(exit) => return exit,
-    };
-    match serde_json::from_slice::<Status>(&body) {
-        Err(error) => unusable(&url, &error.to_string()),
-        Ok(_) if json => say(&format!("{}\n", String::from_utf8_lossy(&body).trim_end())),
-        Ok(status) => say(&table(&status)),
-    }
-}
 
 pub(super) fn healthcheck(ask: &Ask, files: &[PathBuf]) -> Exit {
     let url = match url(ask, "/livez", files) {
@@ -49,7 +31,7 @@ pub(super) fn healthcheck(ask: &Ask, files: &[PathBuf]) -> Exit {
 }
 
 /// Where to ask: the address given, `path` added where it has none, or else the address of `http.listen`.
-fn url(ask: &Ask, path: &str, files: &[PathBuf]) -> Result<Url, Exit> {
+pub(super) fn url(ask: &Ask, path: &str, files: &[PathBuf]) -> Result<Url, Exit> {
     let base = match &ask.url {
         // `localhost:9464` would be read as an address with the scheme `localhost`.
         Some(url) if !url.contains("://") => format!("http://{url}"),
@@ -89,21 +71,25 @@ fn shown(url: &Url) -> Url {
     url
 }
 
-fn get(url: &Url) -> Result<(StatusCode, Bytes), Exit> {
+pub(super) fn get(url: &Url) -> Result<(StatusCode, Bytes), Exit> {
+    try_get(url).map_err(|text| {
+        complain(&format!(
+            "no answer from {}: {text}; is sluicegate running there? name its http.listen with --url or -c\n",
+            shown(url)
+        ));
+        Exit::Unavailable
+    })
+}
+
+/// The answer, or why there is none.
+pub(super) fn try_get(url: &Url) -> Result<(StatusCode, Bytes), String> {
     let answer = block_on(async {
         // A proxy of the environment does not know this machine's ports.
         let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).build()?;
         let response = client.get(url.clone()).send().await?;
         Ok::<_, reqwest::Error>((response.status(), response.bytes().await?))
-    })?;
-    answer.map_err(|error| {
-        complain(&format!(
-            "no answer from {}: {}; is sluicegate running there? name its http.listen with --url or -c\n",
-            shown(url),
-            cause(&error)
-        ));
-        Exit::Unavailable
-    })
+    });
+    answer.map_err(|_| "no threads".to_owned())?.map_err(|error| cause(&error))
 }
 
 /// The innermost reason, such as `Connection refused`, which reqwest's own text leaves out.
@@ -115,65 +101,15 @@ fn cause(error: &reqwest::Error) -> String {
     innermost.to_string()
 }
 
-fn unusable(url: &Url, text: &str) -> Exit {
+pub(super) fn unusable(url: &Url, text: &str) -> Exit {
     let url = shown(url);
     complain(&format!("{url} does not answer like sluicegate: {text}; correct --url\n"));
     Exit::Unavailable
 }
 
-const HEAD: [&str; 9] = ["LANE", "STATE", "FOR", "PENDING", "OLDEST", "BUDGET", "DRAIN", "LAG", "LAST ERROR"];
-
-/// One line per lane below a head, in columns.
-fn table(status: &Status) -> String {
-    let mut rows = vec![HEAD.map(str::to_owned)];
-    rows.extend(status.lanes.iter().map(|lane| row(lane, status.now_ms)));
-    let widths: Vec<usize> = (0..HEAD.len())
-        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default())
-        .collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-fn row(lane: &LaneStatus, now_ms: i64) -> [String; HEAD.len()] {
-    let since = |at_ms: i64| u64::try_from(now_ms.saturating_sub(at_ms)).unwrap_or(0) as f64 / 1000.0;
-    let budget = match lane.budget.rows_per_minute {
-        Some(rows) => format!("{}/{rows}", lane.budget.window_rows),
-        None => "unlimited".to_owned(),
-    };
-    let error = match &lane.last_error {
-        // A line end or an escape sequence must not break the table.
-        Some(error) => format!("{} ago: {}", span(since(error.at_ms)), error.what.replace(char::is_control, " ")),
-        None => "-".to_owned(),
-    };
-    [
-        lane.destination.clone(),
-        format!("{}{}", lane.state, if lane.stale { " (stale)" } else { "" }),
-        span(since(lane.state_since_ms)),
-        lane.pending_rows.to_string(),
-        span(lane.oldest_age_seconds),
-        budget,
-        lane.drain_eta_seconds.map_or("-".to_owned(), span),
-        lane.lag.to_string(),
-        error,
-    ]
-}
-
-/// A time as people say it, in its two largest units: `2h 5m`.
-fn span(seconds: f64) -> String {
-    let whole = Duration::from_secs(seconds.max(0.0) as u64);
-    let text = humantime::format_duration(whole).to_string();
-    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::{Budget, LastError};
 
     fn asked(text: Option<&str>) -> String {
         let ask = Ask { url: text.map(str::to_owned) };
@@ -200,31 +136,5 @@ mod tests {
         assert_eq!(reach("0.0.0.0:9464"), "127.0.0.1:9464");
         assert_eq!(reach("[::]:9464"), "[::1]:9464");
         assert_eq!(reach("10.0.0.7:80"), "10.0.0.7:80");
-    }
-
-    #[test]
-    fn a_table_has_one_line_per_lane_and_keeps_its_columns() {
-        let lane = LaneStatus {
-            destination: "vitally".to_owned(),
-            state: "limited".to_owned(),
-            state_since_ms: 1_000,
-            pending_rows: 812,
-            oldest_age_seconds: 7_512.4,
-            budget: Budget { rows_per_minute: Some(1_200), window_rows: 1_190 },
-            drain_eta_seconds: Some(40.6),
-            last_error: Some(LastError { at_ms: 61_000, what: "503\n\u{1b}[2J".to_owned() }),
-            lag: 5,
-            ..LaneStatus::default()
-        };
-        let idle = LaneStatus { destination: "userpilot".to_owned(), stale: true, ..LaneStatus::default() };
-        let text = table(&Status { version: "1".to_owned(), now_ms: 63_000, lanes: vec![lane, idle] });
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 3, "{text}");
-        let cells: Vec<&str> = lines[1].split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
-        let expected = ["vitally", "limited", "1m 2s", "812", "2h 5m", "1190/1200", "40s", "5", "2s ago: 503  [2J"];
-        assert_eq!(cells[..8], expected[..8], "{text}");
-        assert!(lines[1].ends_with(expected[8]), "{text}");
-        assert!(lines[2].contains("(stale)") && lines[2].contains("unlimited"), "{text}");
-        assert_eq!(lines[0].find("PENDING"), lines[1].find("812"), "{text}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Exit, refuse, say};
+use super::{Exit, complain, refuse, say};
 use crate::config::Config;
 use crate::kafka::admin::{Finding, Standing, inspect};
 
@@ -12,6 +12,9 @@ pub(super) fn check(config: &Config, online: bool) -> Exit {
         Ok(()) => Exit::Ok,
         Err(problems) => refuse(&problems),
     };
+    for warning in config.warnings() {
+        complain(&format!("warning: {warning}\n"));
+    }
     if files == Exit::Ok {
         say(&format!("the configuration is valid ({} destinations)\n", config.enabled().count()));
     }

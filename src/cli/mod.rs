@@ -4,6 +4,7 @@ mod ask;
 mod check;
 mod generate;
 mod simulate;
+mod status;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -31,6 +32,8 @@ pub enum Exit {
     Unavailable = 69,
     /// A bug of ours.
     Bug = 70,
+    /// What was waited for has not come within the time given.
+    NotYet = 75,
     /// The configuration is wrong.
     Config = 78,
 }
@@ -187,6 +190,20 @@ pub struct Status {
     /// As JSON, the way the process tells it.
     #[arg(long)]
     pub json: bool,
+    /// Show it again and again, in place on a terminal.
+    #[arg(long, conflicts_with = "json")]
+    pub watch: bool,
+    /// How often --watch looks.
+    #[arg(long, default_value = "2s", requires = "watch")]
+    pub every: HumanDuration,
+    /// Wait until nothing is pending on any lane and all lag is known to be 0, for scripts.
+    ///
+    /// Exits 0 then, and 75 when --timeout is over. Lag that is not known counts as not drained.
+    #[arg(long, conflicts_with_all = ["json", "watch"])]
+    pub wait_drained: bool,
+    /// How long --wait-drained waits.
+    #[arg(long, default_value = "1h", requires = "wait_drained")]
+    pub timeout: HumanDuration,
 }
 
 #[derive(Debug, Args)]
@@ -217,6 +234,7 @@ fn dispatch(cli: Cli) -> Exit {
         Command::Run(run) => with_config(&cli.config, &run.destinations, |config| {
             // Dropped last, with the last lines.
             let _log = crate::log::start(&config.log);
+            config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
             match config.check_files() {
                 Ok(()) => run_worker(&config),
                 Err(problems) => refuse(&problems),
@@ -228,7 +246,7 @@ fn dispatch(cli: Cli) -> Exit {
         Command::Check(args) => with_config(&cli.config, &[], |config| check::check(&config, args.online)),
         Command::Config(Show::Print) => with_config(&cli.config, &[], |config| say(&config.to_yaml())),
         Command::Config(Show::Schema) => say(&format!("{:#}\n", config::json_schema())),
-        Command::Status(status) => ask::status(&status.ask, status.json, &cli.config),
+        Command::Status(status) => status::status(&status, &cli.config),
         Command::Healthcheck(args) => ask::healthcheck(&args, &cli.config),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -286,7 +304,8 @@ fn run_demo(arguments: Demo) -> Exit {
     };
     match runtime.block_on(demo::run(settings)) {
         Ok(summary) if !summary.passed() => Exit::Bug,
-        Ok(summary) if summary.interrupted => Exit::Unavailable,
+        Ok(summary) if summary.is_without_events() => Exit::Usage,
+        Ok(summary) if summary.interrupted || summary.stalled => Exit::Unavailable,
         Ok(_) => Exit::Ok,
         Err(error) => {
             complain(&format!("{error}\n"));

@@ -27,8 +27,9 @@ pub(super) fn read_files(files: &[PathBuf]) -> Result<Vec<(String, String)>, Pro
     let mut problems = Vec::new();
     for file in files {
         let name = file.display().to_string();
-        match fs::read_to_string(file) {
-            Ok(text) => layers.push((name, text)),
+        match fs::read(file).map(text) {
+            Ok(Ok(text)) => layers.push((name, text)),
+            Ok(Err(remedy)) => problems.push(Problem::new(name, None, remedy)),
             Err(error) => {
                 let remedy = format!("cannot be read: {error}; name an existing file with -c");
                 problems.push(Problem::new(name, None, remedy));
@@ -36,6 +37,19 @@ pub(super) fn read_files(files: &[PathBuf]) -> Result<Vec<(String, String)>, Pro
         }
     }
     if problems.is_empty() { Ok(layers) } else { Err(Problems(problems)) }
+}
+
+/// The text of a file, without the byte order mark that editors on Windows put before it.
+fn text(bytes: Vec<u8>) -> Result<String, &'static str> {
+    let text = match bytes.as_slice() {
+        [0xef, 0xbb, 0xbf, text @ ..] => text,
+        // With a mark, or with the zeros that UTF-16 puts beside ASCII: YAML settings begin with an ASCII character.
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..] => {
+            return Err("is UTF-16 text: save it as UTF-8");
+        }
+        text => text,
+    };
+    String::from_utf8(text.to_vec()).map_err(|_| "is not UTF-8 text: save it as UTF-8")
 }
 
 /// The merged tree of files, given by name and text, and environment; later wins.

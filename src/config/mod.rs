@@ -5,6 +5,7 @@ mod problem;
 mod read;
 mod schema;
 mod validate;
+mod vendors;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -137,14 +138,21 @@ impl Config {
     /// Reads Kafka's password, and the token and the certificates of each enabled destination, as `run` will.
     ///
     /// # Errors
-    /// Each file that cannot be read or does not hold what it should.
+    /// Each file that cannot be read or does not hold what it should, and destinations that share an account and ask more of
+    /// it together than it has.
     pub fn check_files(&self) -> Result<(), Problems> {
         let faults = |(id, destination): (&str, &Destination)| {
             [destination.token_source(id).err(), destination.tls(id).err()].into_iter().flatten()
         };
         let mut unreadable: Vec<Problem> = self.kafka_properties().err().into_iter().collect();
         unreadable.extend(self.enabled().flat_map(faults));
+        unreadable.extend(vendors::shared_accounts(self));
         if unreadable.is_empty() { Ok(()) } else { Err(Problems(unreadable)) }
+    }
+
+    /// What is valid and hardly meant so; nothing stops for it.
+    pub fn warnings(&self) -> Vec<Problem> {
+        vendors::warnings(self)
     }
 
     /// The effective settings as YAML, secrets masked.
@@ -384,6 +392,9 @@ fn token_fault(token: &str) -> Option<&'static str> {
     }
     if token == MASK {
         return Some("is the mask that config print shows: put the provider's API token there");
+    }
+    if let Some(fault) = vendors::placeholder(token) {
+        return Some(fault);
     }
     if !is_token(token) {
         return Some(

@@ -411,3 +411,26 @@ fn the_documented_file_holds_the_defaults() {
         userpilot: {type: userpilot, token_file: /run/secrets/userpilot}\n";
     assert_eq!(documented.to_yaml(), Config::from_yaml(bare).expect("loads").to_yaml());
 }
+
+#[test]
+fn a_byte_order_mark_is_skipped_and_other_encodings_are_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let read = |bytes: &[u8]| {
+        let file = folder.path().join("sluicegate.yaml");
+        fs::write(&file, bytes).expect("written");
+        Config::load(&[file], [], &[]).map(|config| config.enabled().count()).map_err(|problems| problems.to_string())
+    };
+    assert_eq!(read(&[b"\xef\xbb\xbf", VALID.as_bytes()].concat()), Ok(1));
+    let wide = |encode: fn(u16) -> [u8; 2]| VALID.encode_utf16().flat_map(encode).collect::<Vec<u8>>();
+    for (mark, text) in [
+        (&b"\xff\xfe"[..], wide(u16::to_le_bytes)),
+        (b"\xfe\xff", wide(u16::to_be_bytes)),
+        (b"", wide(u16::to_le_bytes)),
+        (b"", wide(u16::to_be_bytes)),
+    ] {
+        let refused = read(&[mark, &text].concat()).expect_err("UTF-16");
+        assert!(refused.ends_with("sluicegate.yaml: is UTF-16 text: save it as UTF-8"), "{refused}");
+    }
+    let refused = read(b"# caf\xe9\n").expect_err("Latin-1");
+    assert!(refused.contains("is not UTF-8 text"), "{refused}");
+}

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use secrecy::ExposeSecret;
 
-use super::{Config, Destination, Problem, token_fault};
+use super::{Config, Destination, Problem, token_fault, vendors};
 use crate::kafka::settings::{PASSWORD, is_secret, owned_property, refused_property};
 use crate::providers::{self, ProviderConfig};
 use crate::sender::tls::TlsSettings;
@@ -205,6 +205,11 @@ fn identity(id: &str, destination: &Destination, found: &mut Findings) {
     }
     if let Some(fault) = settings.token_file.as_deref().and_then(path_fault) {
         found.missing(format!("{path}.token_file"), fault);
+    }
+    if let (Some(fault), Some(address)) = (vendors::address_fault(destination), destination.provider.base_url())
+        && destination.provider.problems().is_empty()
+    {
+        found.add(format!("{path}.base_url"), address, fault);
     }
     for problem in destination.provider.problems() {
         let value = (!problem.value.is_empty()).then_some(problem.value);

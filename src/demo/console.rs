@@ -6,13 +6,11 @@ use tokio::sync::oneshot;
 
 use super::view::{RESTORE, View};
 use crate::app;
+use crate::log::{is_colorless, is_dumb};
 
 /// A view on standard output; on standard error if results go to standard output.
 pub(super) fn open_view(results_on_stdout: bool) -> View {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    // https://no-color.org
-    let color = set("NO_COLOR").is_none();
-    let capable = set("TERM").is_some_and(|term| term != "dumb");
+    let (color, capable) = (!is_colorless(), !is_dumb());
     match results_on_stdout {
         true => View::new(Box::new(stderr()), capable && stderr().is_terminal(), color),
         false => View::new(Box::new(stdout()), capable && stdout().is_terminal(), color),

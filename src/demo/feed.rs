@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::expected::LogEntry;
 use super::generator::{GeneratedEvent, Generator, GeneratorSettings};
+use super::input::Lines;
 use super::run::Error;
 use super::topics::{Positions, TOPIC};
 
@@ -31,6 +32,9 @@ const PACE: Duration = Duration::from_millis(50);
 /// Lines read ahead, and written in one go.
 const LINES: usize = 256;
 
+/// What editors on Windows put before a text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Where the events come from.
 pub(super) enum Source {
     /// Evenly over this time.
@@ -46,6 +50,7 @@ pub(super) enum Source {
 /// Events on their way into the topic.
 pub(super) struct Feed {
     log: Arc<Mutex<Vec<LogEntry>>>,
+    lines: Arc<Mutex<Lines>>,
     /// `None` once its result is known.
     task: Option<JoinHandle<Result<(), Error>>>,
 }
@@ -65,21 +70,27 @@ impl Feed {
             .set("linger.ms", "5")
             .create()
             .map_err(|error| Error::Produce(error.to_string()))?;
-        let log = Arc::default();
-        let writer = Writer { producer, log: Arc::clone(&log), backlog: Backlog::default(), committed };
+        let (log, lines) = (Arc::default(), Arc::default());
+        let (written, read) = (Arc::clone(&log), Arc::clone(&lines));
+        let writer = Writer { producer, log: written, lines: read, backlog: Backlog::default(), committed };
         let task = tokio::spawn(async move {
             match source {
                 Source::Generated { settings, over } => writer.generated(settings, over).await,
                 Source::Backlog(settings) => writer.backlog(settings).await,
-                Source::Lines(lines) => writer.lines(lines).await,
+                Source::Lines(input) => writer.lines(input).await,
             }
         });
-        Ok(Feed { log, task: Some(task) })
+        Ok(Feed { log, lines, task: Some(task) })
     }
 
     /// Everything written so far, in no particular order of partitions.
     pub fn log(&self) -> MutexGuard<'_, Vec<LogEntry>> {
         lock(&self.log)
+    }
+
+    /// The user's lines, as far as they are read.
+    pub fn lines(&self) -> Lines {
+        lock(&self.lines).clone()
     }
 
     /// Whether all is written, or writing has failed.
@@ -137,6 +148,7 @@ pub(super) fn read_lines(path: &Path) -> Result<mpsc::Receiver<io::Result<Vec<u8
 struct Writer {
     producer: FutureProducer,
     log: Arc<Mutex<Vec<LogEntry>>>,
+    lines: Arc<Mutex<Lines>>,
     backlog: Backlog,
     committed: watch::Receiver<Positions>,
 }
@@ -173,24 +185,38 @@ impl Writer {
         }
     }
 
-    async fn lines(mut self, mut lines: mpsc::Receiver<io::Result<Vec<u8>>>) -> Result<(), Error> {
-        let mut number = 0;
+    async fn lines(mut self, mut input: mpsc::Receiver<io::Result<Vec<u8>>>) -> Result<(), Error> {
         let mut batch = Vec::new();
-        while let Some(line) = lines.recv().await {
-            number += 1;
-            let line = line.map_err(|source| Error::Input { path: format!("line {number}"), source })?;
+        let mut numbers = Vec::new();
+        while let Some(line) = input.recv().await {
+            let number = lock(&self.lines).number() + 1;
+            let mut line = line.map_err(|source| Error::Input { path: format!("line {number}"), source })?;
+            if number == 1 && line.starts_with(BYTE_ORDER_MARK) {
+                line.drain(..BYTE_ORDER_MARK.len());
+            }
             if line.len() > MAX_LINE {
                 return Err(Error::Line { number, bytes: line.len() });
             }
-            // Blank lines separate events in files written by hand.
-            if !line.trim_ascii().is_empty() {
+            if lock(&self.lines).read(&line) {
                 batch.push(GeneratedEvent { key: key_of(&line), payload: Some(line) });
+                numbers.push(number);
             }
-            if lines.is_empty() || batch.len() == LINES {
-                self.write(std::mem::take(&mut batch)).await?;
+            if input.is_empty() || batch.len() == LINES {
+                self.write_lines(std::mem::take(&mut batch), std::mem::take(&mut numbers)).await?;
             }
         }
-        self.write(batch).await
+        self.write_lines(batch, numbers).await
+    }
+
+    async fn write_lines(&mut self, events: Vec<GeneratedEvent>, numbers: Vec<u64>) -> Result<(), Error> {
+        let before = lock(&self.log).len();
+        self.write(events).await?;
+        let (log, mut lines) = (lock(&self.log), lock(&self.lines));
+        // Entries are noted in the order of their events.
+        for (entry, number) in log[before..].iter().zip(numbers) {
+            lines.written(number, entry.partition, entry.offset);
+        }
+        Ok(())
     }
 
     /// Writes events in order, waits until the broker has them, and notes where they went.
@@ -224,9 +250,9 @@ impl Writer {
     }
 }
 
-fn lock(log: &Mutex<Vec<LogEntry>>) -> MutexGuard<'_, Vec<LogEntry>> {
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     // Entries are pushed whole.
-    log.lock().unwrap_or_else(PoisonError::into_inner)
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What the broker must still keep, per partition.

@@ -10,6 +10,7 @@ pub mod expected;
 mod fault;
 mod feed;
 pub mod generator;
+mod input;
 mod lanes;
 pub mod random;
 pub mod run;

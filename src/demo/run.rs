@@ -11,7 +11,7 @@ use tokio::sync::{oneshot, watch};
 use super::backlog::{self, Catchup};
 use super::broker::EmbeddedBroker;
 use super::console::{open_view, watch_signals};
-use super::expected::{Expected, LogEntry, ReadRules, expect};
+use super::expected::{Expected, LogEntry, ReadRules, expect, takers};
 pub use super::fault::Fault;
 use super::fault::{Schedule, Turn};
 use super::feed::{self, Feed, Source};
@@ -19,7 +19,7 @@ use super::generator::GeneratorSettings;
 use super::lanes::{self, Figures, Worker};
 use super::simulator::{Faults, Kind, Simulator, SimulatorSettings, Snapshot};
 pub use super::summary::{Check, Summary};
-use super::summary::{Evidence, judge, print_holdings};
+use super::summary::{Evidence, Input, judge, print_holdings};
 use super::topics::{self, Auditor, Letter, Positions, ends};
 use super::view::{Frame, View};
 use crate::app;
@@ -335,6 +335,7 @@ impl Demo {
         };
         let log = self.feed.log();
         let checks = self.checks(&log, &snapshots, &positions, &letters, expected.as_deref());
+        let input = self.events.is_none().then(|| self.input(&log, &letters));
         if self.events.is_none() && ended == Ended::Delivered {
             print_holdings(&snapshots, &letters);
         }
@@ -349,7 +350,18 @@ impl Demo {
             events: log.len() as u64,
             rows: snapshots.iter().map(|snapshot| snapshot.counters.rows_received).sum(),
             took,
+            input,
         })
+    }
+
+    /// What came of the user's own lines.
+    fn input(&self, log: &[LogEntry], letters: &[Vec<Letter>]) -> Input {
+        let lines = self.feed.lines();
+        let takes = |kind| takers(kind, &ReadRules::default(), log).len() as u64;
+        let left_out =
+            Kind::ALL.into_iter().zip(letters).flat_map(|(kind, letters)| lines.left_out(kind, log, letters));
+        let report = lines.report().into_iter().chain(left_out).collect();
+        Input { objects: lines.objects(), taken: Kind::ALL.into_iter().map(takes).max().unwrap_or(0), report }
     }
 
     fn checks(

@@ -24,6 +24,8 @@ const SHOWN: usize = 5;
 pub struct Check {
     pub provider: &'static str,
     pub passed: bool,
+    /// Whether failing it is for the user to judge: his events, not ours, lead to it.
+    pub is_note: bool,
     pub text: String,
     /// The first differences: a user and a field, never a value.
     pub details: Vec<String>,
@@ -45,12 +47,49 @@ pub struct Summary {
     pub took: Duration,
     /// How each provider caught up with a backlog, if there was one and all of it was delivered.
     pub backlog: Vec<Catchup>,
+    /// What is to say about the user's own events.
+    pub input: Option<Input>,
+}
+
+/// What came of the user's own lines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// How many lines were JSON objects.
+    pub objects: u64,
+    /// Events that some provider took.
+    pub taken: u64,
+    /// What was read, and what was left out and why.
+    pub report: Vec<String>,
 }
 
 impl Summary {
-    /// Whether everything that was checked holds.
+    /// Whether everything that was checked holds. That the user's own events did not all get through is for him to judge.
     pub fn passed(&self) -> bool {
-        !self.stalled && !self.unchecked && self.checks.iter().all(|check| check.passed)
+        (!self.stalled || self.input.is_some())
+            && !self.unchecked
+            && self.checks.iter().all(|check| check.passed || check.is_note)
+    }
+
+    /// Whether the user's input holds no event at all.
+    pub fn is_without_events(&self) -> bool {
+        !self.interrupted && self.input.as_ref().is_some_and(|input| input.objects == 0)
+    }
+
+    fn verdict(&self) -> &'static str {
+        let is_noted = self.checks.iter().any(|check| !check.passed && check.is_note);
+        let takes_nothing = self.input.as_ref().is_some_and(|input| input.taken == 0);
+        match (self.interrupted, self.passed()) {
+            (true, true) => "interrupted; what was checked so far holds",
+            (true, false) => "interrupted; a check FAILED",
+            (false, false) => "a check FAILED: this is a bug, please report it with the seed and the flags",
+            (false, true) if self.is_without_events() => "nothing was checked: the input holds no event",
+            (false, true) if self.stalled => "not all was delivered: the states of the lanes above say why",
+            (false, true) if takes_nothing => "nothing was delivered: what was left out, and why, stands above",
+            (false, true) if is_noted => {
+                "delivered; what differs above is other than the demo reckons from your events: see whether it suits you"
+            }
+            (false, true) => "everything holds",
+        }
     }
 
     pub(super) fn show(&self, view: &mut View) {
@@ -60,12 +99,17 @@ impl Summary {
             view.line(&line);
         }
         view.line("");
-        for check in &self.checks {
-            let mark = match (ansi, check.passed) {
-                (true, true) => "✓",
-                (true, false) => "✗",
-                (false, true) => "ok    ",
-                (false, false) => "FAILED",
+        for line in self.input.iter().flat_map(|input| &input.report) {
+            view.line(line);
+        }
+        for check in self.checks.iter().filter(|_| !self.is_without_events()) {
+            let mark = match (ansi, check.passed, check.is_note) {
+                (true, true, _) => "✓",
+                (true, false, true) => "~",
+                (true, false, false) => "✗",
+                (false, true, _) => "ok    ",
+                (false, false, true) => "differs",
+                (false, false, false) => "FAILED",
             };
             view.verdict(&format!("{mark} {:<10} {}", check.provider, check.text), check.passed);
             for detail in &check.details {
@@ -73,13 +117,7 @@ impl Summary {
             }
         }
         view.line("");
-        let verdict = match (self.interrupted, self.passed()) {
-            (true, true) => "interrupted; what was checked so far holds",
-            (true, false) => "interrupted; a check FAILED",
-            (false, true) => "everything holds",
-            (false, false) => "a check FAILED: this is a bug, please report it with the seed and the flags",
-        };
-        view.verdict(verdict, self.passed());
+        view.verdict(self.verdict(), self.passed() && !self.stalled && !self.is_without_events());
     }
 
     fn headline(&self) -> Vec<String> {
@@ -99,6 +137,9 @@ impl Summary {
             lines.push(format!("{} events were there before the lanes started.", grouped(self.events)));
             lines.extend(self.backlog.iter().map(Catchup::line));
             lines.push(without_merging(&self.backlog, self.events));
+            return lines;
+        }
+        if self.events == 0 {
             return lines;
         }
         lines.push(format!(
@@ -137,8 +178,9 @@ pub(super) struct Evidence<'a> {
 pub(super) fn judge(evidence: &Evidence<'_>) -> Vec<Check> {
     let mut checks = Vec::new();
     if let Some(expected) = evidence.expected {
-        checks.push(state(evidence, expected));
-        checks.push(dead_letters(evidence, expected));
+        for check in [state(evidence, expected), dead_letters(evidence, expected)] {
+            checks.push(Check { is_note: evidence.foreign, ..check });
+        }
     }
     checks.push(limit(evidence));
     checks.push(ledger(evidence));
@@ -148,7 +190,8 @@ pub(super) fn judge(evidence: &Evidence<'_>) -> Vec<Check> {
             0 => "every event is settled and its position committed".to_owned(),
             left => format!("events not committed: {}", grouped(left)),
         };
-        checks.push(check(evidence, evidence.uncommitted == 0, text, Vec::new()));
+        let committed = check(evidence, evidence.uncommitted == 0, text, Vec::new());
+        checks.push(Check { is_note: evidence.foreign, ..committed });
     }
     checks
 }
@@ -159,7 +202,7 @@ fn check(evidence: &Evidence<'_>, passed: bool, text: String, mut details: Vec<S
         details.truncate(SHOWN);
         details.push(format!("and {more} more"));
     }
-    Check { provider: evidence.kind.name(), passed, text, details }
+    Check { provider: evidence.kind.name(), passed, is_note: false, text, details }
 }
 
 fn state(evidence: &Evidence<'_>, expected: &Expected) -> Check {
@@ -360,5 +403,38 @@ mod tests {
         let checks = judge(&evidence);
         assert!(checks[0].details[0].contains("user ann: traits.plan"), "{:?}", checks[0]);
         assert!(!format!("{checks:?}").contains("secret"));
+    }
+
+    fn summary(input: Input, stalled: bool, checks: Vec<Check>) -> Summary {
+        Summary {
+            checks,
+            interrupted: false,
+            stalled,
+            unchecked: false,
+            events: 3,
+            rows: 0,
+            took: Duration::ZERO,
+            backlog: Vec::new(),
+            input: Some(input),
+        }
+    }
+
+    #[test]
+    fn the_users_own_events_are_never_called_a_bug_and_nothing_never_holds() {
+        let input = |objects, taken| Input { objects, taken, report: Vec::new() };
+        let note =
+            Check { provider: "vitally", passed: false, is_note: true, text: String::new(), details: Vec::new() };
+        for (summary, verdict) in [
+            (summary(input(0, 0), false, Vec::new()), "nothing was checked"),
+            (summary(input(3, 0), false, Vec::new()), "nothing was delivered"),
+            (summary(input(3, 3), true, vec![note.clone()]), "not all was delivered"),
+            (summary(input(3, 3), false, vec![note.clone()]), "delivered; what differs"),
+            (summary(input(3, 3), false, Vec::new()), "everything holds"),
+        ] {
+            assert!(summary.verdict().starts_with(verdict), "{}", summary.verdict());
+            assert!(summary.passed(), "{verdict}");
+        }
+        let failed = Check { is_note: false, ..note };
+        assert!(summary(input(3, 3), false, vec![failed]).verdict().contains("this is a bug"));
     }
 }

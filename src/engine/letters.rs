@@ -38,6 +38,8 @@ pub struct DeadLetter {
 pub(super) struct Letter {
     pub entry: EntryId,
     pub bytes: usize,
+    /// Kafka's time of the oldest event behind it, milliseconds since 1970.
+    pub first_time_ms: i64,
     /// Of a row.
     user: Option<Box<str>>,
     pub content: Arc<DeadLetter>,
@@ -74,7 +76,9 @@ impl Letters {
             first: record.offset,
             last: record.offset,
         };
-        self.letters.insert(id, Letter { entry, bytes, user: None, content: Arc::new(content), out: false });
+        let first_time_ms = record.timestamp_ms;
+        let letter = Letter { entry, bytes, first_time_ms, user: None, content: Arc::new(content), out: false };
+        self.letters.insert(id, letter);
     }
 
     /// The letter may leave.
@@ -219,6 +223,7 @@ impl Engine {
         let letter = Letter {
             entry: row.entry,
             bytes: row.bytes(),
+            first_time_ms: row.first_time_ms,
             user: Some(row.user.as_str().into()),
             content: Arc::new(content),
             out: false,

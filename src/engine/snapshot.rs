@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub partitions_replaying: usize,
     /// The position that the broker has, per partition.
     pub committed: BTreeMap<PartitionId, Position>,
+    /// Up to where each partition has been read.
+    pub read: BTreeMap<PartitionId, Position>,
 }
 
 impl Snapshot {
@@ -77,6 +79,7 @@ impl Engine {
             partitions_paused: self.partitions.values().filter(|p| p.paused).count(),
             partitions_replaying: self.partitions.values().filter(|p| p.is_replaying()).count(),
             committed: self.partitions.iter().map(|(id, p)| (*id, p.committed)).collect(),
+            read: self.partitions.iter().map(|(id, p)| (*id, p.read)).collect(),
         }
     }
 
@@ -116,13 +119,14 @@ impl Engine {
         self.rows.len() - self.ghosts
     }
 
+    /// The time of the oldest event that is not settled, be it behind a row or a dead letter.
     fn oldest_event_ms(&self) -> Option<i64> {
-        let rows = self.partitions.values().filter_map(|partition| {
+        let oldest = self.partitions.values().filter_map(|partition| {
             partition.tracker.owners().find_map(|owner| match owner {
                 super::offsets::Owner::Row(index) => self.rows.get(index).map(|row| row.first_time_ms),
-                super::offsets::Owner::Letter(_) => None,
+                super::offsets::Owner::Letter(id) => self.letters.get(id).map(|letter| letter.first_time_ms),
             })
         });
-        rows.min()
+        oldest.min()
     }
 }

@@ -1,5 +1,6 @@
 //! One destination's loop: waits for one thing, tells the engine, then does what the engine says.
 
+mod advice;
 mod echo;
 mod letter;
 mod membership;
@@ -87,6 +88,7 @@ pub struct Lane {
     metrics: LaneMetrics,
     reporter: Reporter,
     report: report::Report,
+    advice: advice::Advice,
 }
 
 impl Lane {
@@ -151,6 +153,7 @@ impl Lane {
             metrics: metrics.lane(id),
             reporter: board.lane(status),
             report: report::Report::default(),
+            advice: advice::Advice::new(config, id, destination),
         })
     }
 
@@ -229,6 +232,7 @@ impl Lane {
                 tracing::info!(destination = %self.id, gained = gained.len(), of = total_partitions, "partitions assigned");
                 self.metrics.rebalances.add("assigned", 1);
                 self.reporter.update(|status| status.joined = true);
+                self.report.forget_ends(gained.iter().map(|gained| gained.partition));
                 self.engine.assigned(&gained, total_partitions, now);
             }
             SourceEvent::Revoking { partitions, done } => {
@@ -242,7 +246,7 @@ impl Lane {
                 self.metrics.rebalances.add("lost", 1);
                 self.engine.lost(&partitions, now.at);
             }
-            SourceEvent::LogEnds(ends) => self.report.log_ends.extend(ends),
+            SourceEvent::LogEnds(ends) => self.report.learned_ends(ends),
             SourceEvent::Stalled(partitions) => self.report.stalled = partitions.len(),
             SourceEvent::Weather(text) => {
                 tracing::warn!(destination = %self.id, "kafka: {text}");
@@ -265,6 +269,7 @@ impl Lane {
         let outcome = match &result {
             Ok(()) => {
                 self.metrics.last_commit_timestamp_seconds.set(now.wall_ms as f64 / 1000.0);
+                self.report.went_well(report::Place::Kafka);
                 CommitOutcome::Done
             }
             Err(CommitError::Retriable(_)) => CommitOutcome::Failed,
@@ -278,9 +283,12 @@ impl Lane {
     }
 
     fn on_written(&mut self, letter: LetterId, result: Result<(), kafka::Error>) {
-        if let Err(error) = &result {
-            tracing::warn!(destination = %self.id, "dead letter not written, the lane waits: {error}");
-            self.report.failed(format!("dead letter: {error}"));
+        match &result {
+            Ok(()) => self.report.went_well(report::Place::DeadLetters),
+            Err(error) => {
+                tracing::warn!(destination = %self.id, "dead letter not written, the lane waits: {error}");
+                self.report.failed_at(report::Place::DeadLetters, format!("dead letter: {error}"));
+            }
         }
         self.engine.on_dead_letter(letter, result.is_ok(), Instant::now());
     }

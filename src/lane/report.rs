@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tracing::Level;
+
+use super::advice::{self, Complaint, level};
 use super::{Lane, Now, now, wall_ms};
 use crate::engine::verdict::{Answer, Outage, Verdict};
 use crate::engine::{LaneState, Snapshot};
@@ -15,24 +18,143 @@ use crate::sender::Failure;
 /// What the lane keeps only to show it.
 #[derive(Default)]
 pub(super) struct Report {
-    pub log_ends: BTreeMap<PartitionId, Position>,
+    /// Where the log ends, and when that was learned, milliseconds since 1970.
+    log_ends: BTreeMap<PartitionId, (Position, i64)>,
     /// Partitions that bring nothing though they should.
     pub stalled: usize,
-    last_error: Option<LastError>,
+    last_error: Option<(Place, LastError)>,
+    complaint: Option<Complaint>,
     state: Option<LaneState>,
     state_since_ms: i64,
     logged: Option<LaneState>,
+    logged_at_ms: i64,
+}
+
+/// Where an error comes from: a success of the same place shows that it is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Provider,
+    Kafka,
+    DeadLetters,
 }
 
 impl Report {
-    /// Something went wrong; `what` holds no personal data.
+    /// Something went wrong with Kafka; `what` holds no personal data.
     pub fn failed(&mut self, what: String) {
-        self.last_error = Some(LastError { at_ms: wall_ms(), what });
+        self.failed_at(Place::Kafka, what);
+    }
+
+    /// Something went wrong; `what` holds no personal data.
+    pub fn failed_at(&mut self, place: Place, what: String) {
+        self.last_error = Some((place, LastError { at_ms: wall_ms(), what, over_at_ms: None }));
+    }
+
+    /// Something went well: an error of the same place is over.
+    pub fn went_well(&mut self, at: Place) {
+        if let Some((_, error)) =
+            self.last_error.as_mut().filter(|(place, error)| *place == at && error.over_at_ms.is_none())
+        {
+            error.over_at_ms = Some(wall_ms());
+        }
+    }
+
+    /// Takes note of an answer of the provider.
+    pub fn on_answer(&mut self, answer: &Answer, reply: &Result<Reply, Failure>) {
+        if let Some(complaint) = Complaint::of(answer) {
+            self.complaint = Some(complaint);
+        }
+        match failure_text(answer, reply) {
+            Some(text) => self.failed_at(Place::Provider, text),
+            None if request_outcome(answer) == "ok" => {
+                self.complaint = None;
+                self.went_well(Place::Provider);
+            }
+            None => {}
+        }
+    }
+
+    pub fn learned_ends(&mut self, ends: Vec<(PartitionId, Position)>) {
+        let now = wall_ms();
+        self.log_ends.extend(ends.into_iter().map(|(id, end)| (id, (end, now))));
+    }
+
+    /// The ends that were known of these partitions are those of an earlier ownership.
+    pub fn forget_ends(&mut self, gained: impl IntoIterator<Item = PartitionId>) {
+        for id in gained {
+            self.log_ends.remove(&id);
+        }
+    }
+
+    /// The error that explains the present trouble.
+    fn why(&self) -> Option<&str> {
+        let error = self.last_error.as_ref().map(|(_, error)| error);
+        error.filter(|error| error.over_at_ms.is_none()).map(|error| error.what.as_str())
+    }
+}
+
+/// What lies in the log beyond what is committed and beyond what is read.
+struct Ahead {
+    lags: Vec<(PartitionId, u64)>,
+    /// `None` while the end of an owned partition is unknown, or no partition is owned.
+    lag: Option<u64>,
+    unread: u64,
+    /// When the oldest of the ends was learned.
+    as_of_ms: Option<i64>,
+}
+
+impl Ahead {
+    fn of(snapshot: &Snapshot, ends: &BTreeMap<PartitionId, (Position, i64)>) -> Ahead {
+        let beyond = |end: Position, position: Position| end.0.saturating_sub(position.0).max(0).unsigned_abs();
+        let known = || snapshot.committed.iter().filter_map(|(id, committed)| Some((*id, *committed, *ends.get(id)?)));
+        let lags: Vec<(PartitionId, u64)> =
+            known().map(|(id, committed, (end, _))| (id, beyond(end, committed))).collect();
+        let unread = known().filter_map(|(id, _, (end, _))| Some(beyond(end, *snapshot.read.get(&id)?)));
+        let is_known = !snapshot.committed.is_empty() && lags.len() == snapshot.committed.len();
+        Ahead {
+            lag: is_known.then(|| lags.iter().map(|(_, lag)| lag).sum()),
+            unread: unread.sum(),
+            as_of_ms: known().map(|(_, _, (_, at))| at).min().filter(|_| is_known),
+            lags,
+        }
+    }
+}
+
+/// How long it takes at least until all that is in the log is delivered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Drain {
+    /// Nothing gets through, or there is no limit to reckon with.
+    Never,
+    /// How much lies in the log is not known.
+    Unknown,
+    /// `is_bound`: records that are not read yet are part of it.
+    Takes { seconds: f64, is_bound: bool },
+}
+
+impl Drain {
+    /// Unread records count as rows in the proportion in which events became rows so far.
+    fn of(snapshot: &Snapshot, ahead: &Ahead) -> Drain {
+        let pending = match snapshot.drain_eta() {
+            Some(pending) => pending,
+            None if snapshot.partitions == 0 => return Drain::Unknown,
+            None => return Drain::Never,
+        };
+        if ahead.lag.is_none() {
+            return Drain::Unknown;
+        }
+        let counters = &snapshot.counters;
+        let rows = counters.rows_delivered + counters.rows_dead_lettered + counters.rows_released;
+        let share = match counters.events_consumed {
+            0 => 1.0,
+            events => ((rows + snapshot.pending_rows as u64) as f64 / events as f64).min(1.0),
+        };
+        let per_second = snapshot.rows_per_minute.unwrap_or(f64::INFINITY) / 60.0;
+        let seconds = pending.as_secs_f64() + ahead.unread as f64 * share / per_second;
+        Drain::Takes { seconds, is_bound: ahead.unread > 0 }
     }
 }
 
 impl Lane {
-    /// Notes and logs a change of state. The everyday states alternate with every request and are logged at debug level.
+    /// Notes and logs a change of state, with what to do about it.
     pub(super) fn note_state(&mut self) {
         let now = now();
         let state = self.engine.state(now.at);
@@ -40,15 +162,8 @@ impl Lane {
             self.report.state = Some(state);
             self.report.state_since_ms = now.wall_ms;
         }
-        let (logged, is_news) = (self.report.logged, is_news(state) || self.report.logged.is_none_or(is_news));
-        if logged != Some(state) {
-            self.report.logged = Some(state);
-            let from = logged.map_or("none", LaneState::label);
-            let why = self.report.last_error.as_ref().filter(|_| is_trouble(state)).map(|error| error.what.as_str());
-            match is_news {
-                true => tracing::info!(destination = %self.id, from, to = state.label(), why, "lane state"),
-                false => tracing::debug!(destination = %self.id, from, to = state.label(), "lane state"),
-            }
+        if self.report.logged != Some(state) {
+            self.log_state(state, now.wall_ms);
         }
         let since_ms = self.report.state_since_ms;
         self.reporter.update(|status| {
@@ -60,24 +175,45 @@ impl Lane {
         });
     }
 
+    fn log_state(&mut self, state: LaneState, now_ms: i64) {
+        let report = &mut self.report;
+        let (before, since_ms) = (report.logged.replace(state), report.logged_at_ms);
+        report.logged_at_ms = now_ms;
+        let level = level(state);
+        let (destination, to) = (&self.id, state.label());
+        let from = before.map_or("none", LaneState::label);
+        let why = report.why().filter(|_| level <= Level::WARN);
+        let remedy = self.advice.remedy(state, report.complaint);
+        let remedy = remedy.as_deref();
+        let was_trouble = before.is_some_and(|before| advice::level(before) <= Level::WARN);
+        match level {
+            Level::ERROR => tracing::error!(%destination, from, to, why, remedy, "lane state"),
+            Level::WARN => tracing::warn!(%destination, from, to, why, remedy, "lane state"),
+            _ if was_trouble => {
+                let lasted = Duration::from_millis(now_ms.saturating_sub(since_ms).max(0).unsigned_abs());
+                tracing::info!(%destination, from, to, lasted_seconds = lasted.as_secs(), "lane state");
+            }
+            Level::INFO => tracing::info!(%destination, from, to, "lane state"),
+            // The way out of a state that was told at that level.
+            _ if before.is_none_or(|before| advice::level(before) <= Level::INFO) => {
+                tracing::info!(%destination, from, to, "lane state");
+            }
+            _ => tracing::debug!(%destination, from, to, "lane state"),
+        }
+    }
+
     /// Writes all metrics and the status, of one moment.
     pub(super) fn write_report(&mut self) {
         let now = now();
         let snapshot = self.engine.snapshot(now);
-        let lags: Vec<(PartitionId, u64)> = snapshot
-            .committed
-            .iter()
-            .filter_map(|(id, committed)| {
-                let end = self.report.log_ends.get(id)?;
-                Some((*id, end.0.saturating_sub(committed.0).max(0).unsigned_abs()))
-            })
-            .collect();
-        self.write_metrics(&snapshot, &lags);
-        self.write_status(&snapshot, &lags, now);
+        let ahead = Ahead::of(&snapshot, &self.report.log_ends);
+        let drain = Drain::of(&snapshot, &ahead);
+        self.write_metrics(&snapshot, &ahead, drain);
+        self.write_status(&snapshot, &ahead, drain, now);
     }
 
-    fn write_status(&mut self, snapshot: &Snapshot, lags: &[(PartitionId, u64)], now: Now) {
-        let report = &self.report;
+    fn write_status(&mut self, snapshot: &Snapshot, ahead: &Ahead, drain: Drain, now: Now) {
+        let (report, counters) = (&self.report, &snapshot.counters);
         self.reporter.update(|status| {
             snapshot.state.label().clone_into(&mut status.state);
             status.pending_rows = snapshot.pending_rows as u64;
@@ -88,16 +224,23 @@ impl Lane {
                 rows_per_minute: snapshot.rows_per_minute.map(|rate| rate as u32),
                 window_rows: snapshot.window_rows,
             };
-            status.drain_eta_seconds = snapshot.drain_eta().map(|eta| eta.as_secs_f64());
-            status.last_error = report.last_error.clone();
-            status.lag = lags.iter().map(|(_, lag)| lag).sum();
+            (status.drain_eta_seconds, status.drain_at_least) = match drain {
+                Drain::Takes { seconds, is_bound } => (Some(seconds), is_bound),
+                Drain::Never | Drain::Unknown => (None, false),
+            };
+            status.events_delivered = counters.events_delivered;
+            status.events_dead_lettered = counters.events_dead_lettered;
+            status.events_skipped = counters.events_skipped.values().sum();
+            status.last_error = report.last_error.as_ref().map(|(_, error)| error.clone());
+            status.lag = ahead.lag;
+            status.lag_as_of_ms = ahead.as_of_ms;
             status.partitions_assigned = snapshot.partitions;
             status.partitions_paused = snapshot.partitions_paused;
             status.loop_turn_ms = now.wall_ms;
         });
     }
 
-    fn write_metrics(&mut self, snapshot: &Snapshot, lags: &[(PartitionId, u64)]) {
+    fn write_metrics(&mut self, snapshot: &Snapshot, ahead: &Ahead, drain: Drain) {
         let (metrics, counters) = (&mut self.metrics, &snapshot.counters);
         metrics.events_consumed.set(counters.events_consumed);
         let skipped: u64 = counters.events_skipped.values().sum();
@@ -140,32 +283,20 @@ impl Lane {
         metrics.rate_limit_rows_per_minute.set(snapshot.rows_per_minute.unwrap_or(f64::INFINITY));
         metrics.rate_limit_window_rows.set(count(snapshot.window_rows));
         metrics.retry_after_seconds.set(snapshot.retry_after.as_secs_f64());
-        metrics.drain_eta_seconds.set(snapshot.drain_eta().map_or(f64::INFINITY, |eta| eta.as_secs_f64()));
+        metrics.drain_eta_seconds.set(match drain {
+            Drain::Never => f64::INFINITY,
+            Drain::Unknown => f64::NAN,
+            Drain::Takes { seconds, .. } => seconds,
+        });
         metrics.lane_state.set(snapshot.state.label());
         metrics.partitions_assigned.set(count(snapshot.partitions as u64));
         metrics.partitions_paused.set(count(snapshot.partitions_paused as u64));
         metrics.partitions_replaying.set(count(snapshot.partitions_replaying as u64));
         metrics.partitions_stalled.set(count(self.report.stalled as u64));
         let lags: Vec<(String, u64)> =
-            lags.iter().map(|(id, lag)| (partition_label(&self.topics, *id), *lag)).collect();
+            ahead.lags.iter().map(|(id, lag)| (partition_label(&self.topics, *id), *lag)).collect();
         metrics.kafka_lag.set(&lags);
     }
-}
-
-/// Whether a state is more than the everyday alternation of waiting and sending.
-fn is_news(state: LaneState) -> bool {
-    !matches!(
-        state,
-        LaneState::Idle | LaneState::Delivering | LaneState::Limited | LaneState::WaitingForJob | LaneState::Replaying
-    )
-}
-
-/// Whether a state comes of something that went wrong, which is then the last error.
-fn is_trouble(state: LaneState) -> bool {
-    matches!(
-        state,
-        LaneState::Throttled | LaneState::BackingOff | LaneState::AccountFault | LaneState::DeadLetterBlocked
-    )
 }
 
 /// The label of `requests_total`.
@@ -218,4 +349,94 @@ pub(super) fn failure_text(answer: &Answer, reply: &Result<Reply, Failure>) -> O
 
 fn count(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::{policy, start};
+    use crate::engine::{Engine, Gained, Settled};
+    use crate::record::{Offset, Record};
+
+    const ID: PartitionId = PartitionId { topic: 0, partition: 3 };
+
+    fn at(seconds: u64) -> Now {
+        Now { at: start_once() + Duration::from_secs(seconds), wall_ms: 1_700_000_000_000 + seconds as i64 * 1000 }
+    }
+
+    fn start_once() -> std::time::Instant {
+        static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+        *START.get_or_init(start)
+    }
+
+    /// An engine that owns one partition and has read these payloads, one second old.
+    fn read(payloads: &[&str]) -> Engine {
+        let mut engine = Engine::new(policy(), at(0).at);
+        let gained = Gained { partition: ID, start: Position(0), fence: None, settled: Settled::default() };
+        engine.assigned(&[gained], 1, at(0));
+        for (offset, payload) in (0..).zip(payloads) {
+            let record = Record {
+                partition: ID,
+                offset: Offset(offset),
+                timestamp_ms: at(0).wall_ms,
+                key: None,
+                payload: Some(payload.as_bytes()),
+            };
+            engine.on_record(&record, at(0).at);
+        }
+        engine
+    }
+
+    fn ahead(engine: &mut Engine, end: Option<i64>) -> (Snapshot, Ahead) {
+        let snapshot = engine.snapshot(at(200));
+        let ends = end.map(|end| (ID, (Position(end), 7))).into_iter().collect();
+        let ahead = Ahead::of(&snapshot, &ends);
+        (snapshot, ahead)
+    }
+
+    #[test]
+    fn what_the_log_holds_beyond_the_buffer_is_part_of_the_time_to_drain_as_rows_merged_so_far() {
+        // Four events of two users: half a row an event.
+        let event = |user: &str| format!(r#"{{"userId":"{user}","traits":{{"a":1}}}}"#);
+        let (ann, ben) = (event("ann"), event("ben"));
+        let mut engine = read(&[&ann, &ben, &ann, &ben]);
+        let (snapshot, all_read) = ahead(&mut engine, Some(4));
+        let pending = snapshot.drain_eta().expect("it gets through").as_secs_f64();
+        assert_eq!(Drain::of(&snapshot, &all_read), Drain::Takes { seconds: pending, is_bound: false });
+        let (snapshot, backlog) = ahead(&mut engine, Some(4 + 60_000));
+        assert_eq!((backlog.lag, backlog.unread, backlog.as_of_ms), (Some(60_004), 60_000, Some(7)));
+        let Drain::Takes { seconds, is_bound: true } = Drain::of(&snapshot, &backlog) else {
+            panic!("it gets through")
+        };
+        let per_second = snapshot.rows_per_minute.expect("limited") / 60.0;
+        assert!((seconds - pending - 30_000.0 / per_second).abs() < 1.0, "{seconds}");
+    }
+
+    #[test]
+    fn lag_is_unknown_until_each_owned_partition_has_an_end_and_while_none_is_owned() {
+        let (snapshot, unknown) = ahead(&mut read(&[]), None);
+        assert_eq!((unknown.lag, Drain::of(&snapshot, &unknown)), (None, Drain::Unknown));
+        let mut nothing = Engine::new(policy(), at(0).at);
+        let (snapshot, unknown) = ahead(&mut nothing, Some(9));
+        assert_eq!((unknown.lag, Drain::of(&snapshot, &unknown)), (None, Drain::Unknown));
+        assert_eq!(ahead(&mut read(&[]), Some(0)).1.lag, Some(0));
+    }
+
+    #[test]
+    fn a_dead_letter_that_waits_ages() {
+        let snapshot = read(&["{broken"]).snapshot(at(200));
+        assert_eq!(snapshot.oldest_age, Duration::from_secs(200));
+    }
+
+    #[test]
+    fn an_error_is_over_when_the_place_that_it_came_from_answers_well() {
+        let mut report = Report::default();
+        report.failed("kafka: no broker".to_owned());
+        report.went_well(Place::Provider);
+        assert_eq!(report.why(), Some("kafka: no broker"));
+        report.went_well(Place::Kafka);
+        assert_eq!(report.why(), None);
+        let (_, error) = report.last_error.as_ref().expect("still shown");
+        assert!(error.over_at_ms.is_some() && error.what == "kafka: no broker");
+    }
 }

@@ -84,9 +84,9 @@ impl Lane {
         if done.job.is_none() {
             self.metrics.request_rows.observe(done.rows as f64);
         }
+        self.report.on_answer(&answer, &done.reply);
         if let Some(text) = report::failure_text(&answer, &done.reply) {
             tracing::debug!(destination = %self.id, rows = done.rows, "{text}");
-            self.report.failed(text);
         }
         let status = match &done.reply {
             Ok(reply) => Some(reply.status.as_u16()),

@@ -161,7 +161,7 @@ pub struct LaneMetrics {
     pub dead_letters: Totals,
     pub dead_letter_failures: Total,
     pub delivery_latency_seconds: Histogram,
-    /// Infinite while nothing gets through.
+    /// Infinite while nothing gets through, NaN while the lag is not known.
     pub drain_eta_seconds: Gauge,
     /// One of `LANE_STATES`.
     pub lane_state: Choice,
@@ -242,7 +242,7 @@ impl LaneMetrics {
             ),
             drain_eta_seconds: lane.gauge(
                 "drain_eta_seconds",
-                "Time until what is known to wait is delivered at the present pace; +Inf while nothing gets through.",
+                "Least time until all that waits, read or not, is delivered at the present limit; +Inf while nothing gets through, NaN while the lag is not known.",
             ),
             lane_state: lane.choice(
                 ("lane_state", "1 for what the lane is doing, 0 for the rest."),

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 /// How a lane stands. Times are milliseconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LaneStatus {
     pub destination: String,
     /// The Kafka consumer group.
@@ -27,11 +28,21 @@ pub struct LaneStatus {
     /// 0 while nothing waits.
     pub oldest_age_seconds: f64,
     pub budget: Budget,
-    /// `None` while nothing gets through.
+    /// Until all that is in the log is delivered at the present limit; `None` while nothing gets through, or the lag is not
+    /// known.
     pub drain_eta_seconds: Option<f64>,
+    /// Whether records that are not read yet are part of that: how they merge, what fails and what is written meanwhile is
+    /// not known, so it is the least time.
+    pub drain_at_least: bool,
+    /// Events since the start of the process, by their end.
+    pub events_delivered: u64,
+    pub events_dead_lettered: u64,
+    pub events_skipped: u64,
     pub last_error: Option<LastError>,
-    /// Records from the committed positions to the log's ends, over all owned partitions.
-    pub lag: u64,
+    /// Records from the committed positions to the log's ends, over all owned partitions; `None` while it is not known.
+    pub lag: Option<u64>,
+    /// When the oldest of the ends that the lag counts to was learned.
+    pub lag_as_of_ms: Option<i64>,
     pub partitions_assigned: usize,
     pub partitions_paused: usize,
     /// Whether the lane is a member of its group with an assignment, be it an empty one.
@@ -56,6 +67,8 @@ pub struct Budget {
 pub struct LastError {
     pub at_ms: i64,
     pub what: String,
+    /// When a success showed that it is over; `None` while it may go on.
+    pub over_at_ms: Option<i64>,
 }
 
 /// What all lanes last reported.

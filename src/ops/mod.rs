@@ -1,6 +1,7 @@
 //! What an operator can ask the running worker over HTTP: `/metrics`, `/livez`, `/readyz`, `/status`.
 
 mod board;
+mod connections;
 
 use std::future::Future;
 use std::io;
@@ -19,6 +20,7 @@ use tokio::sync::oneshot;
 pub use board::{Ask, Board, Budget, LaneStatus, LastError, Reporter};
 
 use crate::metrics::Metrics;
+use connections::Bounded;
 
 /// How long a scrape waits for a lane to bring its numbers up to date. A turn of a lane's loop takes milliseconds, and
 /// Prometheus gives up after 10 s by default.
@@ -56,7 +58,7 @@ pub async fn serve(
         // The other end is gone only if the server is.
         let _ = stopping.send(());
     };
-    let server = axum::serve(listener, router(ops)).with_graceful_shutdown(shutdown);
+    let server = axum::serve(Bounded::new(listener), router(ops)).with_graceful_shutdown(shutdown);
     let overdue = async {
         match stopped.await {
             Ok(()) => tokio::time::sleep(LAST_ANSWERS).await,
@@ -243,7 +245,7 @@ mod tests {
                 status.pending_rows = 12;
                 status.budget = Budget { rows_per_minute: Some(1200), window_rows: 1188 };
                 status.drain_eta_seconds = Some(0.6);
-                status.last_error = Some(LastError { at_ms: 5, what: "throttled".to_owned() });
+                status.last_error = Some(LastError { at_ms: 5, what: "throttled".to_owned(), over_at_ms: None });
             });
             ask.answered();
         };
@@ -277,5 +279,33 @@ mod tests {
         assert_eq!(served.get("/livez").await.0, 200);
         served.stop.send(()).expect("a server");
         served.server.await.expect("no panic").expect("no error");
+    }
+
+    #[tokio::test]
+    async fn connections_that_ask_nothing_keep_no_one_out_and_are_closed() {
+        let served = served(Arc::new(Metrics::new()), Board::default()).await;
+        let address = &served.url["http://".len()..];
+        // Every other one with half a request.
+        let mut idle = Vec::new();
+        for n in 0..359 {
+            let stream = tokio::net::TcpStream::connect(address).await.expect("a connection");
+            if n % 2 == 0 {
+                stream.writable().await.expect("writable");
+                stream.try_write(b"GET /livez HTTP/1.1\r\nhost:").expect("a write");
+            }
+            idle.push(stream);
+            if n % 50 == 0 {
+                assert_eq!(served.get("/livez").await.0, 200);
+            }
+        }
+        assert_eq!(served.get("/livez").await.0, 200);
+        let closed = async {
+            for stream in &idle[..idle.len() - connections::MOST] {
+                // The end, or a reset where what was sent lay unread.
+                stream.readable().await.expect("an event");
+                assert!(matches!(stream.try_read(&mut [0; 8]), Ok(0) | Err(_)));
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), closed).await.expect("all but those that fit are closed");
     }
 }

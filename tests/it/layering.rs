@@ -30,7 +30,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("lane", &["config", "engine", "kafka", "metrics", "ops", "providers", "record", "sender", "token", "units"]),
     ("app", &["config", "lane", "metrics", "ops"]),
     // It runs the whole worker, but judges it by what is outside: never by `engine`, `providers` or `event`.
-    ("demo", &["app", "config", "kafka", "metrics", "ops", "units"]),
+    ("demo", &["app", "config", "kafka", "log", "metrics", "ops", "units"]),
     ("cli", &["app", "config", "demo", "kafka", "lane", "log", "ops", "units"]),
     ("main", &[]),
     ("lib", &[]),

@@ -202,3 +202,44 @@ async fn neither_status_nor_metrics_hold_a_token_or_a_person() {
     }
     worker.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_beyond_the_buffer_is_part_of_the_time_to_drain() {
+    let mut world = World::start(1, without_limits()).await;
+    world.produce_all(one_event_each(0..9_000)).await;
+    let settings = "batch: { linger: 0s }, request: { timeout: 8s }, buffer: { max_bytes: 1MiB }, \
+                    limit: { rows_per_minute: 1800 }";
+    let worker = Worker::start(
+        &world.config_with("events: { max_bytes: 1MiB }", &world.block("vitally", Kind::Vitally, settings)),
+    )
+    .await;
+    // Whatever is read and whatever is not: 9,000 rows take five minutes.
+    let shown = async || lane(&worker, "vitally").await;
+    until("a full buffer and the whole log count", async || {
+        let shown = shown().await;
+        shown["drain_at_least"] == true && shown["partitions_paused"] == 1
+    })
+    .await;
+    let shown = shown().await;
+    let eta = shown["drain_eta_seconds"].as_f64().expect("known");
+    assert!((240.0..=310.0).contains(&eta), "{shown}");
+    assert!(shown["lag"].as_u64().is_some_and(|lag| lag > 7_000), "{shown}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lag_that_is_not_known_yet_is_shown_as_unknown() {
+    let world = World::start(1, without_limits()).await;
+    let Some(broker) = &world.embedded else {
+        println!("skipped: only the embedded broker goes down");
+        return;
+    };
+    broker.broker_down().expect("an answer");
+    let worker = Worker::start(&world.config(&world.block("vitally", Kind::Vitally, ""))).await;
+    let shown = lane(&worker, "vitally").await;
+    assert_eq!((&shown["lag"], &shown["drain_eta_seconds"]), (&Value::Null, &Value::Null), "{shown}");
+    let (_, text) = worker.get("/metrics").await;
+    assert!(!text.contains("\nsluicegate_kafka_lag{"), "no series of an unknown lag");
+    assert!(text.contains("\nsluicegate_drain_eta_seconds{destination=\"vitally\"} NaN\n"), "{text}");
+    worker.stop().await;
+}

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 
 pub use read::ReadRules;
-pub use replay::{End, Replay, takers};
+pub use replay::{End, Replay, skips, takers};
 
 use super::simulator::Kind;
 use read::Event;

@@ -82,6 +82,11 @@ fn fate(kind: Kind, rules: &ReadRules, entry: &LogEntry, seen: &mut BTreeSet<(i3
         Ok(whole) => whole,
         // serde_json stops at 128 levels with this text.
         Err(error) if error.to_string().contains("recursion limit") => return Fate::Dead("too_deep"),
+        // No double holds such a number, and nobody has to make one of it.
+        Err(error) if error.to_string().contains("number out of range") => match serde_json::from_str(text) {
+            Ok(raw) => with_large_numbers(raw),
+            Err(_) => return Fate::Dead("not_json"),
+        },
         Err(_) => return Fate::Dead("not_json"),
     };
     let Some(event) = whole.as_object() else { return Fate::Dead("wrong_type") };
@@ -109,6 +114,22 @@ fn fate(kind: Kind, rules: &ReadRules, entry: &LogEntry, seen: &mut BTreeSet<(i3
     let named = [context.get("groupId"), traits.get("company").and_then(|company| company.get("id")), configured];
     let account = named.into_iter().flatten().find_map(account_id);
     Fate::Taken { user, event: Event { account, traits } }
+}
+
+/// A value whose numbers are the largest double where no double holds them.
+fn with_large_numbers(raw: &RawValue) -> Value {
+    let text = raw.get();
+    match text.as_bytes().first() {
+        Some(b'{') => {
+            let members: BTreeMap<String, &RawValue> = serde_json::from_str(text).unwrap_or_default();
+            members.into_iter().map(|(name, value)| (name, with_large_numbers(value))).collect()
+        }
+        Some(b'[') => {
+            let items: Vec<&RawValue> = serde_json::from_str(text).unwrap_or_default();
+            items.into_iter().map(with_large_numbers).collect()
+        }
+        _ => serde_json::from_str(text).unwrap_or_else(|_| Value::from(f64::MAX)),
+    }
 }
 
 /// A string as it stands, or an integer's exact digits, which a double would lose; hence the second, raw reading.
@@ -205,10 +226,19 @@ mod tests {
             (r#"{"type":1,"userId":"a"}"#, "wrong_type"),
             (r#"{"userId":"a","traits":3}"#, "wrong_type"),
             (r#"{"traits":{}}"#, "no_user_id"),
+            (r#"{"userId":1e400}"#, "bad_user_id"),
+            (r#"{"userId":"a","traits":{"x":1e400}"#, "not_json"),
             (&deep, "too_deep"),
         ] {
             assert_eq!(one(Kind::Vitally, payload).dead.get(cause), Some(&1), "{payload}");
         }
+    }
+
+    #[test]
+    fn a_number_that_no_double_holds_is_json() {
+        let reading = one(Kind::Vitally, r#"{"userId":"a","traits":{"x":1e400,"y":[1,2e999],"z":{"w":1}}}"#);
+        let traits = Value::Object(reading.histories["a"][0].traits.clone());
+        assert_eq!(traits, json!({"x": f64::MAX, "y": [1, f64::MAX], "z": {"w": 1}}));
     }
 
     #[test]

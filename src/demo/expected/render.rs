@@ -17,21 +17,33 @@ pub(super) fn render(kind: Kind, row: &Event) -> Result<Fields, &'static str> {
         return Err("no_account");
     }
     // The simulated providers' marker for a row that they refuse.
-    if traits.get("poison") == Some(&Value::Bool(true)) {
+    if traits.get("poison") == Some(&Value::Bool(true)) || traits.values().any(is_too_large) {
         return Err("invalid");
     }
     match kind {
         Kind::Vitally => Ok(vitally(row)),
         Kind::Vibefollow => vibefollow(traits),
-        Kind::Userpilot => Ok(userpilot(row)),
+        Kind::Userpilot => userpilot(row),
+    }
+}
+
+/// Whether a number in it is one that no double holds, which the simulated providers' JSON reader refuses.
+fn is_too_large(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.as_f64() == Some(f64::MAX),
+        Value::Array(items) => items.iter().any(is_too_large),
+        Value::Object(members) => members.values().any(is_too_large),
+        Value::Null | Value::Bool(_) | Value::String(_) => false,
     }
 }
 
 fn vitally(row: &Event) -> Fields {
     let mut fields = Fields::new();
     fields.insert("accountId".into(), row.account.clone().map(Value::String));
+    let has_created_at = row.traits.contains_key("createdAt");
     for (name, value) in &row.traits {
-        let value = if name == "createdAt" { iso(value) } else { value.clone() };
+        let is_join_date = name == "createdAt" || name == "created_at" && !has_created_at;
+        let (name, value) = if is_join_date { ("createdAt", iso(value)) } else { (name.as_str(), value.clone()) };
         fields.insert(format!("traits.{name}"), Some(value).filter(|value| !value.is_null()));
     }
     if !row.traits.contains_key("name")
@@ -45,25 +57,29 @@ fn vitally(row: &Event) -> Fields {
 fn vibefollow(traits: &Map<String, Value>) -> Result<Fields, &'static str> {
     let mut fields = Fields::new();
     let given = |name: &str| traits.get(name).filter(|value| !value.is_null());
-    for (name, value) in traits {
-        if !value.is_null() && name != "email" && !(name == "company" && value.is_object()) {
-            fields.insert(format!("traits.{name}"), Some(value.clone()));
-        }
+    let own = ["email", "name", "plan", "signupDate", "company", "role"];
+    for (name, value) in traits.iter().filter(|(name, value)| !value.is_null() && !own.contains(&name.as_str())) {
+        fields.insert(format!("traits.{name}"), Some(value.clone()));
     }
-    if let Some(email) = given("email") {
-        if !email.as_str().is_some_and(|email| email.contains('@')) {
-            return Err("invalid");
+    match given("email").map(|email| email.as_str().map(str::trim)) {
+        None | Some(Some("")) => {}
+        Some(Some(email)) if email.contains('@') => {
+            fields.insert("email".into(), Some(email.into()));
         }
-        fields.insert("email".into(), Some(email.clone()));
+        Some(_) => return Err("invalid"),
     }
     let company = given("company");
-    let inside = |name: &str| company.and_then(|company| company.get(name)).filter(|value| !value.is_null());
+    let inside = |names: &[&str]| {
+        let company = company?.as_object()?;
+        names.iter().find_map(|name| company.get(*name).and_then(primitive))
+    };
+    let joined = given("signupDate").or(given("createdAt")).or(given("created_at"));
     let derived = [
-        ("name", given("name").cloned().or_else(|| full_name(traits))),
-        ("plan", given("plan").or(inside("plan")).cloned()),
-        ("signupDate", given("signupDate").or(given("createdAt")).or(given("created_at")).map(iso)),
-        ("company", company.filter(|company| company.is_string()).or(inside("name")).or(inside("id")).map(text)),
-        ("role", given("role").or(given("title")).cloned()),
+        ("name", given("name").map(text).or_else(|| full_name(traits))),
+        ("plan", given("plan").map(text).or_else(|| inside(&["plan"]))),
+        ("signupDate", joined.map(iso).as_ref().map(text)),
+        ("company", company.filter(|company| !company.is_object()).map(text).or_else(|| inside(&["name", "id"]))),
+        ("role", given("role").or(given("title")).map(text)),
     ];
     for (name, value) in derived {
         if value.is_some() {
@@ -73,19 +89,35 @@ fn vibefollow(traits: &Map<String, Value>) -> Result<Fields, &'static str> {
     Ok(fields)
 }
 
-fn userpilot(row: &Event) -> Fields {
+/// "500 properties per user, names up to 255 characters, values up to 65,535 characters" (Userpilot's API description).
+fn userpilot(row: &Event) -> Result<Fields, &'static str> {
     let mut fields = Fields::new();
-    for (name, value) in &row.traits {
-        if name == "createdAt" {
-            fields.insert("metadata.created_at".into(), Some(iso(value)).filter(|value| !value.is_null()));
-        } else {
-            flatten(format!("metadata.{name}"), value, &mut fields);
+    let (objects, others): (Vec<_>, Vec<_>) = row.traits.iter().partition(|(_, value)| value.is_object());
+    // A trait that has a name by itself wins over one that gets it by flattening.
+    for (name, value) in objects {
+        flatten(format!("metadata.{name}"), value, &mut fields);
+    }
+    for (name, value) in others {
+        match name.as_str() {
+            "createdAt" if row.traits.contains_key("created_at") => {}
+            "createdAt" | "created_at" => {
+                let date = Some(iso(value)).filter(|value| !value.is_null());
+                fields.insert("metadata.created_at".into(), date);
+            }
+            _ => flatten(format!("metadata.{name}"), value, &mut fields),
         }
+    }
+    let is_long = |value: &Value| value.as_str().is_some_and(|text| text.chars().count() > 65_535);
+    let breaks = |(name, value): (&String, &Option<Value>)| {
+        name.chars().count() > "metadata.".len() + 255 || value.as_ref().is_some_and(is_long)
+    };
+    if fields.len() > 500 || fields.iter().any(breaks) {
+        return Err("invalid");
     }
     if let Some(account) = &row.account {
         fields.insert("company_id".into(), Some(Value::String(account.clone())));
     }
-    fields
+    Ok(fields)
 }
 
 /// Objects by `_`, lists of primitives by `,`, lists of anything else as compact JSON.
@@ -102,7 +134,7 @@ fn flatten(name: String, value: &Value, fields: &mut Fields) {
             Some(Value::String(value.to_string()))
         }
         Value::Array(list) => {
-            let parts: Vec<String> = list.iter().map(plain).collect();
+            let parts: Vec<String> = list.iter().filter(|value| !value.is_null()).map(plain).collect();
             Some(Value::String(parts.join(",")))
         }
         _ => Some(value.clone()),
@@ -114,25 +146,46 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
+/// A primitive as text; a list or an object stays as it is.
 fn text(value: &Value) -> Value {
-    Value::String(plain(value))
+    primitive(value).unwrap_or_else(|| value.clone())
+}
+
+fn primitive(value: &Value) -> Option<Value> {
+    (value.is_string() || value.is_number() || value.is_boolean()).then(|| Value::String(plain(value)))
 }
 
 fn full_name(traits: &Map<String, Value>) -> Option<Value> {
-    let parts: Vec<&str> = ["firstName", "lastName"]
-        .into_iter()
-        .filter_map(|name| traits.get(name)?.as_str())
-        .filter(|part| !part.trim().is_empty())
-        .collect();
+    let part = |names: [&str; 2]| {
+        let value = names.into_iter().find_map(|name| traits.get(name).and_then(primitive));
+        value.map(|value| plain(&value).trim().to_owned()).filter(|part| !part.is_empty())
+    };
+    let parts: Vec<String> =
+        [part(["firstName", "first_name"]), part(["lastName", "last_name"])].into_iter().flatten().collect();
     (!parts.is_empty()).then(|| Value::String(parts.join(" ")))
 }
 
-/// Numbers above 1e11 are milliseconds, others seconds (providers.md, T17); anything else stays as it is.
+/// A date as ISO 8601 in UTC with milliseconds; anything else stays as it is. Numbers, also as text of more than eight
+/// digits, are unix times: above 1e11 in milliseconds, others in seconds (providers.md, T17).
 fn iso(value: &Value) -> Value {
-    let Some(number) = value.as_f64() else { return value.clone() };
-    let ms = if number > 1e11 { number } else { number * 1_000.0 };
-    let time = jiff::Timestamp::from_millisecond(ms as i64);
-    time.map_or_else(|_| value.clone(), |time| Value::String(format!("{time:.3}")))
+    let unix = |number: f64| {
+        let ms = if number.abs() > 1e11 { number } else { number * 1_000.0 };
+        jiff::Timestamp::from_millisecond(ms.round() as i64).ok()
+    };
+    let time = match value {
+        Value::Number(number) => number.as_f64().and_then(unix),
+        Value::String(text) => {
+            let text = text.trim();
+            if text.len() > 8 && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+                text.parse().ok().and_then(unix)
+            } else {
+                let local = || text.parse::<jiff::civil::DateTime>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok();
+                text.parse::<jiff::Timestamp>().ok().or_else(|| local().map(|zoned| zoned.timestamp()))
+            }
+        }
+        _ => None,
+    };
+    time.map_or_else(|| value.clone(), |time| Value::String(format!("{time:.3}")))
 }
 
 #[cfg(test)]
@@ -177,8 +230,38 @@ mod tests {
             "createdAt": "2026-01-02", "phone": null});
         let expected = json!({
             "company_id": "7", "metadata.company_id": 7, "metadata.company_geo_city": "X", "metadata.tags": "a,1,true",
-            "metadata.list": "[{\"a\":2,\"b\":1}]", "metadata.created_at": "2026-01-02", "metadata.phone": "removed",
+            "metadata.list": "[{\"a\":2,\"b\":1}]", "metadata.created_at": "2026-01-02T00:00:00.000Z", "metadata.phone": "removed",
         });
         assert_eq!(fields(Kind::Userpilot, Some("7"), traits), Ok(expected));
+    }
+
+    /// Numeric and snake-case names, dates in any form, and Userpilot's bounds: as `src/providers` has them from the vendors'
+    /// pages.
+    #[test]
+    fn odd_but_legal_traits_are_read_as_the_adapters_read_them() {
+        let named = json!({"first_name": 7, "lastName": " Kim "});
+        assert_eq!(fields(Kind::Vitally, Some("a"), named.clone()).expect("taken")["traits.name"], "7 Kim");
+        assert_eq!(fields(Kind::Vibefollow, None, named).expect("taken")["traits.name"], "7 Kim");
+        let numbers = json!({"name": 5, "plan": true, "role": 1, "email": " a@b.io ", "company": 9});
+        let expected = json!({"email": "a@b.io", "traits.name": "5", "traits.plan": "true", "traits.role": "1",
+            "traits.company": "9"});
+        assert_eq!(fields(Kind::Vibefollow, None, numbers), Ok(expected));
+        for (date, iso) in [
+            (json!("2026-01-02T03:04:05Z"), "2026-01-02T03:04:05.000Z"),
+            (json!("2026-01-02"), "2026-01-02T00:00:00.000Z"),
+            (json!("1767323045"), "2026-01-02T03:04:05.000Z"),
+            (json!("soon"), "soon"),
+        ] {
+            let fields =
+                |kind, name| fields(kind, Some("a"), json!({"created_at": date})).expect("taken")[name].clone();
+            assert_eq!(fields(Kind::Vitally, "traits.createdAt"), iso);
+            assert_eq!(fields(Kind::Vibefollow, "traits.signupDate"), iso);
+            assert_eq!(fields(Kind::Userpilot, "metadata.created_at"), iso);
+        }
+        let many = |n: usize| (0..n).map(|n| (format!("p{n}"), json!(n))).collect::<Map<_, _>>();
+        assert!(fields(Kind::Userpilot, None, Value::Object(many(500))).is_ok());
+        assert_eq!(fields(Kind::Userpilot, None, Value::Object(many(501))), Err("invalid"));
+        assert_eq!(fields(Kind::Userpilot, None, json!({"x": "y".repeat(65_536)})), Err("invalid"));
+        assert_eq!(fields(Kind::Vibefollow, None, json!({"x": {"y": [f64::MAX]}})), Err("invalid"));
     }
 }

@@ -30,6 +30,15 @@ pub fn takers(kind: Kind, rules: &ReadRules, log: &[LogEntry]) -> BTreeMap<(i32,
     taken.collect()
 }
 
+/// Where each event that this destination skips stands, by partition and offset, and why it is skipped.
+pub fn skips(kind: Kind, rules: &ReadRules, log: &[LogEntry]) -> Vec<((i32, i64), &'static str)> {
+    let skipped = read::fates(kind, rules, log).filter_map(|(entry, fate)| match fate {
+        Fate::Skipped(reason) => Some(((entry.partition, entry.offset), reason)),
+        Fate::Taken { .. } | Fate::Dead(_) => None,
+    });
+    skipped.collect()
+}
+
 /// A log as one destination reads it.
 pub struct Replay {
     kind: Kind,

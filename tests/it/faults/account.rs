@@ -8,6 +8,7 @@ use sluicegate::demo::simulator::{Faults, Kind, Step};
 
 use super::{ONE_BY_ONE, QUICK, all_delivered, event, lane_metric, outage, retries, roomy, round, set, wait_state};
 use crate::support::{Worker, World, until};
+use crate::worker_process::Process;
 
 /// A block like `World::block`, with a token file.
 fn block_with_file(world: &World, kind: Kind, file: &Path, more: &str) -> String {
@@ -150,4 +151,35 @@ async fn six_bad_rows_in_front_do_not_close_the_lane() {
 #[tokio::test(flavor = "multi_thread")]
 async fn twelve_bad_rows_in_front_of_single_requests_do_not_close_the_lane() {
     bad_rows("single", &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_token_is_an_error_in_the_log_with_its_remedy_and_its_end_is_told() {
+    let mut world = World::start(1, roomy()).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("vitally");
+    std::fs::write(&file, "wrong\n").expect("a token file");
+    world.produce_all(round(3, 1)).await;
+    let block = block_with_file(&world, Kind::Vitally, &file, QUICK);
+    let mut process = Process::start(&world.yaml(&block, "group.protocol: consumer", "10s"), &[]);
+    process.wait_log("to=\"account_fault\"").await;
+    let log = process.log();
+    let line = log.lines().find(|line| line.contains("to=\"account_fault\"")).expect("the line");
+    assert!(line.contains("ERROR") && line.contains("status 401"), "{line}");
+    let place = format!("destinations.vitally.token_file ({})", file.display());
+    assert!(line.contains("remedy=") && line.contains(&place), "{line}");
+    // Text is for people: no module paths, no colors in a pipe.
+    assert!(!log.contains("sluicegate::") && !log.contains('\x1b'), "{log}");
+
+    std::fs::write(&file, "demo-vitally-token\n").expect("a token file");
+    process.wait_log("from=\"account_fault\"").await;
+    let log = process.log();
+    let line = log.lines().find(|line| line.contains("from=\"account_fault\"")).expect("the line");
+    assert!(line.contains("INFO") && line.contains("lasted_seconds="), "{line}");
+    world.wait_committed("vitally").await;
+    let status: serde_json::Value = serde_json::from_str(&process.get("/status").await.1).expect("JSON");
+    let error = &status["lanes"][0]["last_error"];
+    assert!(error["over_at_ms"].is_i64(), "{status}");
+    process.signal("TERM");
+    process.exit(std::time::Duration::from_secs(30)).await;
 }
