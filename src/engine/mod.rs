@@ -29,6 +29,7 @@ mod offsets;
 mod outbox;
 mod pacer;
 mod policy;
+mod quota;
 pub mod rate_limit;
 mod replay;
 mod row;
@@ -63,7 +64,7 @@ use ahead::{Ahead, Member};
 use dedup::MessageIds;
 use guard::Guard;
 use offsets::OffsetTracker;
-use rate_limit::RateLimit;
+use rate_limit::{Limits, RateLimit};
 use rows::{RowIndex, Rows};
 use state::{Hold, Jitter};
 use verdict::{EncodedRow, JobId, Rejection};
@@ -184,6 +185,10 @@ struct Partition {
     usable_at: Instant,
     /// Whether its rows may leave: the replay is complete and `usable_at` has passed.
     is_open: bool,
+    /// How many partitions there were for all owners so far, if always as many.
+    of: Option<usize>,
+    /// Since when the log has ended below the fence.
+    ends_short: Option<Instant>,
     /// Replayed bytes that the last owner announced.
     footprint: u64,
     /// Bytes of unsettled rows and dead letters.
@@ -268,7 +273,13 @@ impl Engine {
             outbox: VecDeque::new(),
             batches: BTreeMap::new(),
             letters: letters::Letters::default(),
-            limit: RateLimit::new(policy.rows_per_minute, policy.batch.max_rows, policy.request_timeout),
+            limit: RateLimit::new(Limits {
+                rows_per_minute: policy.rows_per_minute,
+                calls_per_minute: policy.calls_per_minute,
+                batch: policy.batch.max_rows,
+                timeout: policy.request_timeout,
+                session: policy.session_timeout,
+            }),
             guard: Guard::new(policy.guard, now),
             hold: None,
             commits: commits::Commits::default(),

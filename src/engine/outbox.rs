@@ -100,7 +100,8 @@ impl Engine {
                 most = most.min(rows);
             }
         }
-        if self.guard.is_closed() || available < self.policy.batch.single_below {
+        let is_few = available < self.policy.batch.single_below;
+        if self.guard.is_closed() || is_few && self.limit.call_at(now).is_some_and(|at| at <= now + LEAD) {
             most = 1;
         }
         if available < most
