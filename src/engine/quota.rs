@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use super::ledger::Ledger;
 use super::pacer::Pacer;
-use super::rate_limit::{Former, Grant};
 use super::slowest::Slowest;
 use crate::record::PartitionId;
 
@@ -23,6 +22,38 @@ const LATE: f64 = 60.0;
 
 /// What a commit's age may hide: five seconds between commits, and five of clock skew between replicas.
 const COMMIT_AGE: Duration = Duration::from_secs(10);
+
+/// Who used a gained partition's share before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Former {
+    /// Nobody: the group has read nothing of the topic yet.
+    Nobody,
+    /// The owners of the topic's other partitions: this one is new, and its share was part of theirs.
+    Others,
+    Owner(LastOwner),
+}
+
+/// How the last owner of a partition left it, from its commit metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastOwner {
+    /// Age of the last commit.
+    pub age: Duration,
+    /// How long it says to wait (`RateLimit::wait`, or `longest`); `None` from a version that did not say.
+    pub wait: Option<Duration>,
+    /// How long after that commit its rows may count (`RateLimit::counts`); `None` from a version that did not say.
+    pub counts: Option<Duration>,
+}
+
+/// What the limiter says to a wish for rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grant {
+    /// This many rows may leave now and count as taken.
+    Rows(usize),
+    /// None yet; ask again at this instant.
+    Wait(Instant),
+    /// None until a response or a partition comes.
+    Blocked,
+}
 
 /// A gained partition's part of the share.
 #[derive(Clone, Copy, Debug)]
@@ -375,7 +406,6 @@ fn row_period(rows_per_minute: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::super::rate_limit::LastOwner;
     use super::*;
     use crate::engine::testing::start;
 

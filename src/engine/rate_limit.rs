@@ -3,39 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::quota::Quota;
+pub use super::quota::{Former, Grant, LastOwner};
 use crate::record::PartitionId;
-
-/// Who used a gained partition's share before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Former {
-    /// Nobody: the group has read nothing of the topic yet.
-    Nobody,
-    /// The owners of the topic's other partitions: this one is new, and its share was part of theirs.
-    Others,
-    Owner(LastOwner),
-}
-
-/// How the last owner of a partition left it, from its commit metadata.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LastOwner {
-    /// Age of the last commit.
-    pub age: Duration,
-    /// How long it says to wait (`RateLimit::wait`, or `longest`); `None` from a version that did not say.
-    pub wait: Option<Duration>,
-    /// How long after that commit its rows may count (`RateLimit::counts`); `None` from a version that did not say.
-    pub counts: Option<Duration>,
-}
-
-/// What the limiter says to a wish for rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Grant {
-    /// This many rows may leave now and count as taken.
-    Rows(usize),
-    /// None yet; ask again at this instant.
-    Wait(Instant),
-    /// None until a response or a partition comes.
-    Blocked,
-}
 
 /// What one destination's limits are made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
