@@ -35,6 +35,7 @@ fn engine(now: Instant) -> Engine {
         rules: Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None },
         names: vec!["vitally"],
         rows_per_minute: Some(1200),
+        calls_per_minute: None,
         batch: BatchPolicy {
             max_rows: 100,
             max_bytes: 500_000,
@@ -55,7 +56,13 @@ fn engine(now: Instant) -> Engine {
     };
     let mut engine = Engine::new(policy, now);
     engine.assigned(
-        &[Gained { partition: PARTITION, start: Position(0), fence: None, settled: Settled::default() }],
+        &[Gained {
+            partition: PARTITION,
+            start: Position(0),
+            fence: None,
+            settled: Settled::default(),
+            is_added: false,
+        }],
         1,
         Now { at: now, wall_ms: 0 },
     );

@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use sluicegate::engine::rate_limit::{Grant, RateLimit};
+use sluicegate::engine::rate_limit::{Former, Grant, Limits, RateLimit};
 use sluicegate::record::PartitionId;
 
 /// One row at 1,200 a minute.
@@ -17,10 +17,16 @@ const PERIOD: Duration = Duration::from_millis(50);
 const ANSWER: Duration = Duration::from_millis(200);
 
 fn limit(partitions: i32, batch: usize, now: Instant) -> RateLimit {
-    let mut limit = RateLimit::new(Some(1200), batch, Duration::from_secs(10));
-    limit.resize(partitions as usize);
+    let mut limit = RateLimit::new(Limits {
+        rows_per_minute: Some(1200),
+        calls_per_minute: None,
+        batch,
+        timeout: Duration::from_secs(10),
+        session: Duration::from_secs(45),
+    });
+    limit.resize(partitions as usize, now);
     for partition in 0..partitions {
-        limit.gain(PartitionId { topic: 0, partition }, None, now);
+        limit.gain(PartitionId { topic: 0, partition }, Former::Nobody, now);
     }
     limit
 }

@@ -262,6 +262,7 @@ fn fresh(partitions: usize) -> Vec<Gained> {
         start: Position(0),
         fence: None,
         settled: Settled::default(),
+        is_added: false,
     };
     (0..partitions).map(gained).collect()
 }
@@ -420,6 +421,7 @@ fn gained(commit: &Commit) -> Gained {
         start: commit.position,
         fence: Fence::parse(&commit.metadata),
         settled: Settled::parse(&commit.metadata),
+        is_added: false,
     }
 }
 
@@ -429,6 +431,7 @@ fn policy() -> Policy {
         rules: Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None },
         names: vec!["vitally"],
         rows_per_minute: Some(1200),
+        calls_per_minute: None,
         batch: BatchPolicy {
             max_rows: 100,
             max_bytes: 500 << 10,

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use super::fence::Leaving;
+use super::quota::WINDOW;
 use super::{Action, CommitId, Engine, Fence, Note, Now, Settled};
 use crate::record::{PartitionId, Position};
 
@@ -124,11 +126,18 @@ impl Engine {
             let fence = partition.read.max(partition.fence);
             let replay = partition.pending_bytes + partition.tracker.settled_beyond_committable();
             let bytes = replay.max(partition.footprint);
-            // Before the wait is over, requests of the owner before us may still be out.
-            let clean = ((is_final || !releasing.is_empty()) && partition.usable_at <= now.at)
-                .then(|| self.limit.wait(partition.even_at, now.at));
-            let metadata = Fence::new(fence, now.wall_ms, clean, bytes);
-            let metadata = match is_final || !releasing.is_empty() {
+            let clean = is_final || !releasing.is_empty();
+            // Before the wait is over, requests of the owner before us may still be out: what is left of it is the next one's.
+            let left = partition.usable_at.saturating_duration_since(now.at);
+            let wait = if clean { self.limit.wait(partition.even_at, now.at) } else { self.limit.longest() };
+            let counts = self.limit.counts().max(left + WINDOW);
+            let metadata = Fence::new(
+                fence,
+                now.wall_ms,
+                Leaving { clean, wait: wait.max(left), counts, of: partition.of },
+                bytes,
+            );
+            let metadata = match clean {
                 // Before its end a replay changes nothing about what the last owner had settled.
                 true if partition.is_replaying() => partition.settled.to_metadata(metadata),
                 // A broker may take less metadata than the list needs; without it users are sent again, but none is lost.
@@ -277,7 +286,13 @@ mod tests {
 
     /// Takes the partition over, and asks for its first commit.
     fn takes_over(engine: &mut Engine, now: Now) -> CommitId {
-        let gained = Gained { partition: PARTITION, start: Position(0), fence: None, settled: Settled::default() };
+        let gained = Gained {
+            partition: PARTITION,
+            start: Position(0),
+            fence: None,
+            settled: Settled::default(),
+            is_added: false,
+        };
         engine.assigned(&[gained], 1, now);
         engine.on_end(PARTITION, Position(5), now.at);
         let mut encode = |_: &super::super::Outgoing<'_>| Ok(EncodedRow { body: Bytes::new(), identity: Uuid::nil() });
@@ -297,12 +312,40 @@ mod tests {
             let refused = takes_over(&mut engine, now);
             if is_over {
                 engine.lost(&[PARTITION], now.at);
-                let gained =
-                    Gained { partition: PARTITION, start: Position(0), fence: None, settled: Settled::default() };
+                let gained = Gained {
+                    partition: PARTITION,
+                    start: Position(0),
+                    fence: None,
+                    settled: Settled::default(),
+                    is_added: false,
+                };
                 engine.assigned(&[gained], 1, now);
             }
             engine.on_commit(refused, CommitOutcome::Fenced, now.at);
             assert_eq!(engine.snapshot(now).partitions, usize::from(is_over));
         }
+    }
+
+    #[test]
+    fn a_partition_that_goes_on_before_its_wait_is_over_takes_what_is_left_of_it_along() {
+        let now = Now { at: start(), wall_ms: 0 };
+        let mut engine = Engine::new(policy(), now.at);
+        let seconds = Duration::from_secs;
+        // The owner before ran a release with a batch of 1,000.
+        let leaving = Leaving { clean: false, wait: seconds(60), counts: seconds(115), of: None };
+        let fence = Some(Fence::new(Position(0), 0, leaving, 0));
+        let gained =
+            Gained { partition: PARTITION, start: Position(0), fence, settled: Settled::default(), is_added: false };
+        engine.assigned(&[gained], 1, now);
+        let later = Now { at: now.at + seconds(20), wall_ms: 20_000 };
+        engine.revoking(&[PARTITION], later.at);
+        let mut encode = |_: &super::super::Outgoing<'_>| Ok(EncodedRow { body: Bytes::new(), identity: Uuid::nil() });
+        let commit = std::iter::from_fn(|| engine.poll(later, &mut encode)).find_map(|action| match action {
+            Action::Commit { commits, .. } => commits.into_iter().next(),
+            _ => None,
+        });
+        let left = Fence::parse(&commit.expect("the last commit").metadata).expect("a fence").last_owner(20_000);
+        let wait = left.wait.expect("a wait");
+        assert!(wait >= seconds(40) && wait < seconds(41), "{wait:?}");
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::rate_limit::LastOwner;
 use crate::record::Position;
 
 /// The commit metadata of one partition, as versioned JSON.
@@ -21,19 +22,47 @@ pub struct Fence {
     clean: bool,
     /// Bytes that a successor has to hold before it may send.
     bytes: u64,
-    /// In a clean commit, how long the next owner has to wait before it uses the share, in milliseconds.
+    /// How long the next owner has to wait before it uses the share, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     wait: Option<u32>,
+    /// How long after this commit what its owner sent may count at the provider, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    counts: Option<u32>,
+    /// How many partitions there were for all owners so far; nothing where that has changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    of: Option<u32>,
 }
 
+/// The version stays while an older release can read what it needs: it takes no notice of members that it does not know.
 const VERSION: u8 = 1;
 
+/// What an owner says about itself in a commit, so that a successor with other settings waits long enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaving {
+    /// Nothing is in flight and the owner leaves.
+    pub clean: bool,
+    /// `RateLimit::wait` of a clean end, else `RateLimit::longest`.
+    pub wait: Duration,
+    /// `RateLimit::counts`.
+    pub counts: Duration,
+    /// How many partitions there were for all owners so far, if always as many.
+    pub of: Option<usize>,
+}
+
 impl Fence {
-    /// `clean`: nothing is in flight and the owner leaves; then how long the next one has to wait (`RateLimit::wait`).
-    pub fn new(read: Position, wall_ms: i64, clean: Option<Duration>, bytes: u64) -> Self {
-        // Rounded up; 49 days fit.
-        let wait = clean.map(|wait| u32::try_from(wait.as_millis() + 1).unwrap_or(u32::MAX));
-        Fence { v: VERSION, fence: read.0, at: wall_ms, clean: clean.is_some(), bytes, wait }
+    pub fn new(read: Position, wall_ms: i64, leaving: Leaving, bytes: u64) -> Self {
+        let Leaving { clean, wait, counts, of } = leaving;
+        let of = of.and_then(|of| u32::try_from(of).ok());
+        Fence {
+            v: VERSION,
+            fence: read.0,
+            at: wall_ms,
+            clean,
+            bytes,
+            wait: Some(millis(wait)),
+            counts: Some(millis(counts)),
+            of,
+        }
     }
 
     /// Reads metadata back; `None` for an empty one, another version's or somebody else's.
@@ -49,18 +78,30 @@ impl Fence {
         Position(self.fence)
     }
 
-    pub fn wall_ms(&self) -> i64 {
-        self.at
-    }
-
-    /// Of an owner that left with nothing in flight, how long to wait before its share is used.
-    pub fn clean(&self) -> Option<Duration> {
-        self.wait.filter(|_| self.clean).map(|wait| Duration::from_millis(wait.into()))
+    /// Who wrote this, seen by a successor whose wall clock stands at `wall_ms`.
+    pub fn last_owner(&self, wall_ms: i64) -> LastOwner {
+        let duration = |millis: u32| Duration::from_millis(millis.into());
+        LastOwner {
+            age: Duration::from_millis(wall_ms.saturating_sub(self.at).max(0).unsigned_abs()),
+            wait: self.wait.map(duration),
+            counts: self.counts.map(duration),
+        }
     }
 
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    /// Whether its partition's share was never larger than that of one among `total`: then the share of a partition without
+    /// an owner is nobody's.
+    pub fn was_always_one_of(&self, total: usize) -> bool {
+        self.of.is_some_and(|of| of as usize == total)
+    }
+}
+
+/// Rounded up; 49 days fit.
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis() + 1).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -69,7 +110,8 @@ mod tests {
 
     #[test]
     fn comes_back_as_written_and_stays_small() {
-        let fence = Fence::new(Position(i64::MAX), i64::MAX, Some(Duration::MAX), u64::MAX);
+        let leaving = Leaving { clean: true, wait: Duration::MAX, counts: Duration::MAX, of: Some(usize::MAX) };
+        let fence = Fence::new(Position(i64::MAX), i64::MAX, leaving, u64::MAX);
         let metadata = fence.to_metadata();
         assert_eq!(Fence::parse(&metadata), Some(fence));
         // offset.metadata.max.bytes is 4096 by default.
@@ -80,6 +122,28 @@ mod tests {
     fn foreign_metadata_is_no_fence() {
         for foreign in ["", "xyz", "{}", r#"{"v":2,"fence":1,"at":1,"clean":true,"bytes":0}"#] {
             assert_eq!(Fence::parse(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn says_how_its_owner_left_and_what_an_older_version_did_not_say_is_unknown() {
+        let seconds = Duration::from_secs;
+        let leaving = Leaving { clean: false, wait: seconds(60), counts: seconds(115), of: Some(4) };
+        let last = Fence::new(Position(1), 5_000, leaving, 0).last_owner(9_000);
+        assert_eq!(last.age, seconds(4));
+        // A millisecond more: rounded up.
+        assert_eq!(last.wait, Some(Duration::from_millis(60_001)));
+        assert_eq!(last.counts, Some(Duration::from_millis(115_001)));
+        let fence = Fence::new(Position(1), 5_000, leaving, 0);
+        assert!(fence.was_always_one_of(4) && !fence.was_always_one_of(8));
+        let ahead = fence.last_owner(0);
+        assert_eq!(ahead.age, Duration::ZERO, "this clock is behind the last owner's");
+        let crashed = r#"{"v":1,"fence":9,"at":0,"clean":false,"bytes":0}"#;
+        let left = r#"{"v":1,"fence":9,"at":0,"clean":true,"bytes":0,"wait":700}"#;
+        for (metadata, wait) in [(crashed, None), (left, Some(Duration::from_millis(700)))] {
+            let last = Fence::parse(metadata).expect("a fence").last_owner(0);
+            assert_eq!((last.wait, last.counts), (wait, None));
+            assert!(!Fence::parse(metadata).is_some_and(|fence| fence.was_always_one_of(1)));
         }
     }
 }

@@ -178,11 +178,13 @@ mod tests {
 
     use std::time::Duration;
 
+    use super::super::fence::Leaving;
     use super::*;
     use crate::record::Position;
 
     fn fence() -> Fence {
-        Fence::new(Position(i64::MAX), i64::MAX, Some(Duration::MAX), u64::MAX)
+        let leaving = Leaving { clean: true, wait: Duration::MAX, counts: Duration::MAX, of: Some(usize::MAX) };
+        Fence::new(Position(i64::MAX), i64::MAX, leaving, u64::MAX)
     }
 
     /// So many members, of which those are settled.

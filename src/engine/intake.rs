@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::guard::Stream;
 use super::letters::LETTERS_WAITING;
 use super::offsets::{OffsetTracker, Owner};
-use super::rate_limit::LastOwner;
+use super::rate_limit::Former;
 use super::row::{ROW_OVERHEAD, Row, Stage};
 use super::rows::RowIndex;
 use super::{Action, Ahead, Engine, Fence, Member, MessageIds, Note, Now, Partition, Settled, dedup};
@@ -14,6 +14,10 @@ use crate::record::{PartitionId, Position, Record};
 
 /// Intake resumes when the buffer is this full: far enough below the limit that partitions do not flap.
 const RESUME_BELOW: f64 = 0.8;
+
+/// A log that still ends below the fence after this time was cut. For so long a follower may lag behind before the leader goes
+/// on without it (Kafka's default of `replica.lag.time.max.ms`).
+const CATCH_UP: Duration = Duration::from_secs(30);
 
 /// A partition that the group gave us.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +29,9 @@ pub struct Gained {
     pub fence: Option<Fence>,
     /// What it had settled beyond `start`.
     pub settled: Settled,
+    /// No owner has committed anything, though others have of other partitions, whose shares may have been larger without this
+    /// one: it was added later.
+    pub is_added: bool,
 }
 
 impl Engine {
@@ -32,7 +39,10 @@ impl Engine {
     /// `total_partitions`: all partitions of all topics, whoever owns them.
     pub fn assigned(&mut self, gained: &[Gained], total_partitions: usize, now: Now) {
         self.started = true;
-        self.limit.resize(total_partitions);
+        self.limit.resize(total_partitions, now.at);
+        for partition in self.partitions.values_mut() {
+            partition.of = partition.of.filter(|of| *of == total_partitions);
+        }
         for gained in gained {
             if self.partitions.contains_key(&gained.partition) {
                 self.drop_partition(gained.partition, now.at);
@@ -42,11 +52,12 @@ impl Engine {
             if replay_until.is_some() {
                 self.notes.push(Note::Replay { partition: gained.partition, from: gained.start, fence });
             }
-            let last = gained.fence.map(|fence| LastOwner {
-                age: Duration::from_millis(now.wall_ms.saturating_sub(fence.wall_ms()).max(0).unsigned_abs()),
-                clean: fence.clean(),
-            });
-            let usable_at = self.limit.gain(gained.partition, last, now.at);
+            let former = match gained.fence {
+                Some(fence) => Former::Owner(fence.last_owner(now.wall_ms)),
+                None if gained.is_added => Former::Others,
+                None => Former::Nobody,
+            };
+            let usable_at = self.limit.gain(gained.partition, former, now.at);
             let partition = Partition {
                 epoch: self.next_id(),
                 read: gained.start,
@@ -58,6 +69,11 @@ impl Engine {
                 sealed: gained.start,
                 usable_at,
                 is_open: false,
+                of: match gained.fence {
+                    Some(fence) => fence.was_always_one_of(total_partitions).then_some(total_partitions),
+                    None => (!gained.is_added).then_some(total_partitions),
+                },
+                ends_short: None,
                 // Nothing to replay, nothing to hold.
                 footprint: gained.fence.filter(|_| replay_until.is_some()).map_or(0, |fence| fence.bytes()),
                 pending_bytes: 0,
@@ -121,6 +137,7 @@ impl Engine {
             self.notes.push(Note::Gap { partition: record.partition, from, to });
         }
         partition.read = record.offset.next();
+        partition.ends_short = None;
         let is_open = partition.is_open;
         self.counters.events_consumed += 1;
         match event::decode(record.payload, &self.policy.rules) {
@@ -139,7 +156,10 @@ impl Engine {
         }
     }
 
-    /// The reader has reached the log's end: what was announced beyond it does not exist any more.
+    /// The reader has reached the log's end.
+    ///
+    /// Below the fence that need not be the end: a leader that has just taken over shows less than the one before showed,
+    /// until its followers have caught up (KAFKA-2334). A replay that ended there would send users back.
     pub fn on_end(&mut self, id: PartitionId, position: Position, now: Instant) {
         if let Some(partition) = self.partitions.get_mut(&id)
             && position >= partition.read
@@ -152,8 +172,10 @@ impl Engine {
                 self.notes.push(Note::Gap { partition: id, from: partition.read, to: position });
             }
             partition.read = position;
-            if partition.is_replaying() {
-                self.end_replay(id);
+            match partition.replay_until {
+                Some(until) if position < until => _ = partition.ends_short.get_or_insert(now),
+                Some(_) => self.end_replay(id),
+                None => {}
             }
             self.open(id, now);
         }
@@ -222,9 +244,9 @@ impl Engine {
         let closed: Vec<PartitionId> = self.partitions.iter().filter(|(_, p)| !p.is_open).map(|(id, _)| *id).collect();
         for id in closed {
             self.open(id, now);
-            if let Some(at) =
-                self.partitions.get(&id).filter(|p| !p.is_open).map(|p| p.usable_at).filter(|at| *at > now)
-            {
+            let Some(partition) = self.partitions.get(&id).filter(|partition| !partition.is_open) else { continue };
+            let gives_up = partition.ends_short.map(|since| since + CATCH_UP);
+            if let Some(at) = [Some(partition.usable_at), gives_up].into_iter().flatten().filter(|at| *at > now).min() {
                 self.wake_at(at);
             }
         }
@@ -235,7 +257,11 @@ impl Engine {
         if self.partitions.get(&id).is_none_or(|partition| partition.is_open) {
             return;
         }
-        if self.partitions.get(&id).and_then(|p| p.replay_until.map(|until| p.read >= until)) == Some(true) {
+        let is_read = |p: &Partition| {
+            let has_ended = p.ends_short.is_some_and(|since| now.saturating_duration_since(since) >= CATCH_UP);
+            p.replay_until.is_some_and(|until| p.read >= until || has_ended)
+        };
+        if self.partitions.get(&id).is_some_and(is_read) {
             self.end_replay(id);
         }
         let Some(partition) = self.partitions.get_mut(&id) else { return };

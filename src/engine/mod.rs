@@ -31,6 +31,7 @@ mod offsets;
 mod outbox;
 mod pacer;
 mod policy;
+mod quota;
 pub mod rate_limit;
 mod replay;
 mod row;
@@ -66,7 +67,7 @@ use dedup::MessageIds;
 use guard::Guard;
 use health::{Health, Sent};
 use offsets::OffsetTracker;
-use rate_limit::RateLimit;
+use rate_limit::{Limits, RateLimit};
 use rows::{RowIndex, Rows};
 use verdict::{EncodedRow, JobId, Rejection};
 
@@ -186,6 +187,10 @@ struct Partition {
     usable_at: Instant,
     /// Whether its rows may leave: the replay is complete and `usable_at` has passed.
     is_open: bool,
+    /// How many partitions there were for all owners so far, if always as many.
+    of: Option<usize>,
+    /// Since when the log has ended below the fence.
+    ends_short: Option<Instant>,
     /// Replayed bytes that the last owner announced.
     footprint: u64,
     /// Bytes of unsettled rows and dead letters.
@@ -267,7 +272,13 @@ impl Engine {
             outbox: outbox::Outbox::default(),
             batches: BTreeMap::new(),
             letters: letters::Letters::default(),
-            limit: RateLimit::new(policy.rows_per_minute, policy.batch.max_rows, policy.request_timeout),
+            limit: RateLimit::new(Limits {
+                rows_per_minute: policy.rows_per_minute,
+                calls_per_minute: policy.calls_per_minute,
+                batch: policy.batch.max_rows,
+                timeout: policy.request_timeout,
+                session: policy.session_timeout,
+            }),
             guard: Guard::new(policy.guard, now),
             health: Health::new(policy.retry, policy.batch.max_rows, policy.max_in_flight, policy.seed),
             commits: commits::Commits::default(),

@@ -117,6 +117,9 @@ impl Engine {
         if waiting.others == 0 && suspect_due.is_none() {
             return None;
         }
+        if let Some(due) = suspect_due.filter(|due| *due > now) {
+            self.wake_at(due);
+        }
         let (turn, most) = match self.health.plan(waiting, now) {
             Plan::Send(turn, most) => (turn, most),
             Plan::Wait(at) => {
@@ -141,7 +144,11 @@ impl Engine {
             self.unseal();
         }
         let available = self.others_waiting();
-        let most = if available < self.policy.batch.single_below { 1 } else { self.at_most(most, now) };
+        let is_few = available < self.policy.batch.single_below;
+        let most = match is_few && self.limit.call_at(now).is_some_and(|at| at <= now + LEAD) {
+            true => 1,
+            false => self.at_most(most, now),
+        };
         if available < most
             && self.outbox.others.is_empty()
             && let Some(oldest) = self.rows.oldest_ready().and_then(|index| self.rows.get(index))

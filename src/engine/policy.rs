@@ -13,6 +13,8 @@ pub struct Policy {
     pub names: Vec<&'static str>,
     /// The limit; `None` for unlimited.
     pub rows_per_minute: Option<u32>,
+    /// Most requests of one row a minute, beside the rows' limit; `None` where they only count as rows.
+    pub calls_per_minute: Option<u32>,
     pub batch: BatchPolicy,
     pub max_in_flight: usize,
     pub request_timeout: Duration,

@@ -16,6 +16,7 @@ pub fn policy() -> Policy {
         rules: Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None },
         names: vec!["sim"],
         rows_per_minute: Some(1200),
+        calls_per_minute: None,
         batch: BatchPolicy {
             max_rows: 100,
             max_bytes: 500_000,

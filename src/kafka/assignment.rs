@@ -1,6 +1,6 @@
 //! Where reading of a gained partition starts: the committed position where it can be read, else what `kafka.start` says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -67,6 +67,8 @@ pub(super) struct Resolution<'a> {
     pub found: BTreeMap<PartitionId, Assignment>,
     /// Those of them that had no committed position, and where they start.
     pub chosen: BTreeMap<PartitionId, Position>,
+    /// All metadata of a topic, where a gained partition has none.
+    pub metadata: BTreeMap<u16, Vec<String>>,
     /// Things worth telling an operator.
     pub remarks: Vec<String>,
 }
@@ -111,7 +113,9 @@ impl Resolution<'_> {
             self.chosen.insert(*partition, start);
         }
         let gap_from = position.map(Position).filter(|committed| point.keep_metadata && *committed < start);
-        self.found.insert(*partition, Assignment { partition: *partition, start, gap_from, metadata });
+        let others =
+            metadata.is_none().then(|| self.metadata.get(&partition.topic).cloned()).flatten().unwrap_or_default();
+        self.found.insert(*partition, Assignment { partition: *partition, start, gap_from, metadata, others });
         Ok(true)
     }
 
@@ -139,6 +143,27 @@ impl Resolution<'_> {
             committed.insert(partition, (position, element.metadata().to_string()));
         }
         Ok(committed)
+    }
+
+    /// Notes what the group has committed of a topic, where a gained partition has nothing.
+    pub fn learn_metadata<C: ConsumerContext>(
+        &mut self,
+        consumer: &BaseConsumer<C>,
+        committed: &BTreeMap<PartitionId, (Option<i64>, String)>,
+    ) -> Result<(), Obstacle> {
+        let silent: BTreeSet<u16> =
+            committed.iter().filter(|(_, (_, metadata))| metadata.is_empty()).map(|(id, _)| id.topic).collect();
+        for topic in silent {
+            let name = &self.topics[usize::from(topic)];
+            let question = format!("partitions of topic {name}");
+            let count =
+                partition_count(consumer, name, BROKER_TIMEOUT).map_err(|error| self.obstacle(&question, &error))?;
+            let count = i32::try_from(count.unwrap_or(0)).unwrap_or(i32::MAX);
+            let all: Vec<PartitionId> = (0..count).map(|partition| PartitionId { topic, partition }).collect();
+            let metadata = self.committed(consumer, &all)?.into_values().map(|(_, metadata)| metadata);
+            self.metadata.insert(topic, metadata.filter(|metadata| !metadata.is_empty()).collect());
+        }
+        Ok(())
     }
 
     /// Commits the starts that `kafka.start: latest` chose, so that it chooses once: a restart before the first commit of

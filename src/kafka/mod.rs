@@ -73,6 +73,8 @@ pub struct Assignment {
     pub gap_from: Option<Position>,
     /// The commit metadata; `None` where nothing was committed or an operator reset the offset.
     pub metadata: Option<String>,
+    /// The metadata of the topic's other partitions, where this one has none.
+    pub others: Vec<String>,
 }
 
 /// What the loop asks of the consumer thread.

@@ -85,6 +85,7 @@ impl Context {
             start: self.start,
             found: BTreeMap::new(),
             chosen: BTreeMap::new(),
+            metadata: BTreeMap::new(),
             remarks: Vec::new(),
         };
         loop {
@@ -133,6 +134,7 @@ impl Context {
             return Ok(());
         }
         let committed = resolution.committed(consumer, gained)?;
+        resolution.learn_metadata(consumer, &committed)?;
         // The other partitions go on meanwhile, and their commits must not wait.
         while resolution.step(consumer, &committed)? {
             self.serve(consumer, state);

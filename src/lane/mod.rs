@@ -227,6 +227,9 @@ impl Lane {
                         start: gained.gap_from.unwrap_or(gained.start),
                         fence: gained.metadata.as_deref().and_then(Fence::parse),
                         settled: gained.metadata.as_deref().map_or_else(Settled::default, Settled::parse),
+                        is_added: gained.others.iter().any(|metadata| {
+                            Fence::parse(metadata).is_none_or(|fence| !fence.was_always_one_of(total_partitions))
+                        }),
                     })
                     .collect();
                 tracing::info!(destination = %self.id, gained = gained.len(), of = total_partitions, "partitions assigned");

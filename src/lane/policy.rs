@@ -19,6 +19,8 @@ pub(super) fn policy(config: &Config, destination: &Destination, provider: &dyn 
         rules: config.events.rules(),
         names: provider.integration_names().to_vec(),
         rows_per_minute,
+        // Whoever lifts the limit means all of it.
+        calls_per_minute: rows_per_minute.and(shape.calls_per_minute),
         batch: BatchPolicy {
             max_rows: settings.batch.max_rows(&shape, limit) as usize,
             max_bytes: settings.batch.max_bytes(&shape).0,

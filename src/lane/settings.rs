@@ -197,6 +197,7 @@ mod tests {
         overhead_bytes: 2,
         overhead_bytes_per_row: 1,
         single_below: 0,
+        calls_per_minute: None,
         default_rows: 100,
         default_in_flight: 4,
         default_rows_per_minute: 1200,

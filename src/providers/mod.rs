@@ -138,6 +138,8 @@ pub struct Shape {
     pub overhead_bytes_per_row: usize,
     /// Fewer waiting rows than this leave one by one (`auto` modes); 0 where it does not apply.
     pub single_below: usize,
+    /// Most requests of one row a minute, where the vendor counts them by themselves.
+    pub calls_per_minute: Option<u32>,
     /// Defaults for `batch.max_rows`, `request.max_in_flight` and `limit.rows_per_minute`.
     pub default_rows: usize,
     pub default_in_flight: usize,

@@ -56,6 +56,7 @@ mod tests {
             overhead_bytes: 12,
             overhead_bytes_per_row: 1,
             single_below: 0,
+            calls_per_minute: None,
             default_rows: 1,
             default_in_flight: 1,
             default_rows_per_minute: 1,

@@ -111,6 +111,7 @@ impl Provider for Vibefollow {
                 overhead_bytes: 0,
                 overhead_bytes_per_row: 0,
                 single_below: 0,
+                calls_per_minute: None,
                 default_rows: 1,
                 default_in_flight: status::SINGLE_IN_FLIGHT,
                 default_rows_per_minute: status::ROWS_PER_MINUTE,
@@ -123,6 +124,7 @@ impl Provider for Vibefollow {
                 overhead_bytes: BULK_OPEN.len() + BULK_CLOSE.len(),
                 overhead_bytes_per_row: ",".len(),
                 single_below: 0,
+                calls_per_minute: None,
                 // Ten times fewer than allowed: a user waits for his batch, and 12 requests a minute reach the limit.
                 default_rows: 100,
                 default_in_flight: 4,

@@ -119,6 +119,7 @@ impl Provider for Vitally {
                 overhead_bytes: "[]".len(),
                 overhead_bytes_per_row: ",".len(),
                 single_below: 0,
+                calls_per_minute: None,
                 default_rows: 100,
                 // 12 full batches a minute reach the limit: one in flight would do up to 5 s, four do in any case.
                 default_in_flight: 4,
@@ -131,6 +132,7 @@ impl Provider for Vitally {
                 overhead_bytes: 0,
                 overhead_bytes_per_row: 0,
                 single_below: 0,
+                calls_per_minute: None,
                 default_rows: 1,
                 default_in_flight: status::SINGLE_IN_FLIGHT,
                 default_rows_per_minute: status::ROWS_PER_MINUTE,

@@ -186,14 +186,17 @@ pub(super) struct Book {
 impl Book {
     /// Counts rows against the limit; over it, the refusal to answer with.
     pub fn admit(&mut self, kind: Kind, rows: u32, now: Instant) -> Result<(), Reply> {
-        self.window.arrive(now, rows).map_err(|wait| {
-            self.store.counters.rows_throttled += u64::from(rows);
-            // Whole seconds, rounded up: half a second early would be refused again.
-            let seconds = wait.as_millis().div_ceil(1_000).max(1);
-            let refusal = refusal(kind, 429, "rate_limited", "rate limit exceeded", None);
-            Reply { retry_after: Some(seconds.to_string()), ..refusal }
-        })
+        self.window.arrive(now, rows).map_err(|wait| throttled(kind, rows, wait, self))
     }
+}
+
+/// The refusal of a request over a limit, and how long to wait.
+pub(super) fn throttled(kind: Kind, rows: u32, wait: Duration, book: &mut Book) -> Reply {
+    book.store.counters.rows_throttled += u64::from(rows);
+    // Whole seconds, rounded up: half a second early would be refused again.
+    let seconds = wait.as_millis().div_ceil(1_000).max(1);
+    let refusal = refusal(kind, 429, "rate_limited", "rate limit exceeded", None);
+    Reply { retry_after: Some(seconds.to_string()), ..refusal }
 }
 
 #[derive(Debug)]

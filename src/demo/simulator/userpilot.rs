@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 
 use super::faults::Faults;
-use super::site::{Book, Call, Cargo, Reply, Route, refusal};
+use super::site::{Book, Call, Cargo, Reply, Route, refusal, throttled};
 use super::store::Nulls;
+use super::window::Window;
 use super::{Kind, SimulatorSettings};
 use crate::demo::random::Random;
 
@@ -21,6 +22,9 @@ const ACCEPT: &str = "application/json, text/plain, */*";
 /// Required on single (vendor page, "Individual Identify", Headers).
 const API_VERSION: &str = "2020-09-22";
 
+/// "HTTP Identify API: 600 requests per minute per application token" (vendor page "Identify Users and Track API").
+const CALLS: u32 = 600;
+
 /// How many ended jobs stay known; the vendor's retention is unknown (providers.md 7, row 20).
 const KEPT_JOBS: usize = 1_000;
 
@@ -31,6 +35,8 @@ pub(super) struct Userpilot {
     rows_per_minute: u32,
     queue_delay: Duration,
     names: Random,
+    /// Real-time calls, beside the rows that everybody's window counts.
+    calls: Window,
 }
 
 #[derive(Debug)]
@@ -55,12 +61,14 @@ impl Userpilot {
             rows_per_minute: settings.job_rows_per_minute.max(1),
             queue_delay: settings.job_queue_delay,
             names: Random::new(settings.seed),
+            // A provider without limits has none of this either.
+            calls: Window::new(settings.window, settings.limits(Kind::Userpilot).rows_per_window.and(Some(CALLS))),
         }
     }
 
     pub fn answer(&mut self, call: &Call, cargo: &Cargo, book: &mut Book, faults: &mut Faults, now: Instant) -> Reply {
         match &cargo.route {
-            Route::Single => self.single(call, cargo, book),
+            Route::Single => self.single(call, cargo, book, now),
             Route::Bulk => self.bulk(call, cargo, book, faults, now),
             Route::Job(id) => {
                 if faults.lose_polls > 0 {
@@ -74,7 +82,10 @@ impl Userpilot {
         }
     }
 
-    fn single(&mut self, call: &Call, cargo: &Cargo, book: &mut Book) -> Reply {
+    fn single(&mut self, call: &Call, cargo: &Cargo, book: &mut Book, now: Instant) -> Reply {
+        if let Err(wait) = self.calls.arrive(now, 1) {
+            return throttled(Kind::Userpilot, 1, wait, book);
+        }
         let mistake = if call.media_type() != "application/json" {
             Some("content type must be application/json")
         } else if call.header("x-api-version") != API_VERSION {
@@ -361,6 +372,20 @@ mod tests {
         bench.post("/v1/identify", &json!({"user_id": "u1"}));
         bench.post("/v1/identify", &json!({"user_id": "elsewhere"}));
         assert_eq!(bench.site.book.store.overlaps, ["u1"]);
+    }
+
+    #[test]
+    fn the_601st_single_user_of_a_minute_is_a_429_while_a_bulk_goes_on() {
+        let mut bench = bench();
+        for n in 0..600 {
+            assert_eq!(bench.post("/v1/identify", &json!({"user_id": format!("u{n}")})).status, 202, "{n}");
+        }
+        bench.pass(Duration::from_secs(59));
+        let reply = bench.post("/v1/identify", &json!({"user_id": "late"}));
+        assert_eq!((reply.status, reply.retry_after.as_deref()), (429, Some("1")));
+        assert_eq!(bench.post(BULK, &users(500)).status, 202);
+        bench.pass(Duration::from_secs(1));
+        assert_eq!(bench.post("/v1/identify", &json!({"user_id": "late"})).status, 202);
     }
 
     #[test]

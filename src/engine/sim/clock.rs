@@ -43,7 +43,8 @@ fn sends(began: Instant, leap: Leap) -> Vec<(Duration, usize)> {
         Now { at, wall_ms: WALL_MS + since.as_millis() as i64 + leap(since) }
     };
     let mut engine = Engine::new(policy(), began);
-    let gained = Gained { partition: PARTITION, start: Position(0), fence: None, settled: Settled::default() };
+    let gained =
+        Gained { partition: PARTITION, start: Position(0), fence: None, settled: Settled::default(), is_added: false };
     engine.assigned(&[gained], 1, clock(began));
     for offset in 0..10_000 {
         let payload = format!(r#"{{"userId":"u{offset}"}}"#);

@@ -57,7 +57,11 @@ fn run(case: &Case, seed: u64) -> (usize, f64) {
     let begin = |now: Instant, broker: &Option<(Position, String)>| {
         let mut engine = Engine::new(policy.clone(), now);
         let (start, fence) = broker.as_ref().map_or((Position(0), None), |(p, m)| (*p, Fence::parse(m)));
-        engine.assigned(&[Gained { partition: PARTITION, start, fence, settled: Settled::default() }], 1, wall(now));
+        engine.assigned(
+            &[Gained { partition: PARTITION, start, fence, settled: Settled::default(), is_added: false }],
+            1,
+            wall(now),
+        );
         (engine, start)
     };
     let (mut engine, mut read) = begin(now, &broker);

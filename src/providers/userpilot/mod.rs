@@ -23,6 +23,9 @@ use crate::engine::verdict::{Answer, JobId, RejectReason, Rejection, Verdict};
 
 const VENDOR: &str = "userpilot";
 
+/// "HTTP Identify API: 600 requests per minute per application token", of the real-time API ("Identify Users and Track API").
+const CALLS_PER_MINUTE: u32 = 600;
+
 /// Settings of a Userpilot destination.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -167,6 +170,7 @@ impl Provider for Userpilot {
             overhead_bytes: BULK_OPEN.len() + BULK_CLOSE.len(),
             overhead_bytes_per_row: ",".len(),
             single_below: 0,
+            calls_per_minute: None,
             // A job of 15 s at 1,200 rows a minute: long enough to make polls cheap, short enough to wait for.
             default_rows: 300,
             default_in_flight: 1,
@@ -183,15 +187,15 @@ impl Provider for Userpilot {
                 ..json
             },
             // Up to four requests of one row end before a job of four rows is seen to end. A guess.
-            Mode::Auto => Shape { single_below: 5, ..json },
+            Mode::Auto => Shape { single_below: 5, calls_per_minute: Some(CALLS_PER_MINUTE), ..json },
             Mode::Single => Shape {
                 max_rows: 1,
                 overhead_bytes: 0,
                 overhead_bytes_per_row: 0,
                 default_rows: 1,
                 default_in_flight: status::SINGLE_IN_FLIGHT,
-                // "600 requests a minute" on this endpoint (the vendor's limits page).
-                default_rows_per_minute: 600,
+                default_rows_per_minute: CALLS_PER_MINUTE,
+                calls_per_minute: Some(CALLS_PER_MINUTE),
                 max_in_flight: status::MOST_IN_FLIGHT,
                 ..json
             },

@@ -5,11 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::cluster::{CLOSING, Cluster, Happening, QUEUE, TIMEOUT, TURN};
+use super::cluster::{CLOSING, Cluster, Happening, QUEUE, TURN};
 use super::provider::Row;
 use crate::engine::verdict::{Answer, EncodedRow, JobId, Outage, Verdict};
 use crate::engine::{Action, BatchId, Outgoing};
-use crate::record::{Offset, PartitionId, Position, Record};
+use crate::record::{Offset, PartitionId, Record};
 
 impl Cluster {
     /// Every replica reads, does what its engine says, and leaves when it is done.
@@ -30,14 +30,22 @@ impl Cluster {
     }
 
     pub(super) fn feed(&mut self, id: usize) {
-        let end = self.end();
-        let Some(readers) = self.replicas.get(&id).map(|replica| replica.readers.clone()) else { return };
-        for (partition, (position, paused)) in readers {
-            if paused {
-                continue;
+        let Some(replica) = self.replicas.get(&id) else { return };
+        let running: Vec<PartitionId> =
+            replica.readers.iter().filter(|(_, reader)| !reader.paused).map(|(partition, _)| *partition).collect();
+        for partition in running {
+            let log_end = self.end(partition);
+            let Some(reader) = self.replicas.get_mut(&id).and_then(|r| r.readers.get_mut(&partition)) else { continue };
+            reader.shows = reader.shows.filter(|(_, until)| *until > self.now);
+            let end = reader.shows.map_or(log_end, |(shown, _)| shown.min(log_end)).max(reader.position);
+            let from = reader.position;
+            reader.position = end.min(crate::record::Position(from.0 + TURN));
+            let is_new_end = reader.position == end && reader.end != Some(end);
+            if is_new_end {
+                reader.end = Some(end);
             }
-            let to = (position.0 + TURN).min(end.0);
-            for offset in position.0..to {
+            let to = reader.position;
+            for offset in from.0..to.0 {
                 let payload = format!(r#"{{"userId":"{}"}}"#, self.user(partition, offset));
                 let record = Record {
                     partition,
@@ -50,8 +58,8 @@ impl Cluster {
                     replica.engine.on_record(&record, self.now);
                 }
             }
-            if let Some(reader) = self.replicas.get_mut(&id).and_then(|replica| replica.readers.get_mut(&partition)) {
-                reader.0 = Position(to);
+            if is_new_end && let Some(replica) = self.replicas.get_mut(&id) {
+                replica.engine.on_end(partition, to, self.now);
             }
         }
     }
@@ -61,7 +69,7 @@ impl Cluster {
             let body = format!("{} {} {}", outgoing.partition.partition, outgoing.profile.user_id, outgoing.last.0);
             Ok(EncodedRow { body: Bytes::from(body), identity: Uuid::nil() })
         };
-        let now = self.clock();
+        let now = self.clock(self.replicas.get(&id).map_or(0, |replica| replica.skew_ms));
         while let Some(action) = self.replicas.get_mut(&id).and_then(|replica| replica.engine.poll(now, &mut encode)) {
             match action {
                 Action::Send { batch, rows } => self.send(id, batch, &rows),
@@ -92,7 +100,7 @@ impl Cluster {
         let Some(replica) = self.replicas.get_mut(&id) else { return };
         for partition in partitions {
             if let Some(reader) = replica.readers.get_mut(partition) {
-                reader.1 = paused;
+                reader.paused = paused;
             }
         }
     }
@@ -128,9 +136,10 @@ impl Cluster {
             self.later(arrival, Happening::Submits(id, batch, rows, latency - arrival));
             return;
         }
+        let Some(timeout) = self.replicas.get(&id).map(|replica| replica.release.timeout) else { return };
         let times_out = self.random.chance(self.plan.timeout_percent);
         let (latency, answer) = match times_out {
-            true => (TIMEOUT, Answer::All(Verdict::Unavailable(Outage::Timeout))),
+            true => (timeout, Answer::All(Verdict::Unavailable(Outage::Timeout))),
             false => {
                 (self.random.millis(self.plan.latency_ms.0, self.plan.latency_ms.1), Answer::All(Verdict::Delivered))
             }

@@ -11,14 +11,8 @@ use crate::engine::verdict::{Answer, JobId};
 use crate::engine::{BatchId, BatchPolicy, CommitId, CommitOutcome, Engine, Now, Policy};
 use crate::record::{PartitionId, Position};
 
-pub const SESSION: Duration = Duration::from_secs(45);
 /// A member learns of a rebalance with its next heartbeat.
 pub const HEARTBEAT_MS: u64 = 3000;
-pub const TIMEOUT: Duration = Duration::from_secs(10);
-/// A revoke waits this long for what is in flight.
-pub const REVOKE: Duration = Duration::from_secs(15);
-/// Nothing that happens here holds everybody up for longer.
-pub const STANDSTILL: Duration = Duration::from_secs(600);
 /// A job's wait before its work begins, and what an adapter adds to the work before its first poll: as Userpilot's simulated
 /// provider and adapter do.
 pub const QUEUE: Duration = Duration::from_millis(200);
@@ -36,6 +30,29 @@ pub enum Change {
         clean: bool,
     },
     Freeze(Duration),
+    /// A member does not reach the brokers, but still the provider.
+    CutOff(Duration),
+    /// No commit of anybody succeeds; some are made all the same.
+    CommitsFail(Duration),
+    /// Members that join from now on have these settings.
+    Deploy(Release),
+    /// The topic gets so many partitions more.
+    Grow(i32),
+}
+
+/// What one release of the worker is configured with.
+#[derive(Clone, Copy, Debug)]
+pub struct Release {
+    pub batch: usize,
+    pub timeout: Duration,
+    pub session: Duration,
+}
+
+impl Release {
+    /// A revoke waits this long for what is in flight.
+    pub fn revoke(&self) -> Duration {
+        self.session / 2
+    }
 }
 
 pub struct Plan {
@@ -44,9 +61,18 @@ pub struct Plan {
     pub replicas: usize,
     pub most_replicas: usize,
     pub limit: u32,
-    pub batch: usize,
+    /// Most requests of one row.
+    pub calls: Option<u32>,
+    /// Fewer rows than this leave one by one.
+    pub single_below: usize,
+    /// Each member that joins has the settings of one of these.
+    pub releases: Vec<Release>,
+    /// How far apart the members' wall clocks may be.
+    pub skew_ms: u64,
     pub in_flight: usize,
     pub latency_ms: (u64, u64),
+    /// Gained partitions whose leader has changed: at first it shows less than was read of the one before.
+    pub lagging_percent: u64,
     /// Requests that time out after having taken effect.
     pub timeout_percent: u64,
     /// The provider works rows off in jobs, one at a time, at the limit's pace.
@@ -76,6 +102,11 @@ impl Report {
         let rows: usize = self.arrivals.iter().filter(|(at, _)| range.contains(at)).map(|(_, rows)| rows).sum();
         rows as f64 * 60.0 / (f64::from(self.limit) * (to - from).as_secs_f64())
     }
+
+    /// The longest time without an arrival.
+    pub fn longest_gap(&self) -> Duration {
+        self.arrivals.windows(2).map(|pair| pair[1].0 - pair[0].0).max().unwrap_or_default()
+    }
 }
 
 pub enum Happening {
@@ -94,17 +125,34 @@ pub enum Happening {
     Expires(usize, u64),
     Thaws(usize),
     Rejoins(usize),
+    Reached(usize),
+    /// A member hears how many partitions there are.
+    Hears(usize),
+}
+
+/// How far a member has read a partition.
+#[derive(Debug)]
+pub struct Reader {
+    pub position: Position,
+    pub paused: bool,
+    /// The last end that it has told of.
+    pub end: Option<Position>,
+    /// The leader shows only so much, until then.
+    pub shows: Option<(Position, Instant)>,
 }
 
 pub struct Replica {
     pub(super) engine: Engine,
-    pub(super) readers: BTreeMap<PartitionId, (Position, bool)>,
+    pub(super) release: Release,
+    pub(super) skew_ms: i64,
+    pub(super) readers: BTreeMap<PartitionId, Reader>,
     pub(super) revoking: BTreeSet<PartitionId>,
     pub(super) is_frozen: bool,
+    pub(super) is_cut_off: bool,
     pub(super) is_leaving: bool,
     /// Another one joins when it has left.
     pub(super) is_restarting: bool,
-    /// Tells one freeze from another.
+    /// Tells one freeze, or cut, from another.
     pub(super) freezes: u64,
     /// What came while it was frozen.
     pub(super) inbox: Vec<Happening>,
@@ -119,6 +167,12 @@ pub struct Cluster {
     pub(super) next_replica: usize,
     pub(super) group: Group,
     pub(super) broker: BTreeMap<PartitionId, (Position, String)>,
+    /// When each partition was made, in their order.
+    pub(super) partitions: Vec<Instant>,
+    /// Until when the coordinator waits for the members that died.
+    pub(super) waits_until: Instant,
+    pub(super) commits_fail_until: Instant,
+    patience: Option<Duration>,
     pub(super) happenings: BTreeMap<(Instant, u64), Happening>,
     pub(super) order: u64,
     pub(super) provider: Provider,
@@ -139,6 +193,10 @@ impl Cluster {
             next_replica: 0,
             group: Group::default(),
             broker: BTreeMap::new(),
+            partitions: vec![now; plan.partitions as usize],
+            waits_until: now,
+            commits_fail_until: now,
+            patience: None,
             happenings: BTreeMap::new(),
             order: 0,
             provider: Provider::default(),
@@ -161,16 +219,20 @@ impl Cluster {
             if let Some(fault) = self.faults.first() {
                 return Err(format!("{fault}, after {:?}", self.now - self.began));
             }
+            let after = self.now - self.began;
             if self.provider.worst > self.plan.limit as usize {
-                let after = self.now - self.began;
-                return Err(format!(
-                    "{} rows within 60 s, {} allowed, after {after:?}",
-                    self.provider.worst, self.plan.limit
-                ));
+                let (worst, limit) = (self.provider.worst, self.plan.limit);
+                return Err(format!("{worst} rows within 60 s, {limit} allowed, after {after:?}"));
             }
-            let last = self.provider.arrivals.last().map_or(self.began, |(at, _)| *at);
-            if self.now - last > STANDSTILL {
-                return Err(format!("stands still: {}", self.standstill()));
+            if let Some(calls) = self.plan.calls.filter(|calls| self.provider.worst_calls > *calls as usize) {
+                let worst = self.provider.worst_calls;
+                return Err(format!("{worst} calls within 60 s, {calls} allowed, after {after:?}"));
+            }
+            if after >= self.plan.length && self.patience.is_none() {
+                self.patience = Some(self.patience());
+            }
+            if self.patience.is_some_and(|patience| after > self.plan.length + patience) {
+                return Err(format!("not done in time, after {after:?}: {}", self.standstill()));
             }
         }
         Ok(Report {
@@ -181,18 +243,37 @@ impl Cluster {
         })
     }
 
+    /// How long everything may take to come to its end when nothing happens any more: what the group needs to forget two
+    /// deaths, what a share then waits for, and half as long again as the limit needs for what is left.
+    fn patience(&self) -> Duration {
+        let session = self.plan.releases.iter().map(|release| release.session).max().unwrap_or_default();
+        let timeout = self.plan.releases.iter().map(|release| release.timeout).max().unwrap_or_default();
+        let fault = self.plan.changes.iter().map(|(_, change)| match change {
+            Change::Freeze(length) | Change::CutOff(length) | Change::CommitsFail(length) => *length,
+            _ => Duration::ZERO,
+        });
+        let committed = |id: PartitionId| self.broker.get(&id).map_or(0, |(position, _)| position.0);
+        let rows: i64 = self.ids().into_iter().map(|id| self.end(id).0 - committed(id)).sum();
+        let calls_only = self.plan.calls.filter(|_| self.plan.releases.iter().all(|release| release.batch == 1));
+        let limit = u64::from(calls_only.unwrap_or(self.plan.limit));
+        let work = Duration::from_secs(60) * u32::try_from(rows).unwrap_or(u32::MAX) / limit as u32;
+        // Jobs cost time beside their rows, and one that finds another waits.
+        let work = if self.plan.jobs { work * 3 } else { work * 3 / 2 };
+        fault.max().unwrap_or_default() + session * 3 + (timeout + Duration::from_secs(60)) * 3 + work
+    }
+
     /// Who has what of the partitions that are not at their end.
     fn standstill(&self) -> String {
         let mut text = String::new();
         for id in self.ids() {
             let committed = self.broker.get(&id).map_or(Position(0), |(position, _)| *position);
-            if committed == self.end() {
+            if committed == self.end(id) {
                 continue;
             }
             let (owner, target) = (self.group.owners.get(&id), self.group.target.get(&id));
             let readers: Vec<_> =
                 self.replicas.iter().filter_map(|(n, r)| r.readers.get(&id).map(|reader| (n, reader))).collect();
-            text += &format!("{id} of {owner:?} for {target:?} at {committed} of {}, {readers:?}; ", self.end());
+            text += &format!("{id} of {owner:?} for {target:?} at {committed} of {}, {readers:?}; ", self.end(id));
         }
         for (n, replica) in &self.replicas {
             text += &format!("{n} is {:?}; ", replica.engine.state(self.now));
@@ -202,23 +283,26 @@ impl Cluster {
 
     fn is_over(&self) -> bool {
         self.now >= self.began + self.plan.length
-            && self.ids().iter().all(|id| self.broker.get(id).is_some_and(|(position, _)| *position == self.end()))
+            && self.ids().iter().all(|id| self.broker.get(id).is_some_and(|(position, _)| *position == self.end(*id)))
     }
 
-    pub(super) fn clock(&self) -> Now {
-        Now { at: self.now, wall_ms: 1_700_000_000_000 + (self.now - self.began).as_millis() as i64 }
+    pub(super) fn clock(&self, skew_ms: i64) -> Now {
+        Now { at: self.now, wall_ms: 1_700_000_000_000 + skew_ms + (self.now - self.began).as_millis() as i64 }
     }
 
     pub(super) fn ids(&self) -> Vec<PartitionId> {
-        (0..self.plan.partitions).map(|partition| PartitionId { topic: 0, partition }).collect()
+        (0..self.partitions.len() as i32).map(|partition| PartitionId { topic: 0, partition }).collect()
     }
 
-    /// Every partition's end: they grow alike.
-    pub(super) fn end(&self) -> Position {
-        let seconds = (self.now - self.began).min(self.plan.length).as_secs_f64();
+    /// A partition's end: all grow alike.
+    pub(super) fn end(&self, id: PartitionId) -> Position {
+        let made = self.partitions.get(id.partition as usize).map_or(self.began, |made| *made);
+        let until = self.now.min(self.began + self.plan.length);
+        let seconds = until.saturating_duration_since(made).as_secs_f64();
         let per_second = f64::from(self.plan.limit) / 60.0 * self.plan.overload / f64::from(self.plan.partitions);
-        // A minute's events are there already.
-        Position((per_second * (seconds + 60.0)) as i64)
+        // A minute's events are there already, of those that are there from the start.
+        let before = if made == self.began { 60.0 } else { 0.0 };
+        Position((per_second * (seconds + before)) as i64)
     }
 
     /// The user of an event.
@@ -231,15 +315,21 @@ impl Cluster {
         self.happenings.insert((self.now + after, self.order), happening);
     }
 
-    pub(super) fn policy(&mut self) -> Policy {
+    pub(super) fn policy(&mut self, release: Release) -> Policy {
         Policy {
             rows_per_minute: Some(self.plan.limit),
-            batch: BatchPolicy { max_rows: self.plan.batch, max_bytes: 1 << 20, ..policy().batch },
-            max_in_flight: self.plan.in_flight,
-            request_timeout: TIMEOUT,
+            calls_per_minute: self.plan.calls,
+            batch: BatchPolicy {
+                max_rows: release.batch,
+                max_bytes: 1 << 20,
+                single_below: self.plan.single_below,
+                ..policy().batch
+            },
+            max_in_flight: if release.batch == 1 { 64 } else { self.plan.in_flight },
+            request_timeout: release.timeout,
             buffer_bytes: self.plan.buffer_bytes,
             message_id_window: 0,
-            session_timeout: SESSION,
+            session_timeout: release.session,
             seed: self.random.next(),
             ..policy()
         }
@@ -291,19 +381,29 @@ impl Cluster {
             Happening::Expires(id, freezes) => self.expire(id, freezes),
             Happening::Thaws(id) => self.thaw(id),
             Happening::Rejoins(id) => self.rejoin(id),
+            Happening::Reached(id) => self.reached(id),
+            Happening::Hears(id) => self.hears(id),
         }
     }
 
     fn on_commit(&mut self, id: usize, commit: CommitId, entries: Vec<(PartitionId, Position, String)>) {
         let is_owner = entries.iter().all(|(partition, ..)| self.group.owners.get(partition) == Some(&id));
-        let outcome = if is_owner { CommitOutcome::Done } else { CommitOutcome::Fenced };
-        if is_owner {
+        let is_cut_off = self.replicas.get(&id).is_some_and(|replica| replica.is_cut_off);
+        let fails = is_cut_off || self.now < self.commits_fail_until;
+        let outcome = match is_owner {
+            _ if fails => CommitOutcome::Failed,
+            true => CommitOutcome::Done,
+            false => CommitOutcome::Fenced,
+        };
+        // A broker may have done what it could not say any more.
+        let is_made = !fails || !is_cut_off && self.random.chance(30);
+        if is_owner && is_made {
             for (partition, position, metadata) in entries {
                 self.check_commit(partition, position);
                 self.broker.insert(partition, (position, metadata));
             }
         }
-        let after = self.random.millis(0, 3);
+        let after = if fails { self.random.millis(100, 2000) } else { self.random.millis(0, 3) };
         self.later(after, Happening::Committed(id, commit, outcome));
     }
 

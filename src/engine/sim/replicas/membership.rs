@@ -2,15 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::cluster::{Change, Cluster, HEARTBEAT_MS, Happening, REVOKE, Replica, SESSION};
+use super::cluster::{Change, Cluster, HEARTBEAT_MS, Happening, Reader, Replica};
 use crate::engine::{Engine, Fence, Gained, Settled};
 use crate::record::{PartitionId, Position};
 
 impl Cluster {
     pub(super) fn join(&mut self) {
-        let engine = Engine::new(self.policy(), self.now);
+        let release = self.random.pick(&self.plan.releases);
+        let skew_ms = self.random.below(self.plan.skew_ms + 1) as i64;
+        let engine = Engine::new(self.policy(release), self.now);
         let replica = Replica {
             engine,
+            release,
+            skew_ms,
+            is_cut_off: false,
             readers: BTreeMap::new(),
             revoking: BTreeSet::new(),
             is_frozen: false,
@@ -37,14 +42,19 @@ impl Cluster {
             }
             let happening = if owner.is_some() { Happening::Revoke(id) } else { Happening::Give(id) };
             self.group.moving.insert(id);
-            let after = self.random.millis(0, HEARTBEAT_MS);
+            // Nobody is told before the coordinator has done with the dead.
+            let after = self.random.millis(0, HEARTBEAT_MS) + self.waits_until.saturating_duration_since(self.now);
             self.later(after, happening);
         }
     }
 
     pub(super) fn change(&mut self, change: Change) {
-        let running: Vec<usize> =
-            self.replicas.iter().filter(|(_, r)| !r.is_frozen && !r.is_leaving).map(|(id, _)| *id).collect();
+        let running: Vec<usize> = self
+            .replicas
+            .iter()
+            .filter(|(_, r)| !r.is_frozen && !r.is_leaving && !r.is_cut_off)
+            .map(|(id, _)| *id)
+            .collect();
         match change {
             Change::Join if self.replicas.len() < self.plan.most_replicas => self.join(),
             Change::Join => {}
@@ -60,6 +70,17 @@ impl Cluster {
                     self.join();
                 }
             }
+            Change::Deploy(release) => self.plan.releases = vec![release],
+            Change::CommitsFail(length) => self.commits_fail_until = self.now + length,
+            Change::Grow(more) => {
+                let made = self.now;
+                self.partitions.extend((0..more).map(|_| made));
+                self.rebalance();
+                for id in self.replicas.keys().copied().collect::<Vec<_>>() {
+                    let after = self.random.millis(0, HEARTBEAT_MS);
+                    self.later(after, Happening::Hears(id));
+                }
+            }
             // One stays, so that the run comes to an end.
             _ if running.len() < 2 => {}
             Change::Restart { .. } => {}
@@ -72,8 +93,23 @@ impl Cluster {
             }
             Change::Crash => {
                 let id = self.random.pick(&running);
-                self.replicas.remove(&id);
-                self.expires(id, 0);
+                let Some(session) = self.replicas.remove(&id).map(|replica| replica.release.session) else { return };
+                // Whoever dies while the coordinator waits for others counts as joined, and is missed a session after that.
+                let heard = self.waits_until.max(self.now);
+                let last =
+                    if self.waits_until > self.now { heard } else { heard - self.random.millis(0, HEARTBEAT_MS) };
+                let expires = last + session;
+                self.waits_until = self.waits_until.max(expires);
+                self.later(expires - self.now, Happening::Expires(id, 0));
+            }
+            Change::CutOff(length) => {
+                let id = self.random.pick(&running);
+                let Some(replica) = self.replicas.get_mut(&id) else { return };
+                replica.is_cut_off = true;
+                replica.freezes += 1;
+                let freezes = replica.freezes;
+                self.expires(id, freezes);
+                self.later(length, Happening::Reached(id));
             }
             Change::Freeze(length) => {
                 let id = self.random.pick(&running);
@@ -89,7 +125,8 @@ impl Cluster {
 
     /// Its last heartbeat was a moment ago.
     pub(super) fn expires(&mut self, id: usize, freezes: u64) {
-        let after = SESSION - self.random.millis(0, HEARTBEAT_MS);
+        let Some(session) = self.replicas.get(&id).map(|replica| replica.release.session) else { return };
+        let after = session - self.random.millis(0, HEARTBEAT_MS);
         self.later(after, Happening::Expires(id, freezes));
     }
 
@@ -99,7 +136,9 @@ impl Cluster {
             self.group.moving.remove(&id);
             return;
         }
-        let Some(replica) = owner.and_then(|owner| self.replicas.get_mut(&owner)).filter(|replica| !replica.is_frozen)
+        let Some(replica) = owner
+            .and_then(|owner| self.replicas.get_mut(&owner))
+            .filter(|replica| !replica.is_frozen && !replica.is_cut_off)
         else {
             // Nobody hears it: the session's end will tell.
             self.group.moving.remove(&id);
@@ -112,7 +151,8 @@ impl Cluster {
         }
         replica.revoking.insert(id);
         replica.engine.revoking(&[id], self.now);
-        self.later(REVOKE, Happening::RevokeEnds(id, owner));
+        let deadline = replica.release.revoke();
+        self.later(deadline, Happening::RevokeEnds(id, owner));
     }
 
     /// The wait for a revoke is over: the partition goes as it is.
@@ -141,20 +181,52 @@ impl Cluster {
         }
         let Some(target) = self.group.target.get(&id).copied() else { return };
         self.group.owners.insert(id, target);
-        let now = self.clock();
+        let total = self.partitions.len();
         // A member that cannot hear it owns it all the same.
-        let Some(replica) = self.replicas.get_mut(&target).filter(|r| !r.is_frozen && !r.is_leaving) else { return };
+        let can_hear = |r: &&mut Replica| !r.is_frozen && !r.is_leaving && !r.is_cut_off;
+        let Some(skew_ms) = self.replicas.get_mut(&target).filter(can_hear).map(|replica| replica.skew_ms) else {
+            return;
+        };
+        let now = self.clock(skew_ms);
         let (start, metadata) = self.broker.get(&id).cloned().unwrap_or((Position(0), String::new()));
         self.hand_overs += 1;
-        replica.readers.insert(id, (start, true));
-        let gained =
-            Gained { partition: id, start, fence: Fence::parse(&metadata), settled: Settled::parse(&metadata) };
-        replica.engine.assigned(&[gained], self.plan.partitions as usize, now);
+        let fence = Fence::parse(&metadata);
+        let was_always = |metadata: &str| Fence::parse(metadata).is_some_and(|fence| fence.was_always_one_of(total));
+        let is_added = fence.is_none() && self.broker.values().any(|(_, metadata)| !was_always(metadata));
+        let gained = Gained { partition: id, start, fence, settled: Settled::parse(&metadata), is_added };
+        let beyond = fence.map_or(0, |fence| fence.position().0 - start.0).max(0) as u64;
+        let shows = self.random.chance(self.plan.lagging_percent).then(|| {
+            let shown = Position(start.0 + self.random.below(beyond + 1) as i64);
+            // So long a follower may lag before it is left out (Kafka's `replica.lag.time.max.ms`).
+            (shown, self.now + self.random.millis(10, 29_000))
+        });
+        let Some(replica) = self.replicas.get_mut(&target) else { return };
+        replica.readers.insert(id, Reader { position: start, paused: true, end: None, shows });
+        replica.engine.assigned(&[gained], total, now);
+    }
+
+    /// What every member is told in a rebalance, also one that gains nothing.
+    pub(super) fn hears(&mut self, id: usize) {
+        let total = self.partitions.len();
+        let Some(replica) = self.replicas.get_mut(&id) else { return };
+        match replica.is_frozen || replica.is_cut_off {
+            true => replica.inbox.push(Happening::Hears(id)),
+            false => {
+                let skew_ms = replica.skew_ms;
+                let now = self.clock(skew_ms);
+                let Some(replica) = self.replicas.get_mut(&id) else { return };
+                replica.engine.assigned(&[], total, now);
+            }
+        }
     }
 
     pub(super) fn expire(&mut self, id: usize, freezes: u64) {
         // A frozen one that has come back has sent heartbeats since.
-        if self.replicas.get(&id).is_some_and(|replica| !replica.is_frozen || replica.freezes != freezes) {
+        if self
+            .replicas
+            .get(&id)
+            .is_some_and(|replica| !(replica.is_frozen || replica.is_cut_off) || replica.freezes != freezes)
+        {
             return;
         }
         self.group.expel(id);
@@ -171,8 +243,22 @@ impl Cluster {
             }
             self.happen(happening);
         }
+        self.back(id);
+    }
+
+    /// The brokers can be reached again.
+    pub(super) fn reached(&mut self, id: usize) {
+        let Some(replica) = self.replicas.get_mut(&id) else { return };
+        replica.is_cut_off = false;
+        for happening in std::mem::take(&mut replica.inbox) {
+            self.happen(happening);
+        }
+        self.back(id);
+    }
+
+    /// It hears what it missed, or that it is no member any more.
+    fn back(&mut self, id: usize) {
         if self.group.members.contains(&id) {
-            // It hears now what it missed.
             let silent: Vec<PartitionId> =
                 self.group.owners.iter().filter(|(_, owner)| **owner == id).map(|(p, _)| *p).collect();
             for partition in silent {
@@ -192,7 +278,7 @@ impl Cluster {
     /// Its heartbeat is answered: it is no member, and what it had is somebody else's.
     pub(super) fn rejoin(&mut self, id: usize) {
         let Some(replica) = self.replicas.get_mut(&id) else { return };
-        if replica.is_frozen {
+        if replica.is_frozen || replica.is_cut_off {
             return;
         }
         let had: Vec<PartitionId> = replica.readers.keys().chain(&replica.revoking).copied().collect();

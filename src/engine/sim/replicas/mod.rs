@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::setting;
 use super::world::Random;
-use cluster::{Change, Cluster, Plan};
+use cluster::{Change, Cluster, HEARTBEAT_MS, Plan, Release};
 
 /// As many schedules as `cargo test` runs; each takes some hundred milliseconds of a development build.
 const SCHEDULES: u64 = 25;
@@ -27,41 +27,55 @@ fn random_plan(seed: u64) -> Plan {
     let mut changes = Vec::new();
     let mut at = Duration::ZERO;
     while at < MINUTE * 6 {
-        let longest = random.pick(&[5_000, 30_000, 120_000]);
+        let longest = random.pick(&[2_000, 5_000, 30_000, 120_000]);
         at += random.millis(100, longest);
         changes.push((
             at,
-            match random.below(10) {
-                0..3 => Change::Join,
-                3..5 => Change::Leave,
-                5 => Change::Crash,
-                6..8 => Change::Restart { clean: random.chance(50) },
+            match random.below(16) {
+                0..4 => Change::Join,
+                4..7 => Change::Leave,
+                7..9 => Change::Crash,
+                9..12 => Change::Restart { clean: random.chance(50) },
+                12 => Change::CutOff(random.millis(100, 150_000)),
+                13 => Change::CommitsFail(random.millis(100, 20_000)),
+                14 if random.chance(40) => Change::Grow(random.pick(&[1, 3, 4])),
                 _ => Change::Freeze(random.millis(100, 100_000)),
             },
         ));
     }
-    let batch = random.pick(&[1, 10, 100, 300]);
     let jobs = random.chance(20);
+    let limit = random.pick(&[240, 1200]);
+    let mut release = || Release {
+        // Never more than the limit lets through at once (`batch.max_rows`).
+        batch: random.pick(&[1, 10, 100, 300, 1000]).min(limit as usize),
+        timeout: Duration::from_secs(random.pick(&[3, 10, 30])),
+        session: Duration::from_secs(random.pick(&[6, 45, 120])),
+    };
+    let mut releases = vec![release()];
+    if !jobs {
+        releases.push(release());
+    }
+    if random.chance(50) {
+        releases.truncate(1);
+    }
     Plan {
         seed,
         partitions: random.pick(&[1, 3, 12, 32]),
         replicas: random.pick(&[1, 2, 3]),
         most_replicas: random.pick(&[1, 4]),
-        limit: random.pick(&[240, 1200]),
-        batch,
-        in_flight: if jobs {
-            1
-        } else if batch == 1 {
-            64
-        } else {
-            random.pick(&[1, 4, 8])
-        },
+        limit,
+        calls: if jobs { None } else { random.pick(&[None, Some(limit / 2)]) },
+        single_below: if jobs { 0 } else { random.pick(&[0, 5]) },
+        releases,
+        skew_ms: random.pick(&[0, 5_000]),
+        in_flight: if jobs { 1 } else { random.pick(&[1, 4, 8]) },
+        lagging_percent: random.pick(&[0, 10]),
         latency_ms: random.pick(&[(0, 50), (20, 450), (0, 3000)]),
         timeout_percent: random.pick(&[0, 0, 2]),
         jobs,
         users: random.pick(&[20, 400]),
         buffer_bytes: random.pick(&[60_000, 64 << 20]),
-        overload: 3.0,
+        overload: random.pick(&[0.5, 3.0]),
         length: at + MINUTE,
         changes,
     }
@@ -88,6 +102,9 @@ fn no_hand_over_exceeds_the_limit_loses_an_event_or_sends_a_user_back() {
     assert!(hand_overs > 300, "only {hand_overs} partitions changed hands");
 }
 
+/// What an operator gets who sets nothing.
+const DEFAULT: Release = Release { batch: 100, timeout: Duration::from_secs(10), session: Duration::from_secs(45) };
+
 /// Three replicas at overload; one more joins, or one leaves, every minute.
 fn rolling(seed: u64, latency_ms: (u64, u64)) -> Plan {
     let changes = [Change::Join, Change::Leave, Change::Leave, Change::Join];
@@ -97,8 +114,12 @@ fn rolling(seed: u64, latency_ms: (u64, u64)) -> Plan {
         replicas: 3,
         most_replicas: 4,
         limit: 1200,
-        batch: 100,
+        calls: None,
+        single_below: 0,
+        releases: vec![DEFAULT],
+        skew_ms: 0,
         in_flight: 4,
+        lagging_percent: 0,
         latency_ms,
         timeout_percent: 0,
         jobs: false,
@@ -126,12 +147,17 @@ fn replicas_that_come_and_go_use_most_of_the_limit() {
 #[test]
 fn replicas_that_take_turns_at_a_provider_of_jobs_use_most_of_the_limit() {
     for seed in 0..2 {
-        let plan = Plan { jobs: true, batch: 300, in_flight: 1, ..rolling(seed, (20, 450)) };
+        let plan = Plan {
+            jobs: true,
+            releases: vec![Release { batch: 300, ..DEFAULT }],
+            in_flight: 1,
+            ..rolling(seed, (20, 450))
+        };
         let report = Cluster::run(plan).unwrap_or_else(|fault| panic!("seed {seed}: {fault}"));
         let (rolling, quiet) = (report.used(MINUTE, MINUTE * 5), report.used(MINUTE * 7, MINUTE * 9));
-        // What a job costs beside its rows, and the moments between two jobs, are lost to everybody.
+        // What a job costs beside its rows, and the moments between two jobs, are lost to everybody: 85 to 89% remain.
         assert!(rolling >= 0.75, "{seed}: {:.1}% used while replicas come and go", rolling * 100.0);
-        assert!(quiet >= 0.85, "{seed}: {:.1}% used in peace", quiet * 100.0);
+        assert!(quiet >= 0.84, "{seed}: {:.1}% used in peace", quiet * 100.0);
     }
 }
 
@@ -149,5 +175,91 @@ fn three_replicas_with_full_buffers_that_shrink_to_one_go_on() {
         let report = Cluster::run(plan).unwrap_or_else(|fault| panic!("seed {seed}: {fault}"));
         let alone = report.used(MINUTE * 6, MINUTE * 12);
         assert!(alone >= 0.9, "{seed}: the last replica uses {:.1}% of the limit", alone * 100.0);
+    }
+}
+
+/// "Members that are awaiting a rebalance automatically satisfy expected heartbeats" (Kafka, `MemberMetadata`): a member that
+/// dies while the coordinator waits for another dead one is missed only a session after that. So two sessions are the
+/// broker's, and one wait of ours follows them, whatever changes hands meanwhile.
+#[test]
+fn two_deaths_within_six_seconds_cost_two_sessions_and_one_wait() {
+    let wait = Duration::from_millis(50) * 100 + DEFAULT.timeout;
+    // Three hearings of a rebalance, and a second that a row waits for company.
+    let rebalances = Duration::from_millis(HEARTBEAT_MS) * 3 + Duration::from_secs(1);
+    for seed in 0..3 {
+        let at = |seconds| MINUTE * 2 + Duration::from_secs(seconds);
+        let changes =
+            vec![(at(0), Change::Crash), (at(1), Change::Join), (at(6), Change::Crash), (at(7), Change::Join)];
+        let plan = Plan { replicas: 2, length: MINUTE * 8, changes, ..rolling(seed, (20, 450)) };
+        let report = Cluster::run(plan).unwrap_or_else(|fault| panic!("seed {seed}: {fault}"));
+        let gap = report.longest_gap();
+        assert!(gap <= DEFAULT.session * 2 + wait + rebalances, "seed {seed}: nothing for {gap:?}");
+        let quiet = report.used(MINUTE * 6, MINUTE * 8);
+        assert!(quiet >= 0.95, "seed {seed}: {:.1}% used in peace", quiet * 100.0);
+    }
+}
+
+#[test]
+fn a_release_with_another_batch_and_timeout_waits_for_what_the_one_before_sent() {
+    let before = Release { batch: 1000, ..DEFAULT };
+    let after = Release { batch: 1, timeout: Duration::from_secs(3), ..DEFAULT };
+    for seed in 0..3 {
+        // Batches of 1,000 leave 50 s apart: at most a minute's worth stands in the window.
+        let at = MINUTE + Duration::from_secs(seed * 15);
+        for change in [Change::Restart { clean: true }, Change::Restart { clean: false }] {
+            let plan = Plan {
+                replicas: 1,
+                releases: vec![before],
+                users: 4000,
+                length: at + MINUTE + Duration::from_secs(30),
+                changes: vec![(at, Change::Deploy(after)), (at, change.clone())],
+                ..rolling(seed, (20, 450))
+            };
+            Cluster::run(plan).unwrap_or_else(|fault| panic!("seed {seed}, {change:?}: {fault}"));
+        }
+    }
+}
+
+#[test]
+fn partitions_that_are_added_take_their_share_from_the_others_and_not_from_the_provider() {
+    for seed in 0..2 {
+        // The newcomers find no owner who gives as much up as they gain.
+        let changes = vec![(MINUTE * 2, Change::Grow(4)), (MINUTE * 2, Change::Join), (MINUTE * 2, Change::Join)];
+        let plan = Plan { partitions: 4, replicas: 2, length: MINUTE * 8, changes, ..rolling(seed, (20, 450)) };
+        let report = Cluster::run(plan).unwrap_or_else(|fault| panic!("seed {seed}: {fault}"));
+        let quiet = report.used(MINUTE * 6, MINUTE * 8);
+        assert!(quiet >= 0.95, "seed {seed}: {:.1}% used in peace", quiet * 100.0);
+    }
+}
+
+#[test]
+fn an_owner_that_sends_without_its_brokers_for_a_long_session_is_waited_for() {
+    let slow = Release { session: Duration::from_secs(120), ..DEFAULT };
+    // The successor has been idle, so it could begin with a whole burst.
+    for seed in 0..6 {
+        let changes = vec![(MINUTE * 2, Change::CutOff(MINUTE * 4))];
+        let length = MINUTE * 6;
+        let plan =
+            Plan { partitions: 1, replicas: 2, releases: vec![slow], length, changes, ..rolling(seed, (20, 450)) };
+        Cluster::run(plan).unwrap_or_else(|fault| panic!("seed {seed}: {fault}"));
+    }
+}
+
+/// "After a recent leader election, the leaders high-water mark might lag behind [...] the previous leader's" (KAFKA-2334): the
+/// log seems to end, and the last owner's newest rows lie beyond.
+#[test]
+fn a_log_that_seems_to_end_below_the_fence_sends_nobody_back() {
+    for seed in 0..4 {
+        let changes = (1..12).map(|n| (Duration::from_secs(20 * n), Change::Restart { clean: n % 2 == 0 })).collect();
+        let plan = Plan {
+            users: 20,
+            overload: 0.5,
+            releases: vec![Release { batch: 1, ..DEFAULT }],
+            lagging_percent: 50,
+            length: MINUTE * 5,
+            changes,
+            ..rolling(seed, (20, 450))
+        };
+        Cluster::run(plan).unwrap_or_else(|fault| panic!("seed {seed}: {fault}"));
     }
 }

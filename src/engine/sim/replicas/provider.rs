@@ -15,13 +15,32 @@ pub struct Row {
     pub last: i64,
 }
 
+/// What arrived within the last minute.
+#[derive(Default)]
+struct Sliding {
+    arrivals: VecDeque<(Instant, usize)>,
+    held: usize,
+}
+
+impl Sliding {
+    fn arrive(&mut self, n: usize, now: Instant) -> usize {
+        while let Some((_, gone)) = self.arrivals.pop_front_if(|(at, _)| now - *at >= WINDOW) {
+            self.held -= gone;
+        }
+        self.arrivals.push_back((now, n));
+        self.held += n;
+        self.held
+    }
+}
+
 #[derive(Default)]
 pub struct Provider {
     /// Per user the newest offset applied, and until when the provider is busy with him.
     users: BTreeMap<(PartitionId, u64), (i64, Instant)>,
-    window: VecDeque<(Instant, usize)>,
-    in_window: usize,
+    rows_seen: Sliding,
+    calls_seen: Sliding,
     pub worst: usize,
+    pub worst_calls: usize,
     pub arrivals: Vec<(Instant, usize)>,
     pub rows: u64,
     pub repeated: u64,
@@ -30,15 +49,10 @@ pub struct Provider {
 
 impl Provider {
     pub fn arrive(&mut self, rows: &[Row], until: Instant, now: Instant) {
-        while let Some((at, n)) = self.window.front().copied()
-            && now - at >= WINDOW
-        {
-            self.window.pop_front();
-            self.in_window -= n;
+        self.worst = self.worst.max(self.rows_seen.arrive(rows.len(), now));
+        if rows.len() == 1 {
+            self.worst_calls = self.worst_calls.max(self.calls_seen.arrive(1, now));
         }
-        self.window.push_back((now, rows.len()));
-        self.in_window += rows.len();
-        self.worst = self.worst.max(self.in_window);
         self.arrivals.push((now, rows.len()));
         self.rows += rows.len() as u64;
         for row in rows {

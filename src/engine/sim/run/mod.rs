@@ -164,6 +164,7 @@ impl Run {
         let max_rows = random.pick(&[1, 3, 10]);
         let style = random.pick(&[Style::Suspects, Style::PerRow, Style::Jobs]);
         let policy = Policy {
+            calls_per_minute: None,
             rules: Rules { max_bytes: 4096, use_anonymous_id: false, account_trait: None },
             names: vec!["sim"],
             rows_per_minute: random.pick(&[Some(60), Some(240), Some(1200), Some(1200), None]),
@@ -304,7 +305,7 @@ impl Run {
             self.totals.replays += u64::from(fence.is_some_and(|fence| fence.position() > start));
             self.readers.insert(id, (start, true));
             let settled = self.broker.get(&id).map_or_else(Settled::default, |(_, metadata)| Settled::parse(metadata));
-            gained.push(Gained { partition: id, start, fence, settled });
+            gained.push(Gained { partition: id, start, fence, settled, is_added: false });
         }
         if !gained.is_empty() {
             self.engine.assigned(&gained, self.n_partitions as usize, self.clock());
