@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::dedup::IdsOfRow;
 use super::guard::Stream;
 use super::offsets::{EntryId, Owner};
 use super::rows::RowIndex;
@@ -36,6 +37,7 @@ pub(super) struct Letter {
     pub bytes: usize,
     /// Of a row.
     user: Option<Box<str>>,
+    pub message_ids: IdsOfRow,
     pub content: Arc<DeadLetter>,
     out: bool,
 }
@@ -70,7 +72,9 @@ impl Letters {
             first: record.offset,
             last: record.offset,
         };
-        self.letters.insert(id, Letter { entry, bytes, user: None, content: Arc::new(content), out: false });
+        let message_ids = IdsOfRow::default();
+        self.letters
+            .insert(id, Letter { entry, bytes, user: None, message_ids, content: Arc::new(content), out: false });
     }
 
     /// The letter may leave.
@@ -183,6 +187,7 @@ impl Engine {
             partition.pending_bytes -= letter.bytes as u64;
             partition.tracker.settle(letter.entry, letter.bytes);
             partition.note_ahead(content.last, || letter.member());
+            partition.ids.forget(&letter.message_ids);
         }
     }
 
@@ -207,6 +212,7 @@ impl Engine {
             entry: row.entry,
             bytes: row.bytes(),
             user: Some(row.user.as_str().into()),
+            message_ids: row.message_ids,
             content: Arc::new(content),
             out: false,
         };
