@@ -313,7 +313,7 @@ async fn a_merged_letter_reads_back_as_the_state_it_stands_for() {
     assert_headers(letter, &world, Kind::Vibefollow, "rejected", (0, 0, 4));
     assert_eq!((letter.header("sluicegate.events"), letter.header("sluicegate.status")), ("5", "422"));
     assert_eq!(letter.key.as_deref(), Some(&b"u"[..]));
-    let rules = Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None };
+    let rules = Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None, refuse_user_ids: Vec::new() };
     let Ok(Decoded::Identify(event)) = decode(Some(&letter.value), &rules) else { panic!("{letter:?}") };
     assert_eq!((&*event.user_id, event.account.as_deref()), ("u", Some("g2")));
     let text = std::str::from_utf8(&letter.value).expect("UTF-8");

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::read::Event;
+use super::read::{Event, is_empty_list};
 use crate::demo::simulator::Kind;
 
 /// The fields that a row sets; `None` takes the field away. A trait `plan` is `traits.plan` or `metadata.plan`.
@@ -31,8 +32,17 @@ fn vitally(row: &Event) -> Fields {
     let mut fields = Fields::new();
     fields.insert("accountId".into(), row.account.clone().map(Value::String));
     for (name, value) in &row.traits {
-        let value = if name == "createdAt" { iso(value) } else { value.clone() };
-        fields.insert(format!("traits.{name}"), Some(value).filter(|value| !value.is_null()));
+        if !JOINED.contains(&name.as_str()) {
+            fields.insert(format!("traits.{name}"), Some(value.clone()).filter(|value| !value.is_null()));
+        }
+    }
+    match joined(&row.traits, JOINED) {
+        Some(date) => _ = fields.insert("traits.createdAt".into(), Some(date).filter(|value| !value.is_null())),
+        None => {}
+    }
+    // A second spelling beside the first is a trait like any other.
+    if let (Some(_), Some(other)) = (joined(&row.traits, ["createdAt"]), row.traits.get("created_at")) {
+        fields.insert("traits.created_at".into(), Some(other.clone()).filter(|value| !value.is_null()));
     }
     if !row.traits.contains_key("name")
         && let Some(name) = full_name(&row.traits)
@@ -46,7 +56,8 @@ fn vibefollow(traits: &Map<String, Value>) -> Result<Fields, &'static str> {
     let mut fields = Fields::new();
     let given = |name: &str| traits.get(name).filter(|value| !value.is_null());
     for (name, value) in traits {
-        if !value.is_null() && name != "email" && !(name == "company" && value.is_object()) {
+        let is_map = value.is_object() || is_empty_list(value);
+        if !value.is_null() && name != "email" && name != "signupDate" && !(name == "company" && is_map) {
             fields.insert(format!("traits.{name}"), Some(value.clone()));
         }
     }
@@ -61,7 +72,7 @@ fn vibefollow(traits: &Map<String, Value>) -> Result<Fields, &'static str> {
     let derived = [
         ("name", given("name").cloned().or_else(|| full_name(traits))),
         ("plan", given("plan").or(inside("plan")).cloned()),
-        ("signupDate", given("signupDate").or(given("createdAt")).or(given("created_at")).map(iso)),
+        ("signupDate", joined(&given_only(traits), ["signupDate", "createdAt", "created_at"])),
         ("company", company.filter(|company| company.is_string()).or(inside("name")).or(inside("id")).map(text)),
         ("role", given("role").or(given("title")).cloned()),
     ];
@@ -76,11 +87,13 @@ fn vibefollow(traits: &Map<String, Value>) -> Result<Fields, &'static str> {
 fn userpilot(row: &Event) -> Fields {
     let mut fields = Fields::new();
     for (name, value) in &row.traits {
-        if name == "createdAt" {
-            fields.insert("metadata.created_at".into(), Some(iso(value)).filter(|value| !value.is_null()));
-        } else {
+        let is_empty_map = (name == "company" || name == "address") && is_empty_list(value);
+        if !JOINED.contains(&name.as_str()) && !is_empty_map {
             flatten(format!("metadata.{name}"), value, &mut fields);
         }
+    }
+    if let Some(date) = joined(&row.traits, ["created_at", "createdAt"]) {
+        fields.insert("metadata.created_at".into(), Some(date).filter(|value| !value.is_null()));
     }
     if let Some(account) = &row.account {
         fields.insert("company_id".into(), Some(Value::String(account.clone())));
@@ -127,12 +140,59 @@ fn full_name(traits: &Map<String, Value>) -> Option<Value> {
     (!parts.is_empty()).then(|| Value::String(parts.join(" ")))
 }
 
-/// Numbers above 1e11 are milliseconds, others seconds (providers.md, T17); anything else stays as it is.
-fn iso(value: &Value) -> Value {
-    let Some(number) = value.as_f64() else { return value.clone() };
-    let ms = if number > 1e11 { number } else { number * 1_000.0 };
-    let time = jiff::Timestamp::from_millisecond(ms as i64);
-    time.map_or_else(|_| value.clone(), |time| Value::String(format!("{time:.3}")))
+/// What a user's join date is called, in Segment's spelling first.
+const JOINED: [&str; 2] = ["createdAt", "created_at"];
+
+fn given_only(traits: &Map<String, Value>) -> Map<String, Value> {
+    traits.clone().into_iter().filter(|(_, value)| !value.is_null()).collect()
+}
+
+/// The first trait of these that is null or a date; what is neither is left out.
+fn joined<const N: usize>(traits: &Map<String, Value>, names: [&str; N]) -> Option<Value> {
+    names.into_iter().filter_map(|name| traits.get(name)).find_map(|value| match value {
+        Value::Null => Some(Value::Null),
+        value => date(value).map(|time| Value::String(format!("{time:.3}"))),
+    })
+}
+
+/// A date of the years 1970 to 2100: ISO 8601 or RFC 2822, MongoDB's `$date`, digits from the year on, or a unix time, whose unit is the one
+/// that puts it between 1973 and 2100.
+fn date(value: &Value) -> Option<Timestamp> {
+    let millisecond = |value: &Value| Timestamp::from_millisecond(value.as_i64()?).ok();
+    let time = match value {
+        Value::String(text) => written_date(text.trim())?,
+        Value::Number(number) => written_date(&number.to_string())?,
+        Value::Object(object) => match object.get("$date")? {
+            Value::String(text) => written_date(text.trim())?,
+            Value::Object(long) => {
+                Timestamp::from_millisecond(long.get("$numberLong")?.as_str()?.parse().ok()?).ok()?
+            }
+            number => millisecond(number)?,
+        },
+        _ => return None,
+    };
+    let [first, end] = ["1970-01-01T00:00:00Z", "2101-01-01T00:00:00Z"].map(|text| text.parse::<Timestamp>().ok());
+    (Some(time) >= first && Some(time) < end).then_some(time)
+}
+
+fn written_date(text: &str) -> Option<Timestamp> {
+    let at_utc = |text: &str| text.parse::<Timestamp>().ok();
+    let is_digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let from_year_on = match text.len() {
+        8 if is_digits => at_utc(&format!("{text}T000000Z")),
+        14 if is_digits => at_utc(&format!("{}T{}Z", &text[..8], &text[8..])),
+        _ => None,
+    };
+    let unix = || {
+        let number = text.parse::<f64>().ok()?;
+        let seconds =
+            [1.0, 1e3, 1e6, 1e9].map(|unit| number / unit).into_iter().find(|it| (1e8..4.2e9).contains(it))?;
+        Timestamp::from_millisecond((seconds * 1e3).round() as i64).ok()
+    };
+    let local =
+        || if text.contains('[') { None } else { at_utc(&format!("{text}Z")).or(at_utc(&format!("{text}T00:00:00Z"))) };
+    let rfc2822 = || jiff::fmt::rfc2822::parse(text).ok().map(|zoned| zoned.timestamp());
+    from_year_on.or_else(unix).or_else(|| at_utc(text)).or_else(local).or_else(rfc2822)
 }
 
 #[cfg(test)]
@@ -174,10 +234,10 @@ mod tests {
     #[test]
     fn userpilot_gets_primitives_only() {
         let traits = json!({"company": {"id": 7, "geo": {"city": "X"}}, "tags": ["a", 1, true], "list": [{"b": 1, "a": 2}],
-            "createdAt": "2026-01-02", "phone": null});
+            "createdAt": "2026-01-02", "created_at": "0001-01-01T00:00:00Z", "address": [], "phone": null});
         let expected = json!({
             "company_id": "7", "metadata.company_id": 7, "metadata.company_geo_city": "X", "metadata.tags": "a,1,true",
-            "metadata.list": "[{\"a\":2,\"b\":1}]", "metadata.created_at": "2026-01-02", "metadata.phone": "removed",
+            "metadata.list": "[{\"a\":2,\"b\":1}]", "metadata.created_at": "2026-01-02T00:00:00.000Z", "metadata.phone": "removed",
         });
         assert_eq!(fields(Kind::Userpilot, Some("7"), traits), Ok(expected));
     }
