@@ -214,9 +214,9 @@ pub struct EventSettings {
 }
 
 /// What a bug writes in place of an id, and what many sites write for whoever is not logged in. A row for one of these would melt
-/// different people into one. All that PostHog refuses to identify (`isDistinctIdIllegal`), and of Mixpanel's list of invalid distinct
-/// ids all but a device's build number; and how Objective-C and Java write a null (`(null)`, `<null>`).
-const NOBODY: [&str; 31] = [
+/// different people into one. All that PostHog refuses to identify (`isDistinctIdIllegal`, with our name for a distinct id beside its
+/// own), of Mixpanel's list of invalid distinct ids what is nobody's initials or nickname, and how Objective-C writes a null.
+const NOBODY: [&str; 27] = [
     "undefined",
     "null",
     "nil",
@@ -234,9 +234,7 @@ const NOBODY: [&str; 31] = [
     "-1",
     "00000000-0000-0000-0000-000000000000",
     "n/a",
-    "na",
     "unknown",
-    "anon",
     "anonymous",
     "guest",
     "not_authenticated",
@@ -245,8 +243,6 @@ const NOBODY: [&str; 31] = [
     "user_id",
     "distinctid",
     "distinct_id",
-    "anonymousid",
-    "anonymous_id",
     "email",
 ];
 
@@ -284,7 +280,7 @@ impl EventSettings {
             max_bytes: self.max_bytes.0,
             use_anonymous_id: self.anonymous_id == AnonymousId::Use,
             account_trait: self.account_trait.clone(),
-            // The environment's empty text is a list of one blank entry.
+            // A comma alone is how the environment says that the list is empty.
             refuse_user_ids: self
                 .refuse_user_ids
                 .iter()
