@@ -148,7 +148,7 @@ fn is_encoded(payload: &[u8]) -> bool {
         b"\xff\x06\0\0s",
         b"\x82SNAPPY\0",
     ];
-    payload[0] == 0 && payload.len() >= 5 || starts.iter().any(|start| payload.starts_with(start))
+    (payload[0] == 0 && payload.len() >= 5) || starts.iter().any(|start| payload.starts_with(start))
 }
 
 /// A string as it stands, or an integer's exact digits, which a double would lose; hence the second, raw reading. Where there is an

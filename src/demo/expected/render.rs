@@ -36,9 +36,8 @@ fn vitally(row: &Event) -> Fields {
             fields.insert(format!("traits.{name}"), Some(value.clone()).filter(|value| !value.is_null()));
         }
     }
-    match joined(&row.traits, JOINED) {
-        Some(date) => _ = fields.insert("traits.createdAt".into(), Some(date).filter(|value| !value.is_null())),
-        None => {}
+    if let Some(date) = joined(&row.traits, JOINED) {
+        fields.insert("traits.createdAt".into(), Some(date).filter(|value| !value.is_null()));
     }
     // A second spelling beside the first is a trait like any other.
     if let (Some(_), Some(other)) = (joined(&row.traits, ["createdAt"]), row.traits.get("created_at")) {
