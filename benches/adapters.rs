@@ -63,7 +63,7 @@ fn reply(kind: &str, mode: &str, rows: usize) -> Reply {
 }
 
 fn adapters(criterion: &mut Criterion) {
-    let rules = Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None };
+    let rules = Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None, refuse_user_ids: Vec::new() };
     let events: Vec<Vec<u8>> = (0..MANY).map(event).collect();
     let profiles: Vec<Profile<'_>> = events
         .iter()

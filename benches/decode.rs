@@ -70,7 +70,7 @@ fn merging(criterion: &mut Criterion) {
 }
 
 fn rules() -> Rules {
-    Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None }
+    Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None, refuse_user_ids: Vec::new() }
 }
 
 /// Long enough that the middle of 100 samples repeats within 2% on a quiet machine, short enough for the whole of `cargo bench`.

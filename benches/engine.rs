@@ -32,8 +32,8 @@ fn event(user: usize, n: usize) -> Vec<u8> {
 
 fn engine(now: Instant) -> Engine {
     let policy = Policy {
-        rules: Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None },
-        names: vec!["vitally"],
+        rules: Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None, refuse_user_ids: Vec::new() },
+        names: vec!["vitally".to_owned()],
         rows_per_minute: Some(1200),
         calls_per_minute: None,
         batch: BatchPolicy {

@@ -428,8 +428,8 @@ fn gained(commit: &Commit) -> Gained {
 /// A lane as the documentation's defaults make it, with room for everybody.
 fn policy() -> Policy {
     Policy {
-        rules: Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None },
-        names: vec!["vitally"],
+        rules: Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None, refuse_user_ids: Vec::new() },
+        names: vec!["vitally".to_owned()],
         rows_per_minute: Some(1200),
         calls_per_minute: None,
         batch: BatchPolicy {

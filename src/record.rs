@@ -54,16 +54,54 @@ impl fmt::Display for PartitionId {
 pub struct Record<'a> {
     pub partition: PartitionId,
     pub offset: Offset,
-    /// Kafka's record time in milliseconds since 1970; what latency is counted from.
+    /// Kafka's record time in milliseconds since 1970, where it is plausible; what latency is counted from.
     pub timestamp_ms: i64,
     pub key: Option<&'a [u8]>,
     /// `None` for a tombstone.
     pub payload: Option<&'a [u8]>,
 }
 
+/// 2000-01-01, in milliseconds since 1970. Kafka is younger, but events from before it may be written with their own times; a time of
+/// 2026 in seconds that was taken for milliseconds lies in 1970.
+const FIRST_TIME_MS: i64 = 946_684_800_000;
+
+/// How much later than now a record may have been written: a day, for clocks and zones that are off (a guess).
+const AHEAD_MS: i64 = 24 * 60 * 60 * 1000;
+
+impl Record<'_> {
+    /// The record with a time at which it can have been written: its own, or `now_ms`, as if the producer had given none. Producers
+    /// set the time as they like: to zero, seconds, microseconds, or dates in the future.
+    pub fn with_plausible_time(self, now_ms: i64) -> Self {
+        let is_plausible = (FIRST_TIME_MS..=now_ms.saturating_add(AHEAD_MS)).contains(&self.timestamp_ms);
+        if is_plausible { self } else { Record { timestamp_ms: now_ms, ..self } }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_at_which_no_record_was_written_counts_as_none() {
+        const NOW_MS: i64 = 1_790_000_000_000;
+        let time = |timestamp_ms| {
+            let record = Record {
+                partition: PartitionId { topic: 0, partition: 0 },
+                offset: Offset(0),
+                timestamp_ms,
+                key: None,
+                payload: None,
+            };
+            record.with_plausible_time(NOW_MS).timestamp_ms
+        };
+        for plausible in [FIRST_TIME_MS, NOW_MS - 1, NOW_MS, NOW_MS + AHEAD_MS] {
+            assert_eq!(time(plausible), plausible);
+        }
+        // None, zero, seconds, before 2000, tomorrow's tomorrow, microseconds.
+        for odd in [-1, 0, NOW_MS / 1000, FIRST_TIME_MS - 1, NOW_MS + AHEAD_MS + 1, NOW_MS * 1000, i64::MAX, i64::MIN] {
+            assert_eq!(time(odd), NOW_MS, "{odd}");
+        }
+    }
 
     #[test]
     fn a_reader_of_record_41_stands_at_position_42() {

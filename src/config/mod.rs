@@ -13,10 +13,11 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use secrecy::SecretString;
-use serde::de::Deserializer;
+use serde::de::{self, Deserializer, Unexpected};
 use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
 
-use crate::event::Rules;
+use crate::event::{self, Rules};
 use crate::kafka::settings::{KafkaSettings, MASK};
 use crate::lane::settings::{Batch, Buffer, DeadLetter, Limit, Request, Retry};
 use crate::providers::headers::is_token;
@@ -214,6 +215,59 @@ pub struct EventSettings {
     /// How many `messageId`s are remembered per partition, fewer where those of all partitions would take more
     /// than an eighth of the lane's buffer; 0 turns it off.
     pub message_id_window: usize,
+    /// User ids that stand for nobody, such as `undefined`: an event with one is a dead letter. Compared without white space, quotes and
+    /// ASCII case; in the environment a list separated by commas; an empty list turns it off.
+    #[serde(deserialize_with = "ids")]
+    pub refuse_user_ids: Vec<String>,
+}
+
+/// What a bug writes in place of an id, and what many sites write for whoever is not logged in. A row for one of these would melt
+/// different people into one. All that PostHog refuses to identify (`isDistinctIdIllegal`, with our name for a distinct id beside its
+/// own), of Mixpanel's list of invalid distinct ids what is nobody's initials or nickname, and how Objective-C writes a null.
+const NOBODY: [&str; 27] = [
+    "undefined",
+    "null",
+    "nil",
+    "none",
+    "nan",
+    "(null)",
+    "<null>",
+    "<nil>",
+    "[object object]",
+    "[]",
+    "{}",
+    "true",
+    "false",
+    "0",
+    "-1",
+    "00000000-0000-0000-0000-000000000000",
+    "n/a",
+    "unknown",
+    "anonymous",
+    "guest",
+    "not_authenticated",
+    "id",
+    "userid",
+    "user_id",
+    "distinctid",
+    "distinct_id",
+    "email",
+];
+
+/// Reads a list, or the environment's text with commas. YAML takes `null`, `true` and `0` without quotes for other things than text.
+fn ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    const EXPECTED: &str = "a list of user ids, such as [undefined, guest]";
+    let wrong = |what| de::Error::invalid_type(what, &EXPECTED);
+    let id = |id| match id {
+        Value::String(id) => Ok(id),
+        Value::Null | Value::Bool(_) | Value::Number(_) => Ok(id.to_string()),
+        Value::Array(_) | Value::Object(_) => Err(wrong(Unexpected::Other("an entry that is no text"))),
+    };
+    match Value::deserialize(deserializer)? {
+        Value::String(text) => Ok(text.split(',').map(str::to_owned).collect()),
+        Value::Array(ids) => ids.into_iter().map(id).collect(),
+        _ => Err(wrong(Unexpected::Other("no list"))),
+    }
 }
 
 impl Default for EventSettings {
@@ -223,6 +277,7 @@ impl Default for EventSettings {
             anonymous_id: AnonymousId::Skip,
             account_trait: None,
             message_id_window: 100_000,
+            refuse_user_ids: NOBODY.map(str::to_owned).into(),
         }
     }
 }
@@ -233,6 +288,13 @@ impl EventSettings {
             max_bytes: self.max_bytes.0,
             use_anonymous_id: self.anonymous_id == AnonymousId::Use,
             account_trait: self.account_trait.clone(),
+            // A comma alone is how the environment says that the list is empty.
+            refuse_user_ids: self
+                .refuse_user_ids
+                .iter()
+                .map(|id| event::bare_id(id).to_owned())
+                .filter(|id| !id.is_empty())
+                .collect(),
         }
     }
 }

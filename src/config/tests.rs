@@ -434,3 +434,26 @@ fn a_byte_order_mark_is_skipped_and_other_encodings_are_named() {
     let refused = read(b"# caf\xe9\n").expect_err("Latin-1");
     assert!(refused.contains("is not UTF-8 text"), "{refused}");
 }
+
+#[test]
+fn ids_that_stand_for_nobody_are_a_list_of_whatever_yaml_takes_them_for_and_an_empty_one_turns_it_off() {
+    let refused = |yaml: &str| load(&[VALID, yaml], &[], &[]).expect("valid").events.rules().refuse_user_ids;
+    let documented = Config::load(&[documented_file()], env(&[]), &[]).expect("valid").events;
+    assert_eq!(documented.refuse_user_ids, EventSettings::default().refuse_user_ids, "as the documented file says");
+    assert!(refused("{}").iter().any(|id| id == "undefined"));
+    assert_eq!(
+        refused("events: {refuse_user_ids: [null, 0, true, ' x ', \"'y'\", '']}"),
+        ["null", "0", "true", "x", "y"]
+    );
+    assert_eq!(refused("events: {refuse_user_ids: []}"), [""; 0]);
+    let variable = |text| {
+        let config = load(&[VALID], &[("SLUICEGATE__EVENTS__REFUSE_USER_IDS", text)], &[]).expect("valid");
+        config.events.rules().refuse_user_ids
+    };
+    assert_eq!(variable("undefined, guest"), ["undefined", "guest"]);
+    // An empty variable is none; a list without a name is empty.
+    assert_eq!(variable(","), [""; 0]);
+    let expected = "use a list of user ids, such as [undefined, guest]";
+    assert_one("events: {refuse_user_ids: {a: b}}", "events.refuse_user_ids", expected);
+    assert_one("events: {refuse_user_ids: [[a]]}", "events.refuse_user_ids", expected);
+}

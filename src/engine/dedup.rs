@@ -1,4 +1,7 @@
 //! Remembers the last message ids of each partition, so that a late re-send of an old event cannot revert a newer one.
+//!
+//! An id counts with its user: one id on the events of many users, such as the name of a nightly job, is no repeat. It is
+//! forgotten when its event has become a dead letter, so that the event can be produced again.
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
@@ -21,7 +24,51 @@ pub fn room(window: usize, buffer_bytes: u64, partitions: usize) -> usize {
     window.min(usize::try_from(room).unwrap_or(window))
 }
 
-/// The last message ids, as 64-bit hashes under the lane's secret seed: at least `room` of them, and up to twice as many.
+/// Ids that a pending row can forget at most: beyond, half of them are left alone, oldest first (a guess: 512 KiB of a user who never
+/// stops talking, and more events than a window's default reaches in most topics).
+const MOST_OF_A_ROW: usize = 1 << 16;
+
+/// A user's message id, as a 64-bit hash under the lane's secret seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageId(u64);
+
+impl MessageId {
+    pub fn new(user: &str, id: &str, hasher: &FixedState) -> Self {
+        MessageId(hasher.hash_one((user, id)))
+    }
+}
+
+/// The message ids of the events behind one row, which keeps fewer events than it is made of. Most rows have one event.
+#[derive(Debug, Default)]
+pub struct IdsOfRow {
+    newest: Option<MessageId>,
+    older: Vec<MessageId>,
+}
+
+impl IdsOfRow {
+    pub fn add(&mut self, id: MessageId) {
+        let before = self.newest.replace(id);
+        self.older.extend(before);
+        if self.older.len() > MOST_OF_A_ROW {
+            self.older.drain(..MOST_OF_A_ROW / 2);
+        }
+    }
+
+    pub fn append(&mut self, newer: IdsOfRow) {
+        newer.older.into_iter().chain(newer.newest).for_each(|id| self.add(id));
+    }
+
+    /// What they take beside the row.
+    pub fn bytes(&self) -> usize {
+        self.older.len() * size_of::<MessageId>()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = MessageId> + '_ {
+        self.older.iter().copied().chain(self.newest)
+    }
+}
+
+/// The last message ids: at least `room` of them, and up to twice as many.
 ///
 /// Hashes cost 8 bytes where ids cost 60. Two different ids among the last 200,000 are taken for one with a probability of
 /// 1e-14 an event. Two tables, of which the older is forgotten whole, need no queue of what to forget next: an id costs half
@@ -35,11 +82,10 @@ pub struct MessageIds {
 
 impl MessageIds {
     /// Whether this id is a new one; remembers it.
-    pub fn insert(&mut self, id: &str, hasher: &FixedState) -> bool {
+    pub fn insert(&mut self, MessageId(hash): MessageId) -> bool {
         if self.room == 0 {
             return true;
         }
-        let hash = hasher.hash_one(id);
         if [&self.newer, &self.older].iter().any(|ids| ids.find(hash, |known| *known == hash).is_some()) {
             return false;
         }
@@ -49,6 +95,17 @@ impl MessageIds {
         }
         self.newer.insert_unique(hash, hash, |known| *known);
         true
+    }
+
+    /// Forgets these ids: their events may come again.
+    pub fn forget(&mut self, ids: &IdsOfRow) {
+        for MessageId(hash) in ids.iter() {
+            for table in [&mut self.newer, &mut self.older] {
+                if let Ok(known) = table.find_entry(hash, |known| *known == hash) {
+                    known.remove();
+                }
+            }
+        }
     }
 
     /// Sets the number of ids to remember. A table that holds more is forgotten, as after any other rebalance.
@@ -76,38 +133,80 @@ mod tests {
         ids
     }
 
+    fn id(id: &str) -> MessageId {
+        MessageId::new("u", id, &FixedState::with_seed(7))
+    }
+
+    fn behind(ids: &[&str]) -> IdsOfRow {
+        let mut behind = IdsOfRow::default();
+        ids.iter().for_each(|name| behind.add(id(name)));
+        behind
+    }
+
+    #[test]
+    fn one_id_of_many_users_is_as_many_ids() {
+        let hasher = FixedState::with_seed(7);
+        let mut ids = window(1000);
+        let of = |user: usize| MessageId::new(&format!("u{user}"), "nightly-sync", &hasher);
+        assert!((0..500).all(|user| ids.insert(of(user))));
+        assert!((0..500).all(|user| !ids.insert(of(user))));
+        assert_ne!(MessageId::new("ab", "c", &hasher), MessageId::new("a", "bc", &hasher));
+    }
+
+    #[test]
+    fn what_is_forgotten_counts_again_and_nothing_else_does() {
+        let mut ids = window(5);
+        assert!((0..9).all(|n| ids.insert(id(&n.to_string()))));
+        let mut row = behind(&["1", "2"]);
+        row.append(behind(&["7", "never seen"]));
+        ids.forget(&row);
+        // One table was full: what came into the other in its place is forgotten with it, as before.
+        let again: Vec<String> = (0..9).map(|n| n.to_string()).filter(|n| ids.insert(id(n))).collect();
+        assert_eq!(again, ["1", "2", "7"]);
+    }
+
+    #[test]
+    fn a_row_of_ever_more_events_keeps_the_ids_of_the_newest() {
+        let mut row = IdsOfRow::default();
+        for n in 0..3 * MOST_OF_A_ROW {
+            row.add(id(&n.to_string()));
+            assert!(row.bytes() <= MOST_OF_A_ROW * 8);
+        }
+        let kept: Vec<MessageId> = row.iter().collect();
+        let newest: Vec<MessageId> =
+            (3 * MOST_OF_A_ROW - kept.len()..3 * MOST_OF_A_ROW).map(|n| id(&n.to_string())).collect();
+        assert!(kept.len() > MOST_OF_A_ROW / 2 && kept == newest);
+    }
+
     #[test]
     fn an_id_counts_once_until_the_window_has_moved_past_it() {
-        let hasher = FixedState::with_seed(7);
         for position in 0..10 {
             let mut ids = window(5);
-            assert!((0..position).all(|n| ids.insert(&format!("before {n}"), &hasher)));
-            assert!(ids.insert("a", &hasher));
-            assert!((0..4).all(|n| ids.insert(&format!("after {n}"), &hasher) && !ids.insert("a", &hasher)));
-            assert!((4..10).all(|n| ids.insert(&format!("after {n}"), &hasher)));
-            assert!(ids.insert("a", &hasher), "ten ids came since");
+            assert!((0..position).all(|n| ids.insert(id(&format!("before {n}")))));
+            assert!(ids.insert(id("a")));
+            assert!((0..4).all(|n| ids.insert(id(&format!("after {n}"))) && !ids.insert(id("a"))));
+            assert!((4..10).all(|n| ids.insert(id(&format!("after {n}")))));
+            assert!(ids.insert(id("a")), "ten ids came since");
         }
     }
 
     #[test]
     fn a_window_of_zero_remembers_nothing() {
-        let hasher = FixedState::with_seed(7);
         let mut ids = window(0);
-        assert!(ids.insert("a", &hasher) && ids.insert("a", &hasher));
+        assert!(ids.insert(id("a")) && ids.insert(id("a")));
     }
 
     #[test]
     fn a_window_remembers_at_most_twice_its_size_and_gives_memory_back_when_it_shrinks() {
-        let hasher = FixedState::with_seed(7);
         let mut ids = window(100);
-        for id in 0..1000 {
-            assert!(ids.insert(&id.to_string(), &hasher));
+        for n in 0..1000 {
+            assert!(ids.insert(id(&n.to_string())));
             assert!(ids.newer.len() + ids.older.len() <= 200);
         }
         ids.set_room(200);
-        assert!(!ids.insert("999", &hasher), "with more room nothing is forgotten");
+        assert!(!ids.insert(id("999")), "with more room nothing is forgotten");
         ids.set_room(100);
-        assert!(!ids.insert("999", &hasher), "what fits is kept");
+        assert!(!ids.insert(id("999")), "what fits is kept");
         ids.set_room(10);
         assert_eq!(ids.newer.capacity() + ids.older.capacity(), 0);
     }

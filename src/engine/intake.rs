@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use super::dedup::{self, MessageId, MessageIds};
 use super::guard::Stream;
 use super::letters::LETTERS_WAITING;
 use super::offsets::{OffsetTracker, Owner};
 use super::rate_limit::Former;
 use super::row::{ROW_OVERHEAD, Row, Stage};
 use super::rows::RowIndex;
-use super::{Action, Ahead, Engine, Fence, Member, MessageIds, Note, Now, Partition, Settled, dedup};
+use super::{Action, Ahead, Engine, Fence, Member, Note, Now, Partition, Settled};
 use crate::event::{self, Decoded, Identify, SkipReason};
 use crate::record::{PartitionId, Position, Record};
 
@@ -187,9 +188,9 @@ impl Engine {
             return self.counters.skipped(SkipReason::OptedOut, 1);
         }
         let Some(partition) = self.partitions.get_mut(&record.partition) else { return };
-        if let Some(id) = &identify.message_id
-            && !partition.ids.insert(id, self.rows.hasher())
-        {
+        let message_id =
+            identify.message_id.as_ref().map(|id| MessageId::new(&identify.user_id, id, self.rows.hasher()));
+        if message_id.is_some_and(|id| !partition.ids.insert(id)) {
             // A successor that starts behind the original takes the repeat for an event of its own.
             partition.note_ahead(record.offset, || Member::user(&identify.user_id));
             return self.counters.skipped(SkipReason::Duplicate, 1);
@@ -203,7 +204,7 @@ impl Engine {
             && !matches!(row.stage, Stage::Sealed | Stage::InFlight | Stage::Ghost)
         {
             let before = row.bytes();
-            row.append(identify, record, &self.policy.rules);
+            row.append(identify, message_id, record, &self.policy.rules);
             partition.pending_bytes = partition.pending_bytes + row.bytes() as u64 - before as u64;
             self.counters.events_merged += 1;
             return;
@@ -216,7 +217,7 @@ impl Engine {
         self.next_id += 1;
         // The entry learns its row's index below: a row is made with its entry's id.
         let entry = partition.tracker.open(record.offset, Owner::Row(u32::MAX));
-        let row = Row::new(self.next_id, entry, identify, record, stage, now);
+        let row = Row::new(self.next_id, entry, identify, message_id, record, stage, now);
         partition.pending_bytes += row.bytes() as u64;
         let index = match chain {
             Some(chain) => self.rows.insert_behind(chain.tail, row),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::dedup::IdsOfRow;
 use super::guard::Stream;
 use super::offsets::{EntryId, Owner};
 use super::rows::RowIndex;
@@ -42,6 +43,7 @@ pub(super) struct Letter {
     pub first_time_ms: i64,
     /// Of a row.
     user: Option<Box<str>>,
+    pub message_ids: IdsOfRow,
     pub content: Arc<DeadLetter>,
     out: bool,
 }
@@ -76,8 +78,15 @@ impl Letters {
             first: record.offset,
             last: record.offset,
         };
-        let first_time_ms = record.timestamp_ms;
-        let letter = Letter { entry, bytes, first_time_ms, user: None, content: Arc::new(content), out: false };
+        let letter = Letter {
+            entry,
+            bytes,
+            first_time_ms: record.timestamp_ms,
+            user: None,
+            message_ids: IdsOfRow::default(),
+            content: Arc::new(content),
+            out: false,
+        };
         self.letters.insert(id, letter);
     }
 
@@ -200,6 +209,7 @@ impl Engine {
             partition.pending_bytes -= letter.bytes as u64;
             partition.tracker.settle(letter.entry, letter.bytes);
             partition.note_ahead(content.last, || letter.member());
+            partition.ids.forget(&letter.message_ids);
         }
     }
 
@@ -225,6 +235,7 @@ impl Engine {
             bytes: row.bytes(),
             first_time_ms: row.first_time_ms,
             user: Some(row.user.as_str().into()),
+            message_ids: row.message_ids,
             content: Arc::new(content),
             out: false,
         };

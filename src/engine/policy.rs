@@ -10,7 +10,7 @@ use crate::event::Rules;
 pub struct Policy {
     pub rules: Rules,
     /// The names under which `integrations` addresses this destination, lower case.
-    pub names: Vec<&'static str>,
+    pub names: Vec<String>,
     /// The limit; `None` for unlimited.
     pub rows_per_minute: Option<u32>,
     /// Most requests of one row a minute, beside the rows' limit; `None` where they only count as rows.

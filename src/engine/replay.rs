@@ -48,14 +48,15 @@ impl Engine {
     }
 
     fn settle_replayed(&mut self, id: PartitionId, owner: Owner) {
-        let (entry, bytes, events, member, last) = match owner {
+        let (entry, bytes, events, member, last, message_ids) = match owner {
             Owner::Row(index) => {
                 let Some(row) = self.remove_row(index) else { return };
-                (row.entry, row.bytes(), row.n_events, Member::user(&row.user), row.last)
+                (row.entry, row.bytes(), row.n_events, Member::user(&row.user), row.last, row.message_ids)
             }
             Owner::Letter(letter) => {
                 let Some(letter) = self.letters.take(letter) else { return };
-                (letter.entry, letter.bytes, letter.content.events, letter.member(), letter.content.last)
+                let (member, last) = (letter.member(), letter.content.last);
+                (letter.entry, letter.bytes, letter.content.events, member, last, letter.message_ids)
             }
         };
         self.pending_events -= u64::from(events);
@@ -64,5 +65,7 @@ impl Engine {
         partition.pending_bytes -= bytes as u64;
         partition.tracker.settle(entry, bytes);
         partition.note_ahead(last, || member);
+        // It may have ended as a dead letter: which of them has is not known.
+        partition.ids.forget(&message_ids);
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use compact_str::CompactString;
 
 use super::DeadLetterCause;
+use super::dedup::{IdsOfRow, MessageId};
 use super::events::Events;
 use super::health::Failures;
 use super::offsets::EntryId;
@@ -14,7 +15,7 @@ use crate::record::{Offset, PartitionId, Record};
 
 /// What a pending row costs beside its user id and events: the row itself, its places in index, queue and tracker, and
 /// the allocator's rounding (measured by `benches/engine.rs`).
-pub const ROW_OVERHEAD: usize = 320;
+pub const ROW_OVERHEAD: usize = 360;
 
 /// Where a row stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,7 @@ pub struct Row {
     pub user: CompactString,
     pub key: Key,
     events: Events,
+    pub message_ids: IdsOfRow,
     /// How many records it is made of; it need not hold as many events.
     pub n_events: u32,
     pub first: Offset,
@@ -94,10 +96,13 @@ impl Row {
         seq: u64,
         entry: EntryId,
         event: &Identify<'_>,
+        message_id: Option<MessageId>,
         record: &Record<'_>,
         stage: Stage,
         now: Instant,
     ) -> Self {
+        let mut message_ids = IdsOfRow::default();
+        message_id.into_iter().for_each(|id| message_ids.add(id));
         Row {
             seq,
             partition: record.partition,
@@ -105,6 +110,7 @@ impl Row {
             user: (&*event.user_id).into(),
             key: Key::of(record, &event.user_id),
             events: Events::new(event, record.payload.unwrap_or_default()),
+            message_ids,
             n_events: 1,
             first: record.offset,
             last: record.offset,
@@ -122,11 +128,12 @@ impl Row {
 
     /// What the row costs of `buffer.max_bytes`.
     pub fn bytes(&self) -> usize {
-        ROW_OVERHEAD + self.user.len() + self.events.bytes()
+        ROW_OVERHEAD + self.user.len() + self.events.bytes() + self.message_ids.bytes()
     }
 
     /// Puts a newer event on top.
-    pub fn append(&mut self, event: &Identify<'_>, record: &Record<'_>, rules: &Rules) {
+    pub fn append(&mut self, event: &Identify<'_>, message_id: Option<MessageId>, record: &Record<'_>, rules: &Rules) {
+        message_id.into_iter().for_each(|id| self.message_ids.add(id));
         self.key = Key::of(record, &self.user);
         self.events.push(event, record.payload.unwrap_or_default(), rules);
         self.n_events += 1;
@@ -138,6 +145,7 @@ impl Row {
     /// Puts a newer row of the same user and partition on top of this one.
     pub fn absorb(&mut self, newer: Row, rules: &Rules) {
         self.events.append(newer.events, rules);
+        self.message_ids.append(newer.message_ids);
         self.key = newer.key;
         self.n_events += newer.n_events;
         self.last = newer.last;

@@ -13,8 +13,8 @@ pub fn start() -> Instant {
 /// One lane at 1,200 rows a minute with the defaults of its settings.
 pub fn policy() -> Policy {
     Policy {
-        rules: Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None },
-        names: vec!["sim"],
+        rules: Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None, refuse_user_ids: Vec::new() },
+        names: vec!["sim".to_owned()],
         rows_per_minute: Some(1200),
         calls_per_minute: None,
         batch: BatchPolicy {

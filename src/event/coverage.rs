@@ -50,7 +50,8 @@ mod tests {
     use crate::event::{Decoded, Rules, decode};
 
     fn coverage(fields: &str) -> Coverage {
-        let rules = Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None };
+        let rules =
+            Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None, refuse_user_ids: Vec::new() };
         match decode(Some(format!(r#"{{"userId":"u",{fields}}}"#).as_bytes()), &rules) {
             Ok(Decoded::Identify(event)) => event.coverage,
             other => panic!("not an event: {other:?}"),
@@ -60,25 +61,27 @@ mod tests {
     #[test]
     fn the_same_names_cover_the_same_whatever_their_values_and_however_they_are_escaped() {
         let one = coverage(
-            r#""messageId":"1","timestamp":"t","context":{"groupId":"g","traits":{"a":1}},"traits":{"b":[2]}"#,
+            r#""messageId":"1","timestamp":"2020-01-01","context":{"groupId":"g","traits":{"a":1}},"traits":{"b":[2]}"#,
         );
         let same = coverage(
-            r#""traits":{"\u0062":null},"receivedAt":"r","context":{"traits":{"a":{}},"ip":"::1","groupId":7},"messageId":"2""#,
+            r#""traits":{"\u0062":null},"receivedAt":1577836800,"context":{"traits":{"a":{}},"ip":"::1","groupId":7},"messageId":"2""#,
         );
         assert_eq!(one, same);
+        // A time that is none counts as none.
+        assert_eq!(coverage(r#""traits":{},"timestamp":"soon""#), coverage(r#""traits":[],"context":[]"#));
     }
 
     #[test]
     fn each_name_its_place_and_each_other_field_counts() {
         let all = [
-            r#""traits":{}"#,
+            r#""traits":[]"#,
             r#""traits":{"a":1,"b":1}"#,
             r#""traits":{"b":1,"a":1}"#,
             r#""traits":{"a":1}"#,
             r#""traits":{"ab":1}"#,
             r#""traits":{"a":1,"a":1}"#,
             r#""traits":{"a":1},"messageId":"m""#,
-            r#""traits":{"a":1},"timestamp":"t""#,
+            r#""traits":{"a":1},"timestamp":"2020-01-01""#,
             r#""traits":{"a":1},"context":{"groupId":"g"}"#,
             r#""context":{"traits":{"a":1}}"#,
             r#""context":{"traits":{"a":1,"b":1}}"#,

@@ -10,17 +10,16 @@ use super::coverage::Coverage;
 use super::json::{is_too_deep, surrogates_pair_up};
 use super::scalar::{Scalar, Text};
 use super::traits::{Context, TraitList, TraitNames, Traits};
-use super::{DecodeError, Decoded, Identify, Rules, SkipReason, for_each_entry};
+use super::{DecodeError, Decoded, Identify, Rules, SkipReason, for_each_entry, time};
 
 /// Reads one record's payload.
 ///
 /// A record that is to be skipped is skipped whatever else is wrong with its fields: type first, then user, then shapes.
 ///
 /// # Errors
-/// In this order: `TooLarge`, `Empty` (also white space alone), `NotUtf8`, `TooDeep`, `NotJson` (also a byte order mark, a
-/// Confluent frame, or a string anywhere that names half a surrogate pair), `WrongType` (no object at the top, or a field of ours
-/// twice in it or in `context`; after the user: `traits`, `context` or `context.traits` neither object nor null), `BadUserId`
-/// and `NoUserId`.
+/// In this order: `TooLarge`, `Empty` (also white space alone), `UnsupportedEncoding`, `NotUtf8`, `TooDeep`, `NotJson` (also a string
+/// anywhere that names half a surrogate pair), `WrongType` (no object at the top, or a field of ours twice in it or in `context`; after
+/// the user: `traits`, `context` or `context.traits` neither object, empty list nor null), `BadUserId`, `NoUserId` and `JunkUserId`.
 pub fn decode<'a>(payload: Option<&'a [u8]>, rules: &Rules) -> Result<Decoded<'a>, DecodeError> {
     let Some(payload) = payload else { return Ok(Decoded::Skipped(SkipReason::Tombstone)) };
     if payload.len() > rules.max_bytes {
@@ -60,7 +59,7 @@ enum Found<'a, T> {
 /// Reads a payload with its traits that `decode` has accepted, or that such payloads were merged into: the limit on one event's
 /// length is none on what many of them add up to. `None` for anything else.
 pub(super) fn content<'a>(payload: &'a [u8], rules: &Rules) -> Option<Content<'a, TraitList<'a>>> {
-    let payload = str::from_utf8(payload.trim_ascii()).ok()?;
+    let payload = str::from_utf8(trimmed(payload)).ok()?;
     match read::<TraitList<'a>>(payload, rules)? {
         Ok(Found::Event(content)) => Some(content),
         _ => None,
@@ -92,8 +91,8 @@ fn event<'a, S: Scalar<'a>, T: Traits<'a>>(
     let account_id = || rules.account_trait.as_deref().and_then(last).and_then(Scalar::id);
     let account = context.group_id.and_then(Scalar::id).or_else(company_id).or_else(account_id);
     let message_id = fields.message_id.and_then(Scalar::id);
-    let timestamp =
-        [fields.timestamp, fields.original_timestamp, fields.received_at].into_iter().flatten().find_map(Scalar::text);
+    let timestamp = [fields.timestamp, fields.original_timestamp, fields.received_at].into_iter().flatten();
+    let timestamp = timestamp.filter_map(Scalar::text_or_number).find(|text| time::is_event_time(text));
     let names = [context_traits.names(), traits.names()];
     let coverage = Coverage::new(names, message_id.is_some(), account.is_some(), timestamp.is_some());
     let integrations = fields.integrations;
@@ -137,11 +136,36 @@ struct Fields<'a, S, T, C> {
     integrations: Option<&'a RawValue>,
 }
 
+/// The payload without what JSON may stand between: white space, and the mark that some editors and .NET's writers put before UTF-8.
+fn trimmed(payload: &[u8]) -> &[u8] {
+    payload.strip_prefix(b"\xef\xbb\xbf").unwrap_or(payload).trim_ascii()
+}
+
+/// Whether a payload begins as no JSON text in UTF-8 does, but as something that producers write in its place.
+fn is_in_another_encoding(payload: &[u8]) -> bool {
+    matches!(
+        payload,
+        // Schema registries: Confluent's magic byte and four bytes of a schema's id; AWS Glue's version, its compression (none or zlib),
+        // and 16 bytes of a schema's version.
+        [0, _, _, _, _, ..] | [3, 0 | 5, ..]
+            // Avro: a file, and a single object.
+            | [b'O', b'b', b'j', 1, ..] | [0xc3, 1, ..]
+            // UTF-16 and UTF-32, little-endian: with a mark, or an ASCII bracket without one. (Big-endian: 0xfe, or 0 as above.)
+            | [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [b'{' | b'[', 0, ..]
+            // Compressed by the producer itself: gzip, zstd, LZ4, Snappy.
+            | [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x04, 0x22, 0x4d, 0x18, ..] | [0xff, 6, 0, 0, b's', ..]
+            | [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0, ..]
+    )
+}
+
 /// The payload as text that does not nest too deep.
 fn text_of(payload: &[u8]) -> Result<&str, DecodeError> {
-    let payload = payload.trim_ascii();
+    let payload = trimmed(payload);
     if payload.is_empty() {
         return Err(DecodeError::Empty);
+    }
+    if is_in_another_encoding(payload) {
+        return Err(DecodeError::UnsupportedEncoding);
     }
     let payload = str::from_utf8(payload).map_err(|_| DecodeError::NotUtf8)?;
     if is_too_deep(payload.as_bytes()) { Err(DecodeError::TooDeep) } else { Ok(payload) }
@@ -169,12 +193,16 @@ fn user<'a, S: Scalar<'a>>(
     if !is_identify(kind)? {
         return Ok(User::Skipped(SkipReason::Type));
     }
-    match (user_id, anonymous_id.and_then(Scalar::text)) {
-        (Some(user_id), _) => user_id.id().map(User::Known).ok_or(DecodeError::BadUserId),
-        (None, Some(anonymous_id)) if rules.use_anonymous_id => Ok(User::Known(anonymous_id)),
-        (None, Some(_)) => Ok(User::Skipped(SkipReason::Anonymous)),
-        (None, None) => Err(DecodeError::NoUserId),
-    }
+    let anonymous_id = anonymous_id.and_then(Scalar::id);
+    // A blank one beside an anonymous id is how SDKs write "not known yet".
+    let user_id = user_id.filter(|user_id| anonymous_id.is_none() || !user_id.is_blank());
+    let id = match (user_id, anonymous_id) {
+        (Some(user_id), _) => user_id.id().ok_or(DecodeError::BadUserId)?,
+        (None, Some(anonymous_id)) if rules.use_anonymous_id => anonymous_id,
+        (None, Some(_)) => return Ok(User::Skipped(SkipReason::Anonymous)),
+        (None, None) => return Err(DecodeError::NoUserId),
+    };
+    if rules.refuses(&id) { Err(DecodeError::JunkUserId) } else { Ok(User::Known(id)) }
 }
 
 fn is_identify<'a>(kind: Option<impl Scalar<'a>>) -> Result<bool, DecodeError> {
@@ -198,269 +226,6 @@ fn entry<'a>(object: &'a RawValue, name: &str) -> Option<&'a RawValue> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const RULES: Rules = Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None };
-
-    fn read(payload: &str) -> Result<Decoded<'_>, DecodeError> {
-        decode(Some(payload.as_bytes()), &RULES)
-    }
-
-    fn event(payload: &str) -> Identify<'_> {
-        match read(payload) {
-            Ok(Decoded::Identify(event)) => event,
-            other => panic!("not an event: {other:?}"),
-        }
-    }
-
-    fn skipped(payload: &str) -> Option<SkipReason> {
-        match read(payload) {
-            Ok(Decoded::Skipped(reason)) => Some(reason),
-            _ => None,
-        }
-    }
-
-    fn error(payload: &str) -> Option<DecodeError> {
-        read(payload).err()
-    }
-
-    fn account_of(payload: &str) -> Option<String> {
-        event(payload).account.map(Cow::into_owned)
-    }
-
-    #[test]
-    fn a_plain_event_is_borrowed_from_its_payload() {
-        let payload = r#"{"type":"identify","userId":"u1","messageId":"m1","timestamp":"t","context":{"groupId":"g","traits":{"a":1}},
-                "traits":{"b":2},"integrations":{"All":true}}"#;
-        let event = event(payload);
-        assert!(matches!(event.user_id, Cow::Borrowed("u1")));
-        assert!(matches!(event.message_id, Some(Cow::Borrowed("m1"))));
-        assert!(matches!(event.account, Some(Cow::Borrowed("g"))));
-        assert_eq!(event.timestamp.as_deref(), Some("t"));
-        assert_eq!(event.integrations.map(RawValue::get), Some(r#"{"All":true}"#));
-        let content = content(payload.as_bytes(), &RULES).expect("accepted");
-        let texts = |list: &TraitList<'_>| list.0.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>();
-        assert!(matches!(content.traits.0[..], [(Cow::Borrowed("b"), value)] if value.get() == "2"));
-        assert_eq!(texts(&content.context_traits), ["a=1"]);
-    }
-
-    #[test]
-    fn a_null_payload_is_a_tombstone() {
-        assert!(matches!(decode(None, &RULES), Ok(Decoded::Skipped(SkipReason::Tombstone))));
-    }
-
-    #[test]
-    fn nothing_and_white_space_are_empty() {
-        assert_eq!(error(""), Some(DecodeError::Empty));
-        assert_eq!(error(" \t\r\n"), Some(DecodeError::Empty));
-    }
-
-    #[test]
-    fn a_payload_of_exactly_max_bytes_is_taken_and_one_more_is_too_large() {
-        let payload = br#"{"userId":"u"}"#;
-        let rules = |max_bytes| Rules { max_bytes, ..RULES };
-        assert!(decode(Some(payload), &rules(payload.len())).is_ok());
-        assert_eq!(decode(Some(payload), &rules(payload.len() - 1)).err(), Some(DecodeError::TooLarge));
-        assert_eq!(decode(Some(b"   "), &rules(2)).err(), Some(DecodeError::TooLarge));
-    }
-
-    #[test]
-    fn bytes_that_are_not_utf8_are_refused_also_in_fields_nobody_reads() {
-        assert_eq!(decode(Some(b"{\"userId\":\"u\",\"x\":\"\xff\"}"), &RULES).err(), Some(DecodeError::NotUtf8));
-    }
-
-    #[test]
-    fn broken_json_a_byte_order_mark_and_a_confluent_frame_are_not_json() {
-        for payload in
-            ["{", "x", "{\"userId\":\"u\"} x", "\u{feff}{\"userId\":\"u\"}", "\0\0\0\0\u{1}{\"userId\":\"u\"}"]
-        {
-            assert_eq!(error(payload), Some(DecodeError::NotJson), "{payload:?}");
-        }
-        assert_eq!(error("{\"userId\":\"u\",\"userId\":\"v\""), Some(DecodeError::NotJson));
-    }
-
-    #[test]
-    fn half_a_surrogate_pair_anywhere_is_not_json() {
-        for half in [r"\ud83d", r"\uD83D x", r"\uDE00", r"\ud83d\ud83d", r"\ud83d\n", r"\\\udfff"] {
-            for payload in [
-                format!(r#"{{"userId":"u","traits":{{"a":{{"b":["{half}"]}}}}}}"#),
-                format!(r#"{{"userId":"u","traits":{{"{half}":1}}}}"#),
-                format!(r#"{{"userId":"{half}"}}"#),
-                format!(r#"{{"userId":"u","unknown":"{half}"}}"#),
-            ] {
-                assert_eq!(error(&payload), Some(DecodeError::NotJson), "{payload}");
-            }
-        }
-    }
-
-    #[test]
-    fn whole_pairs_and_escaped_backslashes_are_fine() {
-        assert_eq!(event(r#"{"userId":"\ud83d\ude00 \uD83D\uDE00"}"#).user_id, "😀 😀");
-        assert_eq!(event(r#"{"userId":"\\ud83d \u00e9\\"}"#).user_id, r"\ud83d é\");
-    }
-
-    #[test]
-    fn nesting_of_128_levels_is_taken_and_129_are_too_deep() {
-        let nested = |levels: usize| format!(r#"{{"userId":"u","x":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
-        assert!(read(&nested(127)).is_ok());
-        assert_eq!(error(&nested(128)), Some(DecodeError::TooDeep));
-    }
-
-    #[test]
-    fn brackets_in_strings_and_beside_each_other_are_not_depth() {
-        assert!(read(&format!(r#"{{"userId":"u","x":"\"{}"}}"#, "[{".repeat(500))).is_ok());
-        assert!(read(&format!(r#"{{"userId":"u","x":[0{}]}}"#, ",[]".repeat(500))).is_ok());
-    }
-
-    #[test]
-    fn a_hundred_thousand_brackets_are_refused_without_a_crash() {
-        let many = |bracket: &str| bracket.repeat(100_000);
-        for payload in [
-            many("["),
-            many("]"),
-            many("{\"a\":"),
-            format!("{}{}", many("["), many("]")),
-            format!(r#"{{"userId":"u","traits":{{"a":{}{}}}}}"#, many("["), many("]")),
-            format!(r#"{{"userId":"u","traits":{}"#, many("{\"a\":[")),
-            format!("\"{}", many("[")),
-        ] {
-            assert!(matches!(error(&payload), Some(DecodeError::TooDeep | DecodeError::NotJson)));
-        }
-    }
-
-    #[test]
-    fn json_that_is_no_object_has_the_wrong_type() {
-        for payload in ["[]", r#"["identify","u"]"#, "null", "1", "\"x\"", "true"] {
-            assert_eq!(error(payload), Some(DecodeError::WrongType), "{payload}");
-        }
-    }
-
-    #[test]
-    fn a_field_that_stands_twice_has_the_wrong_type_and_unknown_ones_may_repeat() {
-        assert_eq!(error(r#"{"userId":"a","userId":"b"}"#), Some(DecodeError::WrongType));
-        assert_eq!(error(r#"{"userId":"a","context":{"groupId":"a","groupId":"b"}}"#), Some(DecodeError::WrongType));
-        assert!(read(r#"{"userId":"a","x":1,"x":2}"#).is_ok());
-    }
-
-    #[test]
-    fn an_absent_or_null_type_is_identify_and_any_other_text_is_skipped() {
-        assert_eq!(event(r#"{"userId":"u"}"#).user_id, "u");
-        assert_eq!(event(r#"{"type":null,"userId":"u"}"#).user_id, "u");
-        assert_eq!(event(r#"{"type":"\u0069dentify","userId":"u"}"#).user_id, "u");
-        for kind in ["track", "Identify", ""] {
-            assert_eq!(skipped(&format!(r#"{{"type":"{kind}","userId":"u"}}"#)), Some(SkipReason::Type));
-        }
-        assert_eq!(error(r#"{"type":1,"userId":"u"}"#), Some(DecodeError::WrongType));
-    }
-
-    #[test]
-    fn a_record_of_another_type_is_skipped_whatever_its_fields_hold() {
-        assert_eq!(skipped(r#"{"type":"page"}"#), Some(SkipReason::Type));
-        assert_eq!(skipped(r#"{"type":"page","userId":{},"traits":1}"#), Some(SkipReason::Type));
-    }
-
-    #[test]
-    fn a_user_id_is_text_as_written_or_an_integer_s_exact_digits() {
-        for (json, user_id) in [
-            (r#"" u ""#, " u "),
-            ("42", "42"),
-            ("0", "0"),
-            ("-5", "-5"),
-            ("9007199254740993", "9007199254740993"),
-            ("123456789012345678901234567890", "123456789012345678901234567890"),
-        ] {
-            assert_eq!(event(&format!(r#"{{"userId": {json} }}"#)).user_id, user_id);
-        }
-    }
-
-    #[test]
-    fn a_user_id_that_is_blank_or_of_another_type_is_bad_also_beside_an_anonymous_id() {
-        for json in [r#""""#, r#"" \t\u00a0""#, "1.0", "1e3", "-1.5", "true", "{}", "[1]"] {
-            let payload = format!(r#"{{"userId":{json},"anonymousId":"a"}}"#);
-            assert_eq!(error(&payload), Some(DecodeError::BadUserId), "{payload}");
-        }
-    }
-
-    #[test]
-    fn an_anonymous_id_alone_is_skipped_or_used() {
-        let payload = r#"{"userId":null,"anonymousId":"a1"}"#;
-        assert_eq!(skipped(payload), Some(SkipReason::Anonymous));
-        let rules = Rules { use_anonymous_id: true, ..RULES };
-        let Ok(Decoded::Identify(event)) = decode(Some(payload.as_bytes()), &rules) else { panic!("not an event") };
-        assert_eq!(event.user_id, "a1");
-    }
-
-    #[test]
-    fn neither_id_is_no_user_id() {
-        for payload in ["{}", r#"{"userId":null}"#, r#"{"anonymousId":" "}"#, r#"{"anonymousId":7}"#] {
-            assert_eq!(error(payload), Some(DecodeError::NoUserId), "{payload}");
-        }
-    }
-
-    #[test]
-    fn traits_and_context_are_objects_or_null() {
-        for payload in [r#"{"userId":"u","traits":null,"context":null}"#, r#"{"userId":"u","context":{"traits":null}}"#]
-        {
-            assert_eq!(event(payload).coverage, event(r#"{"userId":"u"}"#).coverage);
-            let content = content(payload.as_bytes(), &RULES).expect("accepted");
-            assert!(content.traits.0.is_empty() && content.context_traits.0.is_empty());
-        }
-        for field in
-            [r#""traits":[]"#, r#""traits":"x""#, r#""context":1"#, r#""context":[]"#, r#""context":{"traits":[]}"#]
-        {
-            assert_eq!(error(&format!(r#"{{"userId":"u",{field}}}"#)), Some(DecodeError::WrongType), "{field}");
-        }
-    }
-
-    #[test]
-    fn a_message_id_is_text_or_an_integer_and_otherwise_as_good_as_absent() {
-        assert_eq!(event(r#"{"userId":"u","messageId":12}"#).message_id.as_deref(), Some("12"));
-        for json in ["\"\"", "null", "{}", "true", "1.5"] {
-            assert_eq!(event(&format!(r#"{{"userId":"u","messageId":{json}}}"#)).message_id, None);
-        }
-    }
-
-    #[test]
-    fn the_first_of_three_timestamps_that_is_text_counts() {
-        let timestamp = |fields: &str| event(&format!(r#"{{"userId":"u",{fields}}}"#)).timestamp.map(Cow::into_owned);
-        assert_eq!(timestamp(r#""receivedAt":"r","originalTimestamp":"o","timestamp":"t""#).as_deref(), Some("t"));
-        assert_eq!(timestamp(r#""receivedAt":"r","originalTimestamp":"o","timestamp":17"#).as_deref(), Some("o"));
-        assert_eq!(timestamp(r#""receivedAt":"r","originalTimestamp":null,"timestamp":"""#).as_deref(), Some("r"));
-        assert_eq!(timestamp(r#""receivedAt":{}"#), None);
-    }
-
-    #[test]
-    fn the_account_is_the_group_then_the_company() {
-        let both = r#"{"userId":"u","context":{"groupId":"g"},"traits":{"company":{"id":"c"}}}"#;
-        assert_eq!(account_of(both).as_deref(), Some("g"));
-        for group in ["null", "\" \"", "{}", "1.5"] {
-            let payload =
-                format!(r#"{{"userId":"u","context":{{"groupId":{group}}},"traits":{{"c\u006fmpany":{{"id":77}}}}}}"#);
-            assert_eq!(account_of(&payload).as_deref(), Some("77"));
-        }
-        assert_eq!(account_of(r#"{"userId":"u","traits":{"company":"Acme","x":{"company":{"id":1}}}}"#), None);
-    }
-
-    #[test]
-    fn the_company_of_traits_hides_that_of_context_traits() {
-        let context = r#""context":{"traits":{"company":{"id":"old"}}}"#;
-        assert_eq!(account_of(&format!(r#"{{"userId":"u",{context}}}"#)).as_deref(), Some("old"));
-        assert_eq!(account_of(&format!(r#"{{"userId":"u",{context},"traits":{{"company":null}}}}"#)), None);
-        let payload = format!(r#"{{"userId":"u",{context},"traits":{{"company":{{"id":1}},"company":{{"id":2}}}}}}"#);
-        assert_eq!(account_of(&payload).as_deref(), Some("2"));
-    }
-
-    #[test]
-    fn the_configured_trait_names_the_account_where_nothing_else_does() {
-        let rules = Rules { account_trait: Some("org/id".to_owned()), ..RULES };
-        let account = |payload: &str| match decode(Some(payload.as_bytes()), &rules) {
-            Ok(Decoded::Identify(event)) => event.account.map(Cow::into_owned),
-            other => panic!("not an event: {other:?}"),
-        };
-        assert_eq!(account(r#"{"userId":"u","traits":{"org/id":5}}"#).as_deref(), Some("5"));
-        assert_eq!(account(r#"{"userId":"u","context":{"traits":{"org\/id":"x"}}}"#).as_deref(), Some("x"));
-        assert_eq!(account(r#"{"userId":"u","traits":{"org/id":5,"company":{"id":6}}}"#).as_deref(), Some("6"));
-        assert_eq!(account(r#"{"userId":"u","traits":{"org/id":[5]}}"#), None);
-    }
-}
+mod sdks;
+#[cfg(test)]
+mod tests;

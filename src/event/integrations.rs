@@ -1,24 +1,26 @@
 //! Whether an event wants to reach a destination.
 
+use serde_json::value::RawValue;
+
 use super::{Identify, for_each_entry};
 
 impl Identify<'_> {
     /// Whether `integrations` lets this event reach a destination that goes by these lower-case names.
     ///
-    /// Absent or null: yes. A key that is one of the names (any ASCII case; of several, one that says no decides) says
-    /// `true` or an object: yes, `false`: no; any other value leaves it to `All`. `All`: absent is yes, else it has to be `true`.
-    /// In place of the object, `true` is yes and everything else no. Source: Segment's "Filtering with the integrations object",
+    /// Absent, null or an empty list, which is PHP's empty map: yes. A key that is one of the names (any ASCII case, `_`, `-` and space
+    /// alike; of several, one that says no decides) says `true` or an object: yes, `false`: no; any other value leaves it to `All`. `All`:
+    /// absent is yes, else it has to be `true`. In place of the object, `true` is yes and everything else no. Source: Segment's "Filtering with the integrations object",
     /// and RudderStack's `processor/integrations` for the types that Segment leaves open.
-    pub fn allows(&self, names: &[&str]) -> bool {
+    pub fn allows(&self, names: &[String]) -> bool {
         let Some(integrations) = self.integrations else { return true };
         if !integrations.get().starts_with('{') {
-            return integrations.get() == "true";
+            return integrations.get() == "true" || is_empty_list(integrations);
         }
         let mut named: Option<bool> = None;
         let mut all = true;
         for_each_entry(integrations, |key, value| {
             let value = value.get();
-            if names.iter().any(|name| key.eq_ignore_ascii_case(name)) {
+            if names.iter().any(|name| is_same_name(name, &key)) {
                 let says = match value {
                     "true" => Some(true),
                     "false" => Some(false),
@@ -36,10 +38,17 @@ impl Identify<'_> {
     }
 }
 
+fn is_empty_list(raw: &RawValue) -> bool {
+    raw.get().strip_prefix('[').is_some_and(|rest| rest.trim_start() == "]")
+}
+
+fn is_same_name(a: &str, b: &str) -> bool {
+    let folded = |byte: u8| if matches!(byte, b'-' | b' ') { b'_' } else { byte.to_ascii_lowercase() };
+    a.len() == b.len() && a.bytes().map(folded).eq(b.bytes().map(folded))
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::value::RawValue;
-
     use super::super::Coverage;
     use super::*;
 
@@ -53,13 +62,15 @@ mod tests {
             coverage: Coverage::new(Default::default(), false, false, false),
             integrations,
         };
-        event.allows(&["vitally", "vitally cloud"])
+        event.allows(&["vitally", "vitally cloud", "vitally_eu"].map(str::to_owned))
     }
 
     #[test]
     fn an_event_without_integrations_goes_everywhere() {
         assert!(allows("null"));
         assert!(allows("{}"));
+        // An empty array of PHP, which analytics-php leaves as it is.
+        assert!(allows("[]") && allows("[ ]"));
         assert!(allows(r#"{"Userpilot": false}"#));
     }
 
@@ -76,6 +87,15 @@ mod tests {
         assert!(!allows(r#"{"vitally CLOUD": false}"#));
         assert!(!allows(r#"{"\u0056itally": false}"#));
         assert!(!allows(r#"{"ALL": false}"#));
+    }
+
+    #[test]
+    fn a_name_of_several_words_is_the_same_with_any_sign_between_them() {
+        for name in ["vitally_eu", "Vitally-EU", "Vitally EU"] {
+            assert!(!allows(&format!(r#"{{"{name}": false}}"#)), "{name}");
+            assert!(allows(&format!(r#"{{"All": false, "{name}": {{}}}}"#)), "{name}");
+        }
+        assert!(allows(r#"{"vitallyeu": false, "vitally_us": false}"#));
     }
 
     #[test]
@@ -109,7 +129,7 @@ mod tests {
     fn a_boolean_stands_for_all_and_other_types_mean_nowhere() {
         assert!(allows("true"));
         assert!(!allows("false"));
-        assert!(!allows("[]"));
+        assert!(!allows("[0]"));
         assert!(!allows(r#""true""#));
         assert!(!allows("1"));
     }

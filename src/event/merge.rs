@@ -125,7 +125,8 @@ mod tests {
     use super::*;
     use crate::event::{Decoded, decode};
 
-    const RULES: Rules = Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None };
+    const RULES: Rules =
+        Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None, refuse_user_ids: Vec::new() };
 
     fn merged<'a>(payloads: &'a [impl AsRef<[u8]>], rules: &Rules) -> Profile<'a> {
         merge(payloads.iter().map(AsRef::as_ref), rules).expect("an identify event")
@@ -170,14 +171,14 @@ mod tests {
     fn the_last_event_that_has_an_account_a_time_or_a_message_id_gives_it() {
         let profile = merged(
             &[
-                r#"{"userId":"u","messageId":"m1","timestamp":"t1","context":{"groupId":"g1"}}"#,
+                r#"{"userId":"u","messageId":"m1","timestamp":"2020-01-01","context":{"groupId":"g1"}}"#,
                 r#"{"userId":"u","messageId":"m2","traits":{"company":{"id":"g2"}}}"#,
-                r#"{"userId":"u"}"#,
+                r#"{"userId":"u","timestamp":"0001-01-01T00:00:00Z"}"#,
             ],
             &RULES,
         );
         assert_eq!(profile.message_id.as_deref(), Some("m2"));
-        assert_eq!(profile.timestamp.as_deref(), Some("t1"));
+        assert_eq!(profile.timestamp.as_deref(), Some("2020-01-01"));
         assert_eq!(profile.account.as_deref(), Some("g2"));
     }
 
@@ -247,7 +248,9 @@ mod tests {
         let traits = prop::collection::btree_map(key, value, 0..5)
             .prop_map(|traits| Value::Object(traits.into_iter().collect()));
         let text = prop_oneof![Just(Value::Null), Just(json!("")), Just(json!(3)), "[a-c]{1,2}".prop_map(Value::from)];
-        (prop::option::of(traits.clone()), prop::option::of(traits), text.clone(), text.clone(), text).prop_map(
+        let times = [json!(null), json!(""), json!(3), json!("soon"), json!("2020-01-01"), json!(1_600_000_000)];
+        let time = prop::sample::select(times.to_vec());
+        (prop::option::of(traits.clone()), prop::option::of(traits), text.clone(), text, time).prop_map(
             |(traits, context_traits, group_id, message_id, timestamp)| {
                 json!({
                     "userId": "u", "traits": traits, "messageId": message_id, "timestamp": timestamp,
@@ -281,8 +284,12 @@ mod tests {
                 let account = id(&event["context"]["groupId"]).or(company).or_else(|| id(traits.get("org")?));
                 model.account = account.or(model.account);
                 model.message_id = id(&event["messageId"]).or(model.message_id);
-                let timestamp = event["timestamp"].as_str().filter(|text| !text.is_empty());
-                model.timestamp = timestamp.map(str::to_owned).or(model.timestamp);
+                let timestamp = match &event["timestamp"] {
+                    Value::String(text) if text.starts_with("20") => Some(text.clone()),
+                    Value::Number(number) if number.as_i64() > Some(3) => Some(number.to_string()),
+                    _ => None,
+                };
+                model.timestamp = timestamp.or(model.timestamp);
                 model.traits.extend(traits);
             }
             model

@@ -6,13 +6,14 @@ mod integrations;
 mod json;
 mod merge;
 mod scalar;
+pub mod time;
 mod traits;
 
 use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer as _, MapAccess, Visitor};
+use serde::de::{self, Deserializer as _, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde_json::value::RawValue;
 
 pub use coverage::Coverage;
@@ -28,6 +29,21 @@ pub struct Rules {
     pub use_anonymous_id: bool,
     /// The trait that names the account where `context.groupId` and `traits.company.id` do not.
     pub account_trait: Option<String>,
+    /// User ids that stand for nobody, as [`bare_id`] leaves them; in any ASCII case.
+    pub refuse_user_ids: Vec<String>,
+}
+
+impl Rules {
+    /// Whether a user id is one of those that stand for nobody, also where a producer has put it in quotes.
+    fn refuses(&self, user_id: &str) -> bool {
+        let bare = bare_id(user_id);
+        self.refuse_user_ids.iter().any(|junk| junk.eq_ignore_ascii_case(bare))
+    }
+}
+
+/// An id without the white space and the quotes around it.
+pub fn bare_id(id: &str) -> &str {
+    id.trim_matches(|c: char| c.is_whitespace() || matches!(c, '"' | '\''))
 }
 
 /// One identify event but for its traits, borrowed from its payload.
@@ -39,7 +55,7 @@ pub struct Identify<'a> {
     pub user_id: Cow<'a, str>,
     pub message_id: Option<Cow<'a, str>>,
     pub account: Option<Cow<'a, str>>,
-    /// `timestamp`, else `originalTimestamp`, else `receivedAt`, as written.
+    /// `timestamp`, else `originalTimestamp`, else `receivedAt`, as written; one that can be no event's time is as good as absent.
     pub timestamp: Option<Cow<'a, str>>,
     pub coverage: Coverage,
     pub integrations: Option<&'a RawValue>,
@@ -101,6 +117,9 @@ pub enum DecodeError {
     NotUtf8,
     #[error("payload is not JSON")]
     NotJson,
+    /// A schema registry's frame, Avro, UTF-16, or compressed by the producer.
+    #[error("payload is in another encoding than JSON in UTF-8")]
+    UnsupportedEncoding,
     #[error("payload nests deeper than 128 levels")]
     TooDeep,
     #[error("payload is longer than events.max_bytes")]
@@ -111,18 +130,22 @@ pub enum DecodeError {
     NoUserId,
     #[error("userId is blank or neither a string nor an integer")]
     BadUserId,
+    #[error("userId is one of events.refuse_user_ids")]
+    JunkUserId,
 }
 
 impl DecodeError {
-    pub const ALL: [DecodeError; 8] = [
+    pub const ALL: [DecodeError; 10] = [
         DecodeError::Empty,
         DecodeError::NotUtf8,
         DecodeError::NotJson,
+        DecodeError::UnsupportedEncoding,
         DecodeError::TooDeep,
         DecodeError::TooLarge,
         DecodeError::WrongType,
         DecodeError::NoUserId,
         DecodeError::BadUserId,
+        DecodeError::JunkUserId,
     ];
 
     /// The metric label and header value.
@@ -131,11 +154,13 @@ impl DecodeError {
             DecodeError::Empty => "empty",
             DecodeError::NotUtf8 => "not_utf8",
             DecodeError::NotJson => "not_json",
+            DecodeError::UnsupportedEncoding => "unsupported_encoding",
             DecodeError::TooDeep => "too_deep",
             DecodeError::TooLarge => "too_large",
             DecodeError::WrongType => "wrong_type",
             DecodeError::NoUserId => "no_user_id",
             DecodeError::BadUserId => "bad_user_id",
+            DecodeError::JunkUserId => "junk_user_id",
         }
     }
 }
@@ -175,6 +200,18 @@ impl<'a, F: FnMut(Cow<'a, str>, &'a RawValue)> Visitor<'a> for Entries<F> {
             self.0(key, value);
         }
         Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(self, list: A) -> Result<(), A::Error> {
+        no_entries(list)
+    }
+}
+
+/// Takes an empty list for a map without entries.
+fn no_entries<'a, A: SeqAccess<'a>>(mut list: A) -> Result<(), A::Error> {
+    match list.next_element::<IgnoredAny>()? {
+        None => Ok(()),
+        Some(_) => Err(de::Error::invalid_type(Unexpected::Seq, &"an object")),
     }
 }
 

@@ -19,6 +19,12 @@ pub(super) trait Scalar<'a>: Deserialize<'a> {
     fn text(self) -> Option<Cow<'a, str>> {
         self.string().filter(|text| !is_blank(text))
     }
+
+    /// A string that is not blank, or a number as it is written.
+    fn text_or_number(self) -> Option<Cow<'a, str>>;
+
+    /// Whether it is a string of white space alone, or of nothing.
+    fn is_blank(&self) -> bool;
 }
 
 fn is_blank(text: &str) -> bool {
@@ -40,6 +46,17 @@ impl<'a> Scalar<'a> for &'a RawValue {
         let digits = self.get().strip_prefix('-').unwrap_or(self.get());
         if digits.bytes().all(|byte| byte.is_ascii_digit()) { Some(Cow::Borrowed(self.get())) } else { self.text() }
     }
+
+    fn text_or_number(self) -> Option<Cow<'a, str>> {
+        if self.get().starts_with(|first: char| first.is_ascii_digit() || first == '-') {
+            return Some(Cow::Borrowed(self.get()));
+        }
+        self.text()
+    }
+
+    fn is_blank(&self) -> bool {
+        self.string().is_some_and(|text| is_blank(&text))
+    }
 }
 
 /// A string without escapes; anything else is an error. For a whole event of such strings a twelfth faster than from raw JSON,
@@ -53,6 +70,14 @@ impl<'a> Scalar<'a> for Text<'a> {
 
     fn id(self) -> Option<Cow<'a, str>> {
         self.text()
+    }
+
+    fn text_or_number(self) -> Option<Cow<'a, str>> {
+        self.text()
+    }
+
+    fn is_blank(&self) -> bool {
+        is_blank(self.0)
     }
 }
 
@@ -80,10 +105,10 @@ impl<'de> Visitor<'de> for TextVisitor {
 mod tests {
     use super::*;
 
-    fn views<'a, S: Scalar<'a>>(json: &'a str) -> Option<[Option<String>; 3]> {
+    fn views<'a, S: Scalar<'a>>(json: &'a str) -> Option<[Option<String>; 4]> {
         let read = || serde_json::from_str::<S>(json).ok();
         let owned = |text: Option<Cow<'_, str>>| text.map(Cow::into_owned);
-        Some([owned(read()?.string()), owned(read()?.text()), owned(read()?.id())])
+        Some([owned(read()?.string()), owned(read()?.text()), owned(read()?.id()), owned(read()?.text_or_number())])
     }
 
     #[test]

@@ -5,14 +5,14 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::coverage::Names;
-use super::{Entries, Key};
+use super::{Entries, Key, no_entries};
 
-/// Traits as an event's `traits` and `context.traits` are read; from an object, and from nothing else.
+/// Traits as an event's `traits` and `context.traits` are read: from an object, or an empty list, which is PHP's empty map as JSON.
 pub(super) trait Traits<'a>: Deserialize<'a> + Default {
     /// Their names, in order.
     fn names(&self) -> Names;
@@ -41,7 +41,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for TraitList<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // Most events have fewer (a guess), so that the list grows without being copied.
         let mut traits = Vec::with_capacity(16);
-        deserializer.deserialize_map(Entries(|key, value| traits.push((key, value))))?;
+        deserializer.deserialize_any(Entries(|key, value| traits.push((key, value))))?;
         Ok(TraitList(traits))
     }
 }
@@ -66,7 +66,7 @@ impl<'a> Traits<'a> for TraitNames<'a> {
 
 impl<'de: 'a, 'a> Deserialize<'de> for TraitNames<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(NamesVisitor)
+        deserializer.deserialize_any(NamesVisitor)
     }
 }
 
@@ -91,6 +91,10 @@ impl<'de> Visitor<'de> for NamesVisitor {
         }
         Ok(traits)
     }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+        no_entries(list).map(|()| TraitNames::default())
+    }
 }
 
 /// The context's fields that matter. Derived alone, they would also be read from an array, in order.
@@ -98,7 +102,7 @@ pub(super) struct Context<S, T>(pub ContextFields<S, T>);
 
 impl<S, T> Default for Context<S, T> {
     fn default() -> Self {
-        Context(ContextFields { group_id: None, traits: None })
+        Context(ContextFields::default())
     }
 }
 
@@ -109,9 +113,15 @@ pub(super) struct ContextFields<S, T> {
     pub traits: Option<T>,
 }
 
+impl<S, T> Default for ContextFields<S, T> {
+    fn default() -> Self {
+        ContextFields { group_id: None, traits: None }
+    }
+}
+
 impl<'de, S: Deserialize<'de>, T: Deserialize<'de>> Deserialize<'de> for Context<S, T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(ContextVisitor(PhantomData)).map(Context)
+        deserializer.deserialize_any(ContextVisitor(PhantomData)).map(Context)
     }
 }
 
@@ -126,5 +136,9 @@ impl<'de, S: Deserialize<'de>, T: Deserialize<'de>> Visitor<'de> for ContextVisi
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
         ContextFields::deserialize(MapAccessDeserializer::new(map))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+        no_entries(list).map(|()| ContextFields::default())
     }
 }

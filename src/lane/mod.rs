@@ -135,7 +135,7 @@ impl Lane {
             topics: config.kafka.topics.clone().into(),
             dead_letter: settings.dead_letter.clone(),
             drain: config.shutdown.drain.0,
-            engine: Engine::new(policy::policy(config, destination, &*provider), Instant::now()),
+            engine: Engine::new(policy::policy(config, id, destination, &*provider), Instant::now()),
             provider,
             sender: Arc::new(sender),
             token,
@@ -215,7 +215,9 @@ impl Lane {
     fn on_source(&mut self, event: SourceEvent) -> Result<(), Error> {
         let now = now();
         match event {
-            SourceEvent::Records(batch) => batch.iter().for_each(|record| self.engine.on_record(&record, now.at)),
+            SourceEvent::Records(batch) => {
+                batch.iter().for_each(|record| self.engine.on_record(&record.with_plausible_time(now.wall_ms), now.at));
+            }
             SourceEvent::End { partition, position } => self.engine.on_end(partition, position, now.at),
             SourceEvent::Committed { id, result } => self.on_committed(CommitId(id), result, now),
             SourceEvent::Assigned { gained, total_partitions } => {

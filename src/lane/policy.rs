@@ -5,8 +5,8 @@ use crate::engine::{BatchPolicy, GuardPolicy, Policy, RetryPolicy};
 use crate::providers::Provider;
 use crate::units::RowsPerMinute;
 
-/// The engine's settings.
-pub(super) fn policy(config: &Config, destination: &Destination, provider: &dyn Provider) -> Policy {
+/// The engine's settings for the destination of this id.
+pub(super) fn policy(config: &Config, id: &str, destination: &Destination, provider: &dyn Provider) -> Policy {
     let shape = provider.shape();
     let settings = &destination.settings;
     let limit = settings.limit.rows_per_minute(&shape);
@@ -17,7 +17,8 @@ pub(super) fn policy(config: &Config, destination: &Destination, provider: &dyn 
     let guard = &settings.dead_letter.guard;
     Policy {
         rules: config.events.rules(),
-        names: provider.integration_names().to_vec(),
+        // Two destinations of one type can only be told apart by their ids.
+        names: provider.integration_names().iter().copied().chain([id]).map(str::to_owned).collect(),
         rows_per_minute,
         // Whoever lifts the limit means all of it.
         calls_per_minute: rows_per_minute.and(shape.calls_per_minute),

@@ -372,7 +372,8 @@ mod tests {
     /// An engine that owns one partition and has read these payloads, one second old.
     fn read(payloads: &[&str]) -> Engine {
         let mut engine = Engine::new(policy(), at(0).at);
-        let gained = Gained { partition: ID, start: Position(0), fence: None, settled: Settled::default() };
+        let gained =
+            Gained { partition: ID, start: Position(0), fence: None, settled: Settled::default(), is_added: false };
         engine.assigned(&[gained], 1, at(0));
         for (offset, payload) in (0..).zip(payloads) {
             let record = Record {

@@ -3,13 +3,12 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use jiff::civil;
-use jiff::tz::TimeZone;
+use jiff::Timestamp;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::event::Profile;
+use crate::event::{Profile, time};
 
 /// A trait on its way out: as it came, or as text of ours.
 #[derive(Serialize)]
@@ -119,50 +118,50 @@ pub fn full_name(profile: &Profile<'_>) -> Option<String> {
     }
 }
 
-/// A date in whatever form callers write it, as ISO 8601 in UTC with milliseconds; `None` if it is no date.
+/// A trait that is a date, as ISO 8601 in UTC with milliseconds, or null as it is. `None` for what cannot be read as a date: a provider
+/// would refuse the row for it, or make up a year.
 ///
-/// Segment and RudderStack let `createdAt` be ISO 8601, unix seconds or unix milliseconds, as a number or as a string.
-pub fn iso8601(raw: &RawValue) -> Option<String> {
+/// Segment and RudderStack let `createdAt` be ISO 8601, unix seconds or unix milliseconds, as a number or as a string; for what else
+/// producers write see [`time::date`]. An object is a date of MongoDB.
+pub fn date(raw: &RawValue) -> Option<Value<'_>> {
+    let found = match kind(raw) {
+        Kind::Null => return Some(Value::Raw(raw)),
+        Kind::String => time::date(&text(raw)?),
+        Kind::Number => time::date(raw.get()),
+        Kind::Object => mongo(member(raw, "$date")?),
+        Kind::Boolean | Kind::List => None,
+    };
+    found.map(|found| Value::Text(written(found)))
+}
+
+/// The value of `$date` in MongoDB's Extended JSON: a text, or milliseconds, in its second version inside a `$numberLong`.
+fn mongo(raw: &RawValue) -> Option<Timestamp> {
     match kind(raw) {
-        Kind::String => iso8601_text(text(raw)?.trim()),
-        Kind::Number => unix(raw.get()),
-        Kind::Null | Kind::Boolean | Kind::List | Kind::Object => None,
+        Kind::String => time::date(&text(raw)?),
+        Kind::Number => time::milliseconds(raw.get().parse().ok()?),
+        Kind::Object => time::milliseconds(text(member(raw, "$numberLong")?)?.parse().ok()?),
+        Kind::Null | Kind::Boolean | Kind::List => None,
     }
 }
 
-/// As [`iso8601`], of a text. A date without a zone is taken as UTC.
-pub fn iso8601_text(text: &str) -> Option<String> {
-    // Eight digits are a date such as 20180515, not a time in 1970.
-    if text.len() > 8 && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-        return unix(text);
-    }
-    let timestamp = text.parse::<jiff::Timestamp>().or_else(|_| {
-        let local = text.parse::<civil::DateTime>()?;
-        local.to_zoned(TimeZone::UTC).map(|zoned| zoned.timestamp())
-    });
-    timestamp.ok().map(written)
+/// When an event happened, else when its record was written; `None` if neither can be told.
+pub fn event_time(event: Option<&str>, record_time_ms: i64) -> Option<String> {
+    /// An event comes before its record, but for clocks and zones that are off by a day (a guess).
+    const AHEAD_MS: i64 = 24 * 60 * 60 * 1000;
+    let record = time::milliseconds(record_time_ms);
+    let is_past = |event: &Timestamp| {
+        record.is_none_or(|record| event.as_millisecond() <= record.as_millisecond().saturating_add(AHEAD_MS))
+    };
+    event.and_then(time::date).filter(is_past).or(record).map(written)
 }
 
-/// Milliseconds since 1970 as ISO 8601; `None` before 1970 (Kafka's -1 is "no time") and after the year 9999.
-pub fn iso8601_ms(milliseconds: i64) -> Option<String> {
-    if milliseconds < 0 {
-        return None;
-    }
-    jiff::Timestamp::from_millisecond(milliseconds).ok().map(written)
+/// Whether this is a list without entries, which is what PHP makes of an empty map.
+pub fn is_empty_list(raw: &RawValue) -> bool {
+    raw.get().strip_prefix('[').is_some_and(|rest| rest.trim_start() == "]")
 }
 
-fn written(timestamp: jiff::Timestamp) -> String {
+fn written(timestamp: Timestamp) -> String {
     format!("{timestamp:.3}")
-}
-
-/// A unix time: a number above 1e11 is in milliseconds (as seconds it would lie after the year 5138).
-fn unix(number: &str) -> Option<String> {
-    const FIRST_MILLISECONDS: f64 = 1e11;
-    let number: f64 = number.parse().ok()?;
-    let milliseconds = if number.abs() > FIRST_MILLISECONDS { number } else { number * 1000.0 };
-    // A float turned into an integer saturates, and what is out of range is refused below.
-    let milliseconds = milliseconds.round() as i64;
-    jiff::Timestamp::from_millisecond(milliseconds).ok().map(written)
 }
 
 #[cfg(test)]
@@ -173,35 +172,69 @@ mod tests {
         RawValue::from_string(json.to_owned()).expect("JSON")
     }
 
+    fn as_date(json: &str) -> Option<String> {
+        date(&raw(json)).map(|date| serde_json::to_string(&date).expect("serializes"))
+    }
+
+    /// The forms of a text are tested where they are read.
     #[test]
-    fn dates_in_every_form_become_one_form() {
-        for (written, expected) in [
-            ("1526387472", "2018-05-15T12:31:12.000Z"),
-            ("1526387472123", "2018-05-15T12:31:12.123Z"),
-            ("1526387472.5", "2018-05-15T12:31:12.500Z"),
-            ("\"1526387472\"", "2018-05-15T12:31:12.000Z"),
-            ("\"1526387472123\"", "2018-05-15T12:31:12.123Z"),
-            ("\"2018-05-15T12:31:12.123Z\"", "2018-05-15T12:31:12.123Z"),
-            ("\"2018-05-15T14:31:12+02:00\"", "2018-05-15T12:31:12.000Z"),
-            ("\" 2018-05-15T12:31:12.123456Z \"", "2018-05-15T12:31:12.123Z"),
-            ("\"2018-05-15T12:31:12\"", "2018-05-15T12:31:12.000Z"),
-            ("\"2018-05-15 12:31:12\"", "2018-05-15T12:31:12.000Z"),
-            ("\"2018-05-15\"", "2018-05-15T00:00:00.000Z"),
-            ("\"20180515\"", "2018-05-15T00:00:00.000Z"),
-            ("0", "1970-01-01T00:00:00.000Z"),
-            ("-86400", "1969-12-31T00:00:00.000Z"),
+    fn dates_in_every_json_become_one_text() {
+        for json in [
+            "1526387472",
+            "1526387472000",
+            "1526387472000000",
+            "1.526387472e9",
+            "20180515123112",
+            "\"1526387472\"",
+            "\"2018-05-15T14:31:12+02:00[Europe/Berlin]\"",
+            "\"\\/Date(1526387472000)\\/\"",
+            // MongoDB Extended JSON: version 1, 2 relaxed, 2 canonical.
+            r#"{"$date": 1526387472000}"#,
+            r#"{"$date": "2018-05-15T12:31:12Z"}"#,
+            r#"{"$date": {"$numberLong": "1526387472000"}}"#,
         ] {
-            assert_eq!(iso8601(&raw(written)).as_deref(), Some(expected), "{written}");
+            assert_eq!(as_date(json).as_deref(), Some("\"2018-05-15T12:31:12.000Z\""), "{json}");
+        }
+        assert_eq!(as_date("null").as_deref(), Some("null"));
+    }
+
+    #[test]
+    fn what_is_no_date_is_none() {
+        for json in [
+            "\"yesterday\"",
+            "\"\"",
+            "\"0001-01-01T00:00:00Z\"",
+            "0",
+            "-86400",
+            "1e300",
+            "true",
+            "[]",
+            "[1526387472]",
+            "{}",
+            r#"{"$date": null}"#,
+            r#"{"$date": {"$numberLong": "-62135596800000"}}"#,
+            r#"{"$date": 1e400}"#,
+        ] {
+            assert_eq!(as_date(json), None, "{json}");
         }
     }
 
     #[test]
-    fn what_is_no_date_is_left_alone() {
-        for written in ["\"yesterday\"", "\"\"", "\"2018\"", "null", "true", "[]", "{}", "1e300", "\"1.2.3.4.5.6.7\""] {
-            assert_eq!(iso8601(&raw(written)), None, "{written}");
+    fn an_event_has_its_own_time_unless_it_lies_after_that_of_its_record() {
+        const RECORD_MS: i64 = 1_526_387_472_000;
+        let time = |event| event_time(event, RECORD_MS);
+        assert_eq!(time(Some("2018-05-15T11:00:00Z")).as_deref(), Some("2018-05-15T11:00:00.000Z"));
+        assert_eq!(
+            time(Some("1257894000000")).as_deref(),
+            Some("2009-11-10T23:00:00.000Z"),
+            "as analytics-go writes it"
+        );
+        assert_eq!(time(Some("2018-05-16T12:00:00Z")).as_deref(), Some("2018-05-16T12:00:00.000Z"), "a zone mistaken");
+        for none in [None, Some("yesterday"), Some("2018-05-17T12:00:00Z"), Some("2050-01-01"), Some("-1")] {
+            assert_eq!(time(none).as_deref(), Some("2018-05-15T12:31:12.000Z"), "{none:?}");
         }
-        assert_eq!(iso8601_ms(-1), None);
-        assert_eq!(iso8601_ms(i64::MAX), None);
+        assert_eq!(event_time(Some("2050-01-01"), -1).as_deref(), Some("2050-01-01T00:00:00.000Z"));
+        assert_eq!(event_time(None, -1), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::values::{Kind, Traits, Value, find, full_name, iso8601, kind, member, text};
+use super::values::{Kind, Traits, Value, date, find, full_name, is_empty_list, kind, member, text};
 use super::{
     Asked, EncodedRow, Problem, Provider, Reply, Row, Shape, address, body, headers, identity, preflight, status,
 };
@@ -216,10 +216,9 @@ fn email(profile: &Profile<'_>) -> Result<Option<String>, Rejection> {
 
 /// The trait bag: the five known traits, each from where identify calls keep it, then all others as they are.
 fn traits<'a>(profile: &Profile<'a>, send_nulls: bool) -> Traits<'a> {
-    let joined = ["createdAt", "created_at"];
     // A null counts as given only where it is sent.
     let given = |name: &str| find(profile, name).filter(|raw| send_nulls || kind(raw) != Kind::Null);
-    let company = given("company");
+    let company = given("company").filter(|raw| !is_empty_list(raw));
     let of_company = |names: &[&str]| {
         let company = company.filter(|raw| kind(raw) == Kind::Object)?;
         names.iter().find_map(|name| member(company, name).and_then(text)).map(Value::Text)
@@ -227,7 +226,11 @@ fn traits<'a>(profile: &Profile<'a>, send_nulls: bool) -> Traits<'a> {
     let known: [(&'static str, Option<Value<'a>>); 5] = [
         ("name", given("name").map(as_text).or_else(|| full_name(profile).map(Value::Text))),
         ("plan", given("plan").map(as_text).or_else(|| of_company(&["plan"]))),
-        ("signupDate", given("signupDate").or_else(|| joined.into_iter().find_map(given)).map(as_date)),
+        // What is no date is left out: it would be refused, or stand for a day of its own.
+        (
+            "signupDate",
+            ["signupDate", "createdAt", "created_at"].into_iter().find_map(|name| given(name).and_then(date)),
+        ),
         (
             "company",
             match company {
@@ -258,10 +261,6 @@ fn as_text(raw: &RawValue) -> Value<'_> {
         Kind::Number | Kind::Boolean => Value::Text(raw.get().to_owned()),
         Kind::Null | Kind::String | Kind::List | Kind::Object => Value::Raw(raw),
     }
-}
-
-fn as_date(raw: &RawValue) -> Value<'_> {
-    iso8601(raw).map_or_else(|| as_text(raw), Value::Text)
 }
 
 /// One entry of `errors`: `{code, message, field?}`; a bulk's entries name their row by `index`.

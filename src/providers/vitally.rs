@@ -13,7 +13,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::values::{Traits, Value, account, find, full_name, iso8601, iso8601_ms, iso8601_text, text};
+use super::values::{Traits, Value, account, date, event_time, find, full_name, text};
 use super::{
     Asked, EncodedRow, Problem, Provider, Reply, Row, Shape, address, body, headers, identity, preflight, status,
 };
@@ -169,7 +169,7 @@ impl Provider for Vitally {
             account_id,
             organization_id,
             traits: traits(row),
-            timestamp: profile.timestamp.as_deref().and_then(iso8601_text).or_else(|| iso8601_ms(row.record_time_ms)),
+            timestamp: event_time(profile.timestamp.as_deref(), row.record_time_ms),
         };
         let mut body = super::json(&message, profile);
         // Not the event's messageId: a merged row would be taken for the event that was sent before, and dropped.
@@ -222,16 +222,15 @@ fn append_message_id(body: &mut Vec<u8>, identity: Uuid) {
 /// The traits with what Vitally treats specially ("Special traits"): `name` and `createdAt`.
 fn traits<'a>(row: &Row<'a>) -> Traits<'a> {
     let profile = row.profile;
-    let has_created_at = find(profile, "createdAt").is_some();
+    let has_created_at = find(profile, "createdAt").and_then(date).is_some();
     let mut traits = Traits::default();
     for (key, raw) in &profile.traits {
-        let (key, is_join_date) = match key.as_ref() {
-            "createdAt" => (key.clone(), true),
-            "created_at" if !has_created_at => ("createdAt".into(), true),
-            _ => (key.clone(), false),
-        };
-        let date = if is_join_date { iso8601(raw) } else { None };
-        traits.0.push((key, date.map_or(Value::Raw(raw), Value::Text)));
+        match key.as_ref() {
+            // What is no date is left out: it would be refused, or stand for a day of its own.
+            "createdAt" => traits.0.extend(date(raw).map(|date| (key.clone(), date))),
+            "created_at" if !has_created_at => traits.0.extend(date(raw).map(|date| ("createdAt".into(), date))),
+            _ => traits.0.push((key.clone(), Value::Raw(raw))),
+        }
     }
     if find(profile, "name").is_none()
         && let Some(name) = full_name(profile)

@@ -98,6 +98,7 @@ fn rules() -> impl Strategy<Value = Rules> {
             max_bytes,
             use_anonymous_id,
             account_trait: account.then(|| "org".to_owned()),
+            refuse_user_ids: if account { vec!["identify".to_owned()] } else { Vec::new() },
         },
     )
 }
@@ -115,7 +116,7 @@ fn is_event(payload: &[u8], rules: &Rules) -> bool {
         assert!(serde_json::from_str::<&RawValue>(value.get()).is_ok(), "{value}");
     }
     // Either is an answer.
-    let _ = event.allows(&["vitally"]);
+    let _ = event.allows(&["vitally".to_owned()]);
     true
 }
 

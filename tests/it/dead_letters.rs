@@ -60,7 +60,7 @@ async fn what_cannot_be_read_becomes_one_letter_with_its_bytes_and_the_rest_is_d
         format!(r#"{{"userId":"u","traits":{{"note":"s3cret","x":{}{}}}}}"#, "[".repeat(100_000), "]".repeat(100_000));
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("not_json", br#"{"userId":"u","traits":{"email":"jane@acme.io","note":"s3cret""#.to_vec()),
-        ("not_json", b"\x00\x00\x00\x00\x07 a schema registry's frame s3cret".to_vec()),
+        ("unsupported_encoding", b"\x00\x00\x00\x00\x07 a schema registry's frame s3cret".to_vec()),
         ("empty", Vec::new()),
         ("not_utf8", b"{\"userId\":\"\xff\xfe s3cret\"}".to_vec()),
         ("too_deep", deep.into_bytes()),
@@ -68,6 +68,7 @@ async fn what_cannot_be_read_becomes_one_letter_with_its_bytes_and_the_rest_is_d
         ("wrong_type", br#"{"userId":"u","context":["s3cret"]}"#.to_vec()),
         ("wrong_type", br#"{"type":7,"userId":"u"}"#.to_vec()),
         ("wrong_type", br#"["s3cret"]"#.to_vec()),
+        ("junk_user_id", br#"{"userId":"undefined","traits":{"email":"jane@acme.io"}}"#.to_vec()),
         ("bad_user_id", br#"{"userId":{"id":"s3cret"},"traits":{}}"#.to_vec()),
         ("bad_user_id", br#"{"userId":1.5,"traits":{}}"#.to_vec()),
         ("bad_user_id", br#"{"userId":" \t","traits":{"email":"jane@acme.io"}}"#.to_vec()),
@@ -313,7 +314,7 @@ async fn a_merged_letter_reads_back_as_the_state_it_stands_for() {
     assert_headers(letter, &world, Kind::Vibefollow, "rejected", (0, 0, 4));
     assert_eq!((letter.header("sluicegate.events"), letter.header("sluicegate.status")), ("5", "422"));
     assert_eq!(letter.key.as_deref(), Some(&b"u"[..]));
-    let rules = Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None };
+    let rules = Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None, refuse_user_ids: Vec::new() };
     let Ok(Decoded::Identify(event)) = decode(Some(&letter.value), &rules) else { panic!("{letter:?}") };
     assert_eq!((&*event.user_id, event.account.as_deref()), ("u", Some("g2")));
     let text = std::str::from_utf8(&letter.value).expect("UTF-8");

@@ -78,7 +78,7 @@ async fn the_account_is_the_group_then_the_company_then_the_configured_trait() {
         ("company", r#"{"userId":"company","traits":{"company":{"id":4711},"workspace":"w1"}}"#, json!("4711")),
         ("inner", r#"{"userId":"inner","context":{"traits":{"company":{"id":"c2"}}}}"#, json!("c2")),
         ("trait", r#"{"userId":"trait","context":{"groupId":"  "},"traits":{"workspace":"w3"}}"#, json!("w3")),
-        ("none", r#"{"userId":"none","traits":{"plan":"pro"}}"#, Value::Null),
+        ("homeless", r#"{"userId":"homeless","traits":{"plan":"pro"}}"#, Value::Null),
     ];
     for (user, event, _) in &cases {
         world.produce(user, event).await;
@@ -94,10 +94,11 @@ async fn the_account_is_the_group_then_the_company_then_the_configured_trait() {
     let rules = ReadRules { account_trait: Some("workspace".to_owned()), ..ReadRules::default() };
     let letters = world.check_books(&worker, Kind::Vitally, &rules).await;
     assert_eq!(letters.len(), 1);
-    assert_eq!((letters[0].header("sluicegate.reason"), letters[0].key.as_deref()), ("no_account", Some(&b"none"[..])));
+    let letter = &letters[0];
+    assert_eq!((letter.header("sluicegate.reason"), letter.key.as_deref()), ("no_account", Some(&b"homeless"[..])));
     for kind in [Kind::Vibefollow, Kind::Userpilot] {
         assert_eq!(world.check_books(&worker, kind, &rules).await.len(), 0, "{kind:?}");
-        assert!(world.simulator.provider(kind).users().contains_key("none"), "{kind:?}");
+        assert!(world.simulator.provider(kind).users().contains_key("homeless"), "{kind:?}");
     }
     worker.stop().await;
 }

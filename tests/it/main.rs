@@ -16,6 +16,7 @@ mod lanes;
 mod layering;
 mod ops;
 mod process;
+mod producers;
 mod proxy;
 mod secrets;
 mod support;

@@ -33,7 +33,7 @@ pub struct World {
     pub group: String,
     pub partitions: i32,
     pub simulator: Simulator,
-    producer: FutureProducer,
+    pub producer: FutureProducer,
     /// What was produced, for the expected state.
     pub log: Vec<LogEntry>,
 }

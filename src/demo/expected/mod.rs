@@ -32,8 +32,8 @@ pub struct LogEntry {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Expected {
     pub users: BTreeMap<String, ExpectedUser>,
-    /// Events that end as dead letters, by cause: `empty`, `not_utf8`, `not_json`, `too_deep`, `too_large`,
-    /// `wrong_type`, `no_user_id`, `bad_user_id`, `no_account`, `invalid`.
+    /// Events that end as dead letters, by cause: `empty`, `not_utf8`, `not_json`, `unsupported_encoding`,
+    /// `too_deep`, `too_large`, `wrong_type`, `no_user_id`, `bad_user_id`, `junk_user_id`, `no_account`, `invalid`.
     pub dead_letters: BTreeMap<String, Count>,
     /// Events that are skipped, by reason: `type`, `anonymous`, `tombstone`, `duplicate`, `opted_out`.
     pub skipped: BTreeMap<String, u64>,

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::LogEntry;
+use crate::config::EventSettings;
 use crate::demo::simulator::Kind;
 
 /// The `events` settings that the outcome depends on.
@@ -14,12 +15,19 @@ pub struct ReadRules {
     pub max_bytes: usize,
     pub use_anonymous_id: bool,
     pub account_trait: Option<String>,
+    /// In any case, without white space and quotes around them.
+    pub refuse_user_ids: Vec<String>,
 }
 
 impl Default for ReadRules {
     /// The defaults of design, section 10.
     fn default() -> Self {
-        ReadRules { max_bytes: 1024 * 1024, use_anonymous_id: false, account_trait: None }
+        ReadRules {
+            max_bytes: 1024 * 1024,
+            use_anonymous_id: false,
+            account_trait: None,
+            refuse_user_ids: EventSettings::default().refuse_user_ids,
+        }
     }
 }
 
@@ -69,13 +77,20 @@ pub(super) fn fates<'a>(
     order.into_iter().map(move |entry| (entry, fate(kind, rules, entry, &mut seen)))
 }
 
-fn fate(kind: Kind, rules: &ReadRules, entry: &LogEntry, seen: &mut BTreeSet<(i32, String)>) -> Fate {
+/// A repeat is one of the same user: producers put one id on the events of many users. An event that has become a dead letter may be
+/// produced again, but when the letter is written hangs on time: a log that repeats such events is outside this model.
+fn fate(kind: Kind, rules: &ReadRules, entry: &LogEntry, seen: &mut BTreeSet<(i32, String, String)>) -> Fate {
     let Some(payload) = &entry.payload else { return Fate::Skipped("tombstone") };
+    if payload.len() > rules.max_bytes {
+        return Fate::Dead("too_large");
+    }
+    // RFC 8259, section 8.1: a parser may ignore a byte order mark.
+    let payload = payload.strip_prefix("\u{feff}".as_bytes()).unwrap_or(payload).trim_ascii();
     if payload.is_empty() {
         return Fate::Dead("empty");
     }
-    if payload.len() > rules.max_bytes {
-        return Fate::Dead("too_large");
+    if is_encoded(payload) {
+        return Fate::Dead("unsupported_encoding");
     }
     let Ok(text) = std::str::from_utf8(payload) else { return Fate::Dead("not_utf8") };
     let whole: Value = match serde_json::from_str(text) {
@@ -100,15 +115,20 @@ fn fate(kind: Kind, rules: &ReadRules, entry: &LogEntry, seen: &mut BTreeSet<(i3
         Ok(user) => user,
         Err(fate) => return fate,
     };
+    let bare = user.trim_matches(|c: char| c.is_whitespace() || c == '"' || c == '\'').to_lowercase();
+    if rules.refuse_user_ids.iter().any(|junk| junk.to_lowercase() == bare) {
+        return Fate::Dead("junk_user_id");
+    }
     let context = &whole["context"];
     let Some(traits) = merged_traits(context, &whole["traits"]) else { return Fate::Dead("wrong_type") };
-    if let Some(id) = whole["messageId"].as_str()
-        && !seen.insert((entry.partition, id.to_owned()))
-    {
-        return Fate::Skipped("duplicate");
-    }
+    // Before the repeats: at this destination an event that opts out leaves nothing, also not its id.
     if !is_meant_for(kind, event.get("integrations")) {
         return Fate::Skipped("opted_out");
+    }
+    if let Some(id) = whole["messageId"].as_str()
+        && !seen.insert((entry.partition, user.clone(), id.to_owned()))
+    {
+        return Fate::Skipped("duplicate");
     }
     let configured = rules.account_trait.as_ref().and_then(|name| traits.get(name));
     let named = [context.get("groupId"), traits.get("company").and_then(|company| company.get("id")), configured];
@@ -132,35 +152,64 @@ fn with_large_numbers(raw: &RawValue) -> Value {
     }
 }
 
-/// A string as it stands, or an integer's exact digits, which a double would lose; hence the second, raw reading.
+/// What begins like a schema registry's frame (Confluent, AWS Glue), Avro, UTF-16, or a compressed payload.
+fn is_encoded(payload: &[u8]) -> bool {
+    let starts: [&[u8]; 13] = [
+        &[3, 0],
+        &[3, 5],
+        b"Obj\x01",
+        &[0xc3, 1],
+        &[0xff, 0xfe],
+        &[0xfe, 0xff],
+        b"{\0",
+        b"[\0",
+        &[0x1f, 0x8b],
+        &[0x28, 0xb5, 0x2f, 0xfd],
+        &[0x04, 0x22, 0x4d, 0x18],
+        b"\xff\x06\0\0s",
+        b"\x82SNAPPY\0",
+    ];
+    (payload[0] == 0 && payload.len() >= 5) || starts.iter().any(|start| payload.starts_with(start))
+}
+
+/// A string as it stands, or an integer's exact digits, which a double would lose; hence the second, raw reading. Where there is an
+/// anonymous id, an empty user id is how mobile SDKs write that there is none.
 fn user_id(text: &str, event: &Map<String, Value>, use_anonymous_id: bool) -> Result<String, Fate> {
-    let usable = |text: &str| !text.trim().is_empty();
-    match event.get("userId") {
-        Some(Value::String(id)) if usable(id) => Ok(id.clone()),
+    let raw: BTreeMap<String, Box<RawValue>> = serde_json::from_str(text).unwrap_or_default();
+    let usable = |name: &str| match event.get(name) {
+        Some(Value::String(id)) => Some(id.clone()).filter(|id| !id.trim().is_empty()),
         Some(Value::Number(_)) => {
-            let raw: BTreeMap<String, Box<RawValue>> = serde_json::from_str(text).unwrap_or_default();
-            let digits = raw.get("userId").map(|raw| raw.get().to_owned()).unwrap_or_default();
-            let whole = digits.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit());
-            if whole { Ok(digits) } else { Err(Fate::Dead("bad_user_id")) }
+            let digits = raw.get(name).map(|raw| raw.get().to_owned()).unwrap_or_default();
+            Some(digits).filter(|digits| digits.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit()))
         }
-        None | Some(Value::Null) => match event.get("anonymousId") {
-            Some(Value::String(id)) if usable(id) && use_anonymous_id => Ok(id.clone()),
-            Some(Value::String(id)) if usable(id) => Err(Fate::Skipped("anonymous")),
-            _ => Err(Fate::Dead("no_user_id")),
-        },
-        Some(_) => Err(Fate::Dead("bad_user_id")),
+        _ => None,
+    };
+    let is_absent = matches!(event.get("userId"), None | Some(Value::Null));
+    let is_blank = matches!(event.get("userId"), Some(Value::String(id)) if id.trim().is_empty());
+    match (usable("userId"), usable("anonymousId")) {
+        (Some(id), _) => Ok(id),
+        (None, Some(id)) if (is_absent || is_blank) && use_anonymous_id => Ok(id),
+        (None, Some(_)) if is_absent || is_blank => Err(Fate::Skipped("anonymous")),
+        (None, None) if is_absent => Err(Fate::Dead("no_user_id")),
+        (None, _) => Err(Fate::Dead("bad_user_id")),
     }
 }
 
-/// `context.traits` overlaid by `traits`; `None` if one of the places holds something else than an object.
+/// What PHP makes of an empty map.
+pub(super) fn is_empty_list(value: &Value) -> bool {
+    value.as_array().is_some_and(Vec::is_empty)
+}
+
+/// `context.traits` overlaid by `traits`; `None` if one of the places holds something else than an object or an empty list.
 fn merged_traits(context: &Value, top: &Value) -> Option<Map<String, Value>> {
-    if !context.is_null() && !context.is_object() {
+    if !context.is_null() && !context.is_object() && !is_empty_list(context) {
         return None;
     }
     let mut merged = Map::new();
     for place in [&context["traits"], top] {
         match place {
             Value::Null => {}
+            empty if is_empty_list(empty) => {}
             Value::Object(traits) => merged.extend(traits.clone()),
             _ => return None,
         }
@@ -184,10 +233,11 @@ fn is_meant_for(kind: Kind, integrations: Option<&Value>) -> bool {
     };
     let integrations = match integrations {
         None | Some(Value::Null) => return true,
+        Some(empty) if is_empty_list(empty) => return true,
         Some(Value::Object(integrations)) => integrations,
         Some(_) => return false,
     };
-    let named = |name: &str| names.contains(&name.to_lowercase().as_str());
+    let named = |name: &str| names.contains(&name.to_lowercase().replace(['-', '_'], " ").as_str());
     let own = integrations.iter().find(|(name, value)| named(name) && (value.is_boolean() || value.is_object()));
     if let Some((_, value)) = own {
         return *value != Value::Bool(false);
@@ -225,6 +275,10 @@ mod tests {
             ("[]", "wrong_type"),
             (r#"{"type":1,"userId":"a"}"#, "wrong_type"),
             (r#"{"userId":"a","traits":3}"#, "wrong_type"),
+            (r#"{"userId":"a","traits":[3]}"#, "wrong_type"),
+            ("\0\0\0\0\u{7}{}", "unsupported_encoding"),
+            (r#"{"userId":"Undefined"}"#, "junk_user_id"),
+            (r#"{"userId":0}"#, "junk_user_id"),
             (r#"{"traits":{}}"#, "no_user_id"),
             (r#"{"userId":1e400}"#, "bad_user_id"),
             (r#"{"userId":"a","traits":{"x":1e400}"#, "not_json"),
@@ -250,7 +304,9 @@ mod tests {
             (json!({"all": false, "Userpilot Cloud (Actions)": {}}), false, true),
             (json!({"All": false, "Vitally": "yes"}), false, false),
             (json!({"All": "yes"}), false, false),
-            (json!([]), false, false),
+            (json!([]), true, true),
+            (json!(["Vitally"]), false, false),
+            (json!({"userpilot-mobile": false}), true, false),
             (json!({"Salesforce": false}), true, true),
         ] {
             assert_eq!(is_meant_for(Kind::Vitally, Some(&integrations)), vitally, "{integrations}");
@@ -275,8 +331,9 @@ mod tests {
             offset,
             payload: Some(br#"{"userId":"a","messageId":"m"}"#.to_vec()),
         };
-        let reading = read(Kind::Vitally, &ReadRules::default(), &[entry(0, 0), entry(0, 1), entry(1, 0)]);
+        let other = LogEntry { partition: 0, offset: 2, payload: Some(br#"{"userId":"b","messageId":"m"}"#.to_vec()) };
+        let reading = read(Kind::Vitally, &ReadRules::default(), &[entry(0, 0), entry(0, 1), entry(1, 0), other]);
         assert_eq!(reading.skipped.get("duplicate"), Some(&1));
-        assert_eq!(reading.histories["a"].len(), 2);
+        assert_eq!((reading.histories["a"].len(), reading.histories["b"].len()), (2, 1));
     }
 }

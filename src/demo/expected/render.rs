@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::read::Event;
+use super::read::{Event, is_empty_list};
 use crate::demo::simulator::Kind;
 
 /// The fields that a row sets; `None` takes the field away. A trait `plan` is `traits.plan` or `metadata.plan`.
@@ -40,11 +41,17 @@ fn is_too_large(value: &Value) -> bool {
 fn vitally(row: &Event) -> Fields {
     let mut fields = Fields::new();
     fields.insert("accountId".into(), row.account.clone().map(Value::String));
-    let has_created_at = row.traits.contains_key("createdAt");
     for (name, value) in &row.traits {
-        let is_join_date = name == "createdAt" || name == "created_at" && !has_created_at;
-        let (name, value) = if is_join_date { ("createdAt", iso(value)) } else { (name.as_str(), value.clone()) };
-        fields.insert(format!("traits.{name}"), Some(value).filter(|value| !value.is_null()));
+        if !JOINED.contains(&name.as_str()) {
+            fields.insert(format!("traits.{name}"), Some(value.clone()).filter(|value| !value.is_null()));
+        }
+    }
+    if let Some(date) = joined(&row.traits, JOINED) {
+        fields.insert("traits.createdAt".into(), Some(date).filter(|value| !value.is_null()));
+    }
+    // A second spelling beside the first is a trait like any other.
+    if let (Some(_), Some(other)) = (joined(&row.traits, ["createdAt"]), row.traits.get("created_at")) {
+        fields.insert("traits.created_at".into(), Some(other.clone()).filter(|value| !value.is_null()));
     }
     if !row.traits.contains_key("name")
         && let Some(name) = full_name(&row.traits)
@@ -73,12 +80,12 @@ fn vibefollow(traits: &Map<String, Value>) -> Result<Fields, &'static str> {
         let company = company?.as_object()?;
         names.iter().find_map(|name| company.get(*name).and_then(primitive))
     };
-    let joined = given("signupDate").or(given("createdAt")).or(given("created_at"));
+    let is_map = |company: &Value| company.is_object() || is_empty_list(company);
     let derived = [
         ("name", given("name").map(text).or_else(|| full_name(traits))),
         ("plan", given("plan").map(text).or_else(|| inside(&["plan"]))),
-        ("signupDate", joined.map(iso).as_ref().map(text)),
-        ("company", company.filter(|company| !company.is_object()).map(text).or_else(|| inside(&["name", "id"]))),
+        ("signupDate", joined(&given_only(traits), ["signupDate", "createdAt", "created_at"])),
+        ("company", company.filter(|company| !is_map(company)).map(text).or_else(|| inside(&["name", "id"]))),
         ("role", given("role").or(given("title")).map(text)),
     ];
     for (name, value) in derived {
@@ -94,18 +101,14 @@ fn userpilot(row: &Event) -> Result<Fields, &'static str> {
     let mut fields = Fields::new();
     let (objects, others): (Vec<_>, Vec<_>) = row.traits.iter().partition(|(_, value)| value.is_object());
     // A trait that has a name by itself wins over one that gets it by flattening.
-    for (name, value) in objects {
-        flatten(format!("metadata.{name}"), value, &mut fields);
-    }
-    for (name, value) in others {
-        match name.as_str() {
-            "createdAt" if row.traits.contains_key("created_at") => {}
-            "createdAt" | "created_at" => {
-                let date = Some(iso(value)).filter(|value| !value.is_null());
-                fields.insert("metadata.created_at".into(), date);
-            }
-            _ => flatten(format!("metadata.{name}"), value, &mut fields),
+    for (name, value) in objects.into_iter().chain(others) {
+        let is_empty_map = (name == "company" || name == "address") && is_empty_list(value);
+        if !JOINED.contains(&name.as_str()) && !is_empty_map {
+            flatten(format!("metadata.{name}"), value, &mut fields);
         }
+    }
+    if let Some(date) = joined(&row.traits, ["created_at", "createdAt"]) {
+        fields.insert("metadata.created_at".into(), Some(date).filter(|value| !value.is_null()));
     }
     let is_long = |value: &Value| value.as_str().is_some_and(|text| text.chars().count() > 65_535);
     let breaks = |(name, value): (&String, &Option<Value>)| {
@@ -165,27 +168,59 @@ fn full_name(traits: &Map<String, Value>) -> Option<Value> {
     (!parts.is_empty()).then(|| Value::String(parts.join(" ")))
 }
 
-/// A date as ISO 8601 in UTC with milliseconds; anything else stays as it is. Numbers, also as text of more than eight
-/// digits, are unix times: above 1e11 in milliseconds, others in seconds (providers.md, T17).
-fn iso(value: &Value) -> Value {
-    let unix = |number: f64| {
-        let ms = if number.abs() > 1e11 { number } else { number * 1_000.0 };
-        jiff::Timestamp::from_millisecond(ms.round() as i64).ok()
-    };
+/// What a user's join date is called, in Segment's spelling first.
+const JOINED: [&str; 2] = ["createdAt", "created_at"];
+
+fn given_only(traits: &Map<String, Value>) -> Map<String, Value> {
+    traits.clone().into_iter().filter(|(_, value)| !value.is_null()).collect()
+}
+
+/// The first trait of these that is null or a date; what is neither is left out.
+fn joined<const N: usize>(traits: &Map<String, Value>, names: [&str; N]) -> Option<Value> {
+    names.into_iter().filter_map(|name| traits.get(name)).find_map(|value| match value {
+        Value::Null => Some(Value::Null),
+        value => date(value).map(|time| Value::String(format!("{time:.3}"))),
+    })
+}
+
+/// A date of the years 1970 to 2100: ISO 8601 or RFC 2822, MongoDB's `$date`, digits from the year on, or a unix time, whose unit is the one
+/// that puts it between 1973 and 2100.
+fn date(value: &Value) -> Option<Timestamp> {
+    let millisecond = |value: &Value| Timestamp::from_millisecond(value.as_i64()?).ok();
     let time = match value {
-        Value::Number(number) => number.as_f64().and_then(unix),
-        Value::String(text) => {
-            let text = text.trim();
-            if text.len() > 8 && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-                text.parse().ok().and_then(unix)
-            } else {
-                let local = || text.parse::<jiff::civil::DateTime>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok();
-                text.parse::<jiff::Timestamp>().ok().or_else(|| local().map(|zoned| zoned.timestamp()))
+        Value::String(text) => written_date(text.trim())?,
+        Value::Number(number) => written_date(&number.to_string())?,
+        Value::Object(object) => match object.get("$date")? {
+            Value::String(text) => written_date(text.trim())?,
+            Value::Object(long) => {
+                Timestamp::from_millisecond(long.get("$numberLong")?.as_str()?.parse().ok()?).ok()?
             }
-        }
+            number => millisecond(number)?,
+        },
+        _ => return None,
+    };
+    let [first, end] = ["1970-01-01T00:00:00Z", "2101-01-01T00:00:00Z"].map(|text| text.parse::<Timestamp>().ok());
+    (Some(time) >= first && Some(time) < end).then_some(time)
+}
+
+fn written_date(text: &str) -> Option<Timestamp> {
+    let at_utc = |text: &str| text.parse::<Timestamp>().ok();
+    let is_digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let from_year_on = match text.len() {
+        8 if is_digits => at_utc(&format!("{text}T000000Z")),
+        14 if is_digits => at_utc(&format!("{}T{}Z", &text[..8], &text[8..])),
         _ => None,
     };
-    time.map_or_else(|| value.clone(), |time| Value::String(format!("{time:.3}")))
+    let unix = || {
+        let number = text.parse::<f64>().ok()?;
+        let seconds =
+            [1.0, 1e3, 1e6, 1e9].map(|unit| number / unit).into_iter().find(|it| (1e8..4.2e9).contains(it))?;
+        Timestamp::from_millisecond((seconds * 1e3).round() as i64).ok()
+    };
+    let local =
+        || if text.contains('[') { None } else { at_utc(&format!("{text}Z")).or(at_utc(&format!("{text}T00:00:00Z"))) };
+    let rfc2822 = || jiff::fmt::rfc2822::parse(text).ok().map(|zoned| zoned.timestamp());
+    from_year_on.or_else(unix).or_else(|| at_utc(text)).or_else(local).or_else(rfc2822)
 }
 
 #[cfg(test)]
@@ -227,7 +262,7 @@ mod tests {
     #[test]
     fn userpilot_gets_primitives_only() {
         let traits = json!({"company": {"id": 7, "geo": {"city": "X"}}, "tags": ["a", 1, true], "list": [{"b": 1, "a": 2}],
-            "createdAt": "2026-01-02", "phone": null});
+            "createdAt": "2026-01-02", "created_at": "0001-01-01T00:00:00Z", "address": [], "phone": null});
         let expected = json!({
             "company_id": "7", "metadata.company_id": 7, "metadata.company_geo_city": "X", "metadata.tags": "a,1,true",
             "metadata.list": "[{\"a\":2,\"b\":1}]", "metadata.created_at": "2026-01-02T00:00:00.000Z", "metadata.phone": "removed",

@@ -123,14 +123,16 @@ impl Generator {
         }
         let version = &mut self.versions[number as usize];
         *version += 1;
+        let is_refused = person.is_refused_somewhere();
         let mut event = person.event(&mut self.random, &self.settings, *version, now_ms);
         let plain = !self.random.chance(self.settings.integrations);
         if !plain {
             event["integrations"] = integrations(&mut self.random);
         }
         let event = GeneratedEvent { key: person.key, payload: Some(event.to_string().into_bytes()) };
-        // Only plain events repeat: whether the repeat of one that opts out counts as a repeat or as an opt-out is open.
-        if plain {
+        // Only plain events repeat: whether the repeat of one that opts out counts as a repeat or as an opt-out is open. And only those
+        // of users whom no provider refuses: the repeat of one that has become a dead letter is none.
+        if plain && !is_refused {
             if self.recent.len() == REPEAT_REACH {
                 self.recent.pop_front();
             }

@@ -85,6 +85,11 @@ impl Person {
         }
     }
 
+    /// Whether a provider refuses rows of this user.
+    pub fn is_refused_somewhere(&self) -> bool {
+        self.poison || !self.has_account || !self.email.contains('@')
+    }
+
     /// The traits of one event. Those that something is derived from (name, company) come whole or not at all.
     fn traits(
         &self,

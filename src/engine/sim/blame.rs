@@ -122,7 +122,13 @@ impl Run {
         };
         let began = start();
         let mut engine = Engine::new(policy, began);
-        let gained = Gained { partition: PARTITION, start: Position(0), fence: None, settled: Settled::default() };
+        let gained = Gained {
+            partition: PARTITION,
+            start: Position(0),
+            fence: None,
+            settled: Settled::default(),
+            is_added: false,
+        };
         engine.assigned(&[gained], 1, Now { at: began, wall_ms: 0 });
         Run {
             case,

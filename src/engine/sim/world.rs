@@ -79,6 +79,8 @@ pub struct Odd {
 pub struct Log {
     pub partitions: BTreeMap<PartitionId, Vec<Event>>,
     sequence: u64,
+    /// How many message ids each user has: they are numbers, the same for all users.
+    ids: BTreeMap<String, u64>,
 }
 
 impl Log {
@@ -94,14 +96,16 @@ impl Log {
             false => random.pick(&["a", "b", "c"]),
         };
         let sequence = self.sequence;
+        // Whose events never become dead letters: the repeat of one that has is no repeat.
+        let repeats = odd.repeats && user_number.is_multiple_of(2);
         let kind = match random.chance(odd.percent) {
+            true if repeats => random.pick(&[Kind::Unreadable, Kind::Skipped, Kind::Duplicate, Kind::Duplicate]),
             true => random.pick(&[
                 if odd.faulty { Kind::Poison } else { Kind::Unsendable },
                 Kind::Unsendable,
                 if odd.faulty { Kind::Toxic } else { Kind::Unsendable },
                 Kind::Unreadable,
                 Kind::Skipped,
-                if odd.repeats { Kind::Duplicate } else { Kind::Skipped },
             ]),
             false => Kind::Plain,
         };
@@ -128,7 +132,9 @@ impl Log {
                 if let Some(mark) = mark {
                     traits[mark] = Value::Bool(true);
                 }
-                json!({"userId": user, "messageId": format!("m{sequence}"), "traits": traits}).to_string().into_bytes()
+                let id = self.ids.entry(user.clone()).or_default();
+                *id += 1;
+                json!({"userId": user, "messageId": *id, "traits": traits}).to_string().into_bytes()
             }
         };
         events.push(Event { user, kind, field, sequence, payload, timestamp_ms: wall_ms });

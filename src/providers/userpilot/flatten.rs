@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::engine::verdict::{RejectReason, Rejection};
 use crate::event::Profile;
-use crate::providers::values::{Kind, Traits, Value, find, iso8601, kind, members, text};
+use crate::providers::values::{Kind, Traits, Value, date, find, is_empty_list, kind, members, text};
 
 /// "500 properties per user, names up to 255 characters, values up to 65,535 characters" (the vendor's API description).
 const MOST_PROPERTIES: usize = 500;
@@ -24,25 +24,21 @@ const LONGEST_VALUE: usize = 65_535;
 pub fn metadata<'a>(profile: &Profile<'a>, stringify: bool) -> Result<Traits<'a>, Rejection> {
     let mut metadata = BTreeMap::new();
     for (key, raw) in &profile.traits {
-        if kind(raw) == Kind::Object {
+        if kind(raw) == Kind::Object && !is_join_date(key) {
             flatten(key, raw, &mut metadata)?;
         }
     }
-    let has_created_at = find(profile, "created_at").is_some();
     for (key, raw) in &profile.traits {
-        if kind(raw) == Kind::Object {
-            continue;
+        // Segment's spec has two traits that are maps.
+        let is_empty_map = matches!(key.as_ref(), "company" | "address") && is_empty_list(raw);
+        if kind(raw) != Kind::Object && !is_join_date(key) && !is_empty_map {
+            insert(&mut metadata, key.to_string(), primitive(raw))?;
         }
-        match key.as_ref() {
-            // Userpilot's reserved name; `createdAt` would become a second, ordinary property.
-            "createdAt" | "created_at" => {
-                if key == "created_at" || !has_created_at {
-                    let date = iso8601(raw).map_or_else(|| primitive(raw), Value::Text);
-                    insert(&mut metadata, "created_at".to_owned(), date)?;
-                }
-            }
-            other => insert(&mut metadata, other.to_owned(), primitive(raw))?,
-        }
+    }
+    // Userpilot's reserved name first; `createdAt` would become a second, ordinary property. What is no date is left out.
+    let joined = ["created_at", "createdAt"].into_iter().find_map(|name| find(profile, name).and_then(date));
+    if let Some(joined) = joined {
+        insert(&mut metadata, "created_at".to_owned(), joined)?;
     }
     if metadata.len() > MOST_PROPERTIES {
         return Err(invalid("metadata", &format!("the user has more than {MOST_PROPERTIES} properties")));
@@ -50,6 +46,10 @@ pub fn metadata<'a>(profile: &Profile<'a>, stringify: bool) -> Result<Traits<'a>
     let property =
         |(name, value): (String, Value<'a>)| (name.into(), if stringify { stringified(value) } else { value });
     Ok(Traits(metadata.into_iter().map(property).collect()))
+}
+
+fn is_join_date(name: &str) -> bool {
+    matches!(name, "createdAt" | "created_at")
 }
 
 type Metadata<'a> = BTreeMap<String, Value<'a>>;
@@ -172,8 +172,17 @@ mod tests {
     fn created_at_is_a_date_and_wins_over_created_at_in_camel_case() {
         assert_flattened(r#"{"createdAt": 1526387472}"#, r#"{"created_at":"2018-05-15T12:31:12.000Z"}"#);
         assert_flattened(r#"{"createdAt": null}"#, r#"{"created_at":null}"#);
-        assert_flattened(r#"{"createdAt": "soon"}"#, r#"{"created_at":"soon"}"#);
-        assert_flattened(r#"{"created_at": "soon", "createdAt": 1526387472}"#, r#"{"created_at":"soon"}"#);
+        assert_flattened(
+            r#"{"created_at": 1526387472, "createdAt": null}"#,
+            r#"{"created_at":"2018-05-15T12:31:12.000Z"}"#,
+        );
+        let mongo = r#"{"createdAt": {"$date": {"$numberLong": "1526387472000"}}}"#;
+        assert_flattened(mongo, r#"{"created_at":"2018-05-15T12:31:12.000Z"}"#);
+        // What is no date is left out.
+        assert_flattened(r#"{"createdAt": "soon", "plan": "pro"}"#, r#"{"plan":"pro"}"#);
+        assert_flattened(r#"{"createdAt": {"year": 2018}, "plan": "pro"}"#, r#"{"plan":"pro"}"#);
+        let either = r#"{"created_at": "0001-01-01T00:00:00Z", "createdAt": 1526387472}"#;
+        assert_flattened(either, r#"{"created_at":"2018-05-15T12:31:12.000Z"}"#);
     }
 
     #[test]

@@ -165,8 +165,8 @@ impl Run {
         let style = random.pick(&[Style::Suspects, Style::PerRow, Style::Jobs]);
         let policy = Policy {
             calls_per_minute: None,
-            rules: Rules { max_bytes: 4096, use_anonymous_id: false, account_trait: None },
-            names: vec!["sim"],
+            rules: Rules { max_bytes: 4096, use_anonymous_id: false, account_trait: None, refuse_user_ids: Vec::new() },
+            names: vec!["sim".to_owned()],
             rows_per_minute: random.pick(&[Some(60), Some(240), Some(1200), Some(1200), None]),
             batch: BatchPolicy {
                 max_rows,
