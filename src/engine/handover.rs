@@ -12,8 +12,8 @@ use super::fence::Fence;
 /// Longest metadata: Kafka's default of 4,096 for `offset.metadata.max.bytes`, above which the whole commit is refused.
 const MOST: usize = 4096;
 
-/// What the list takes beside its bits: names of keys, and numbers of at most 20, 20, 2 and 5 characters.
-const AROUND: usize = 100;
+/// What stands beside the bits: names of keys, numbers of at most 20, 20, 2 and 5 characters, and 70 of the consumer's own (`kafka::mark`).
+const AROUND: usize = 170;
 
 /// Who of those that a successor reads of is settled: one mark a member, in the order of their names.
 ///

@@ -6,16 +6,17 @@ use std::time::Duration;
 use super::{Lane, Now, now, wall_ms};
 use crate::engine::verdict::{Answer, Outage, Verdict};
 use crate::engine::{LaneState, Snapshot};
+use crate::kafka::LogEnd;
 use crate::metrics::partition_label;
 use crate::ops::{Budget, LastError};
 use crate::providers::Reply;
-use crate::record::{PartitionId, Position};
+use crate::record::PartitionId;
 use crate::sender::Failure;
 
 /// What the lane keeps only to show it.
 #[derive(Default)]
 pub(super) struct Report {
-    pub log_ends: BTreeMap<PartitionId, Position>,
+    pub log_ends: BTreeMap<PartitionId, LogEnd>,
     /// Partitions that bring nothing though they should.
     pub stalled: usize,
     last_error: Option<LastError>,
@@ -69,9 +70,19 @@ impl Lane {
             .iter()
             .filter_map(|(id, committed)| {
                 let end = self.report.log_ends.get(id)?;
-                Some((*id, end.0.saturating_sub(committed.0).max(0).unsigned_abs()))
+                Some((*id, end.written.0.saturating_sub(committed.0).max(0).unsigned_abs()))
             })
             .collect();
+        let unreadable: Vec<(String, u64)> = snapshot
+            .committed
+            .iter()
+            .filter_map(|(id, _)| {
+                let end = self.report.log_ends.get(id)?;
+                let behind = end.written.0.saturating_sub(end.readable.0).max(0).unsigned_abs();
+                Some((partition_label(&self.topics, *id), behind))
+            })
+            .collect();
+        self.metrics.kafka_unreadable.set(&unreadable);
         self.write_metrics(&snapshot, &lags);
         self.write_status(&snapshot, &lags, now);
     }
