@@ -288,7 +288,11 @@ mod tests {
     #[test]
     fn the_setting_is_for_partitions_that_were_there_when_the_group_first_read_the_topic() {
         assert_eq!(beginning(0, None, Some("a"), None, None), Beginning::Setting, "a first start");
-        assert_eq!(beginning(3, None, Some("a"), Some("a"), Some(4)), Beginning::Setting, "another replica's first start");
+        assert_eq!(
+            beginning(3, None, Some("a"), Some("a"), Some(4)),
+            Beginning::Setting,
+            "another replica's first start"
+        );
         assert_eq!(beginning(4, None, Some("a"), Some("a"), Some(4)), Beginning::Oldest);
     }
 

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
 
-use super::{LogEnd, SourceEvent};
 use super::assignment::{missing, partition_count};
 use super::context::{Context, State, WAIT};
 use super::inquiry::{Answer, Inquiry, Question};
 use super::place::Place;
 use super::record_queue::RecordQueue;
+use super::{LogEnd, SourceEvent};
 use crate::record::PartitionId;
 
 /// How long the thread waits for a first record while there is something to do: the longest that a command, or a rebalance, waits.

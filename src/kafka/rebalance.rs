@@ -83,7 +83,12 @@ impl Context {
 
     /// Learns where each gained partition starts, as far as that does not take its leader. Tries until it knows, since a partition
     /// that is owned must be read; librdkafka keeps the membership alive meanwhile. `None` when there is nothing left to know it for.
-    fn resolve(&self, consumer: &BaseConsumer<Context>, state: &mut State, gained: &[PartitionId]) -> Option<Vec<Gain>> {
+    fn resolve(
+        &self,
+        consumer: &BaseConsumer<Context>,
+        state: &mut State,
+        gained: &[PartitionId],
+    ) -> Option<Vec<Gain>> {
         let mut resolution =
             Resolution { topics: &self.topics, group: &self.group, start: self.start, remarks: Vec::new() };
         loop {
@@ -96,7 +101,12 @@ impl Context {
                     let partitions = gains.iter().filter(|gain| gain.beginning == Beginning::Setting).count();
                     if partitions > 0 {
                         let start = self.start.label();
-                        tracing::info!(group = self.group, partitions, start, "no committed position: kafka.start decides");
+                        tracing::info!(
+                            group = self.group,
+                            partitions,
+                            start,
+                            "no committed position: kafka.start decides"
+                        );
                     }
                     return Some(gains);
                 }

@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::bindings::{
-    rd_kafka_consume_callback_queue, rd_kafka_message_errstr, rd_kafka_message_leader_epoch, rd_kafka_message_t, rd_kafka_message_timestamp,
-    rd_kafka_queue_destroy, rd_kafka_queue_forward, rd_kafka_queue_get_partition, rd_kafka_queue_new, rd_kafka_queue_t,
-    rd_kafka_timestamp_type_t, rd_kafka_topic_name, rd_kafka_yield,
+    rd_kafka_consume_callback_queue, rd_kafka_message_errstr, rd_kafka_message_leader_epoch, rd_kafka_message_t,
+    rd_kafka_message_timestamp, rd_kafka_queue_destroy, rd_kafka_queue_forward, rd_kafka_queue_get_partition,
+    rd_kafka_queue_new, rd_kafka_queue_t, rd_kafka_timestamp_type_t, rd_kafka_topic_name, rd_kafka_yield,
 };
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;

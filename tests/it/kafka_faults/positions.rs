@@ -37,11 +37,8 @@ async fn make_again(world: &mut World) {
     assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
     let deadline = std::time::Instant::now() + DEADLINE;
     loop {
-        let new = rdkafka::admin::NewTopic::new(
-            &world.topic,
-            world.partitions,
-            rdkafka::admin::TopicReplication::Fixed(1),
-        );
+        let new =
+            rdkafka::admin::NewTopic::new(&world.topic, world.partitions, rdkafka::admin::TopicReplication::Fixed(1));
         let made = admin(world).create_topics([&new], &AdminOptions::new()).await.expect("an answer");
         if made.iter().all(Result::is_ok) {
             break;
@@ -67,11 +64,13 @@ async fn made_again(start: &str, protocol: &str, later: u32) {
     wait_state(&worker, "idle").await;
     make_again(&mut world).await;
     world.produce_all(events(0..later, 2)).await;
+    // Not the commit: until the new log is noticed, it may be one of positions in its middle.
+    until("all of the new log is delivered", async || {
+        let users = world.simulator.provider(KIND).users();
+        (0..later).all(|n| users[&format!("user-{n}")]["traits"]["version"] == 2)
+    })
+    .await;
     world.wait_committed(ID).await;
-    let users = world.simulator.provider(KIND).users();
-    for n in 0..later {
-        assert_eq!(users[&format!("user-{n}")]["traits"]["version"], 2, "user-{n}, {later} events in the new log");
-    }
     assert_eq!(gaps(&worker).await, 1.0);
     let summary = summary(&world);
     assert_eq!((&summary.regressions[..], &summary.overlaps[..]), (&[][..], &[][..]));
@@ -131,6 +130,9 @@ async fn partitions_that_are_added_end_no_lane_that_must_not_choose_a_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_position_beyond_the_end_of_the_log_sets_nobody_back_and_is_counted() {
     let mut world = World::start(1, without_limits()).await;
+    if only_the_mock(&world, "takes no operator's commit for a group that had members") {
+        return;
+    }
     let config = with_start(&world, "earliest", NEW_PROTOCOL);
     let worker = Worker::start(&config).await;
     world.produce_all(events(0..20, 1)).await;
@@ -229,7 +231,9 @@ async fn a_compacted_topic_has_holes_and_no_gaps() {
     let compacted = format!("{}-compacted", world.topic);
     create_topics(&world.brokers, &[(&compacted, 1)]).await;
     let settings = "cleanup.policy=compact,segment.ms=100,min.cleanable.dirty.ratio=0.01,max.compaction.lag.ms=100";
-    kafka.run(&["configs", "--alter", "--add-config", settings, "--entity-type", "topics", "--entity-name", &compacted]).await;
+    kafka
+        .run(&["configs", "--alter", "--add-config", settings, "--entity-type", "topics", "--entity-name", &compacted])
+        .await;
     world.topic = compacted;
     let deadline = std::time::Instant::now() + DEADLINE;
     // Segments close when something is written later, and only closed ones are compacted.
