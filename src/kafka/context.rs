@@ -90,6 +90,8 @@ pub(super) struct Owned {
     /// Which log it is.
     pub mark: Mark,
     pub place: Place,
+    /// Given to the lane anew, which has not asked for it yet: until then its commits are of the former log.
+    pub is_anew: bool,
     /// When the log's ends were last asked for because of `place`.
     pub asked: Option<Instant>,
     /// Whether the loop wants nothing from it.
@@ -211,14 +213,14 @@ impl Context {
                 given_up = Some(*partition);
                 continue;
             };
-            if *position < owned.floor {
+            if *position < owned.floor && !owned.is_anew {
                 let floor = owned.floor;
                 return Err(CommitError::Retriable(format!(
                     "partition {partition} would go back from {floor} to {position}"
                 )));
             }
             kept += 1;
-            if matches!(owned.place, Place::Left(_)) {
+            if owned.is_anew || matches!(owned.place, Place::Left(_)) {
                 continue;
             }
             let metadata = owned.mark.put_on(metadata);
@@ -247,7 +249,7 @@ impl Context {
         match result {
             Ok(()) => {
                 for CommitEntry { partition, position, .. } in entries {
-                    if let Some(owned) = state.owned.get_mut(partition) {
+                    if let Some(owned) = state.owned.get_mut(partition).filter(|owned| !owned.is_anew) {
                         owned.floor = *position;
                     }
                 }

@@ -23,6 +23,7 @@ impl Context {
                 && owned.paused != pause
             {
                 owned.paused = pause;
+                owned.is_anew &= pause;
                 owned.progress.moved(Instant::now());
                 // Where its place is found, it goes on by itself.
                 let is_left = matches!(owned.place, Place::Left(_));

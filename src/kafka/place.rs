@@ -256,7 +256,8 @@ impl Context {
         let (from, to) = if is_cut { (start.min(next), next) } else { (next, end.max(next)) };
         state.outbox.push_back(SourceEvent::Gap { partition: id, from, to });
         if let Some(owned) = state.owned.get_mut(&id) {
-            (owned.next, owned.floor, owned.end, owned.epoch, owned.paused) = (start, start, start, -1, true);
+            (owned.next, owned.floor, owned.end, owned.epoch) = (start, start, start, -1);
+            (owned.paused, owned.is_anew) = (true, true);
         }
         // What came from the new log before its id was known may have left already: nothing leaves before that is read again.
         let reread_to = Some(next).filter(|next| !is_cut && *next > start);

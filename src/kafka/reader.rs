@@ -177,8 +177,15 @@ impl Reader {
     /// Reads one batch and puts it into the outbox.
     fn read(&mut self) {
         let now = Instant::now();
-        let timeout = if now - self.busy_at < QUIET_AFTER { POLL } else { QUIET_POLL };
-        if self.context.state().owned.is_empty() {
+        let mut timeout = if now - self.busy_at < QUIET_AFTER { POLL } else { QUIET_POLL };
+        let state = self.context.state();
+        let is_empty = state.owned.is_empty();
+        if state.owned.values().any(|owned| owned.is_lost() && owned.asked.is_none()) {
+            // One question follows the other, and a first start has one for each partition.
+            timeout = ROOM_WAIT;
+        }
+        drop(state);
+        if is_empty {
             // What can come is an assignment.
             return self.call_back(timeout, now);
         }

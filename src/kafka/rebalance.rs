@@ -236,6 +236,7 @@ fn own(state: &mut State, gain: Gain) -> Option<Assignment> {
         epoch,
         mark,
         place,
+        is_anew: false,
         asked: None,
         paused: true,
         progress: Progress::new(Instant::now()),
