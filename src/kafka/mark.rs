@@ -76,6 +76,6 @@ mod tests {
     #[test]
     fn the_mark_is_as_small_as_the_list_of_the_settled_leaves_room_for() {
         let mark = Mark { id: mark().id, first: Some(i32::MAX) }.put_on("{}");
-        assert!(mark.len() <= 70, "{mark}");
+        assert!(mark.len() <= 60, "{mark}");
     }
 }
