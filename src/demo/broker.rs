@@ -40,7 +40,7 @@ enum Action {
     TopicError { topic: String, code: RDKafkaRespErr },
     Down(i32),
     Up(i32),
-    MoveLeader { topic: String, partition: i32, broker: i32 },
+    MoveLeader { topic: String, partition: i32, broker: Option<i32> },
     MoveCoordinator { group: String, broker: i32 },
     RoundTripTime(Duration),
     Follower { topic: String, partition: i32, broker: i32 },
@@ -115,7 +115,12 @@ impl EmbeddedBroker {
 
     /// Makes this broker the leader of a partition.
     pub fn leader_move(&self, topic: &str, partition: i32, broker: i32) -> Result<(), Error> {
-        self.ask(Action::MoveLeader { topic: topic.to_string(), partition, broker })
+        self.ask(Action::MoveLeader { topic: topic.to_string(), partition, broker: Some(broker) })
+    }
+
+    /// Leaves a partition without a leader, until one is named.
+    pub fn no_leader(&self, topic: &str, partition: i32) -> Result<(), Error> {
+        self.ask(Action::MoveLeader { topic: topic.to_string(), partition, broker: None })
     }
 
     /// Makes this broker (numbered from 1) the coordinator of a group. It must exist: librdkafka aborts the process when
@@ -188,7 +193,7 @@ fn perform(cluster: &MockCluster<'static, DefaultProducerContext>, brokers: i32,
         Action::TopicError { topic, code } => cluster.topic_error(&topic, code),
         Action::Down(broker) => cluster.broker_down(broker),
         Action::Up(broker) => cluster.broker_up(broker),
-        Action::MoveLeader { topic, partition, broker } => cluster.partition_leader(&topic, partition, Some(broker)),
+        Action::MoveLeader { topic, partition, broker } => cluster.partition_leader(&topic, partition, broker),
         Action::MoveCoordinator { group, broker } => cluster.coordinator(MockCoordinator::Group(group), broker),
         Action::RoundTripTime(delay) => cluster.broker_round_trip_time(ALL_BROKERS, delay),
         Action::Follower { topic, partition, broker } => cluster.partition_follower(&topic, partition, broker),

@@ -65,6 +65,11 @@ impl Fence {
         }
     }
 
+    /// The fence of an owner that has read up to here and says nothing about what it has sent.
+    pub fn silent(read: Position, wall_ms: i64) -> Self {
+        Fence { v: VERSION, fence: read.0, at: wall_ms, clean: false, bytes: 0, wait: None, counts: None, of: None }
+    }
+
     /// Reads metadata back; `None` for an empty one, another version's or somebody else's.
     pub fn parse(metadata: &str) -> Option<Self> {
         serde_json::from_str::<Fence>(metadata).ok().filter(|fence| fence.v == VERSION)

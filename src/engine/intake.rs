@@ -132,11 +132,7 @@ impl Engine {
             self.end_replay(record.partition);
         }
         let Some(partition) = self.partitions.get_mut(&record.partition) else { return };
-        if record.offset.position() > partition.read {
-            let (from, to) = (partition.read, record.offset.position());
-            self.counters.offset_gaps += 1;
-            self.notes.push(Note::Gap { partition: record.partition, from, to });
-        }
+        // Holes in the offsets are no gaps: transactions and compaction leave them.
         partition.read = record.offset.next();
         partition.ends_short = None;
         let is_open = partition.is_open;
@@ -168,10 +164,6 @@ impl Engine {
             && !partition.is_revoking()
             && !self.draining
         {
-            if position > partition.read {
-                self.counters.offset_gaps += 1;
-                self.notes.push(Note::Gap { partition: id, from: partition.read, to: position });
-            }
             partition.read = position;
             match partition.replay_until {
                 Some(until) if position < until => _ = partition.ends_short.get_or_insert(now),
@@ -180,6 +172,19 @@ impl Engine {
             }
             self.open(id, now);
         }
+    }
+
+    /// The log holds nothing any more between these positions. Its partition may be gained later, with another log.
+    pub fn on_gap(&mut self, id: PartitionId, from: Position, to: Position, now: Instant) {
+        // Whoever reads on there is told as well.
+        if self.draining || self.partitions.get(&id).is_some_and(Partition::is_revoking) {
+            return;
+        }
+        self.counters.offset_gaps += 1;
+        self.notes.push(Note::Gap { partition: id, from, to });
+        let Some(partition) = self.partitions.get_mut(&id).filter(|partition| partition.read < to) else { return };
+        partition.read = to;
+        self.open(id, now);
     }
 
     fn on_identify(&mut self, record: &Record<'_>, identify: &Identify<'_>, now: Instant) {

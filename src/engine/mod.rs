@@ -142,7 +142,7 @@ pub type Encode<'a> = dyn FnMut(&Outgoing<'_>) -> Result<EncodedRow, Rejection> 
 /// Something worth a line in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// Records between these positions were never seen: retention overtook the reader, or the topic is compacted.
+    /// What stood between these positions is gone: retention overtook the reader, or the log was cut or made anew.
     Gap { partition: PartitionId, from: Position, to: Position },
     /// A partition starts below a fence: nothing of it is sent until it has been read up to there.
     Replay { partition: PartitionId, from: Position, fence: Position },

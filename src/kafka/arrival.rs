@@ -2,13 +2,14 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::assignment::partition_id;
 use super::client::{is_unauthorized, is_unknown_topic};
 use super::context::{Context, State, is_fenced};
-use super::reader::QUESTION_TIMEOUT;
+use super::native::log_start;
+use super::place::Place;
 use super::record_queue::Fetched;
 use crate::record::{Offset, PartitionId, Position, Record};
 
@@ -18,7 +19,7 @@ impl Context {
         match fetched.error() {
             None => _ = id().map(|id| self.on_record(consumer, state, id, fetched, now)),
             Some((RDKafkaErrorCode::PartitionEOF, _)) => {
-                _ = id().map(|id| on_end(state, id, Position(fetched.offset()), now));
+                _ = id().map(|id| self.on_end(consumer, state, id, Position(fetched.offset()), now));
             }
             Some((code, reason)) => {
                 state.reason = reason;
@@ -37,13 +38,17 @@ impl Context {
     ) {
         let offset = Offset(fetched.offset());
         // Left over from an assignment that is gone.
-        let Some(owned) = state.owned.get_mut(&id) else { return };
-        if offset.position() < owned.next {
-            let next = owned.next;
-            self.came_again(consumer, state, id, next);
-            return;
+        let Some(owned) = state.owned.get_mut(&id).filter(|owned| owned.place == Place::Known) else { return };
+        let (next, epoch) = (owned.next, fetched.leader_epoch());
+        if offset.position() < next {
+            return self.came_from_behind(state, id, offset.position(), epoch);
         }
+        if offset.position() > next {
+            state.ahead(id, offset.position(), log_start(consumer, fetched.topic(), fetched.partition()));
+        }
+        let Some(owned) = state.owned.get_mut(&id) else { return };
         owned.next = offset.next();
+        owned.epoch = epoch;
         owned.progress.moved(now);
         state.batch.push(Record {
             partition: id,
@@ -54,21 +59,16 @@ impl Context {
         });
     }
 
-    /// A record below the read position is left out: librdkafka can deliver twice after a resume (librdkafka#2593). If the
-    /// log was cut or made anew under the reader, though, these are new records, and reading has to start afresh.
-    fn came_again(&self, consumer: &BaseConsumer<Context>, state: &mut State, id: PartitionId, next: Position) {
-        let (topic, partition) = (&self.topics[usize::from(id.topic)], id.partition);
-        if !state.tell(format!("topic {topic}, partition {partition}: records came again and were left out")) {
-            return;
+    fn on_end(&self, consumer: &BaseConsumer<Context>, state: &mut State, id: PartitionId, at: Position, now: Instant) {
+        let Some(owned) = state.owned.get_mut(&id).filter(|owned| owned.place == Place::Known) else { return };
+        if at < owned.next {
+            return self.came_from_behind(state, id, at, -1);
         }
-        if let Ok((low, high)) = consumer.fetch_watermarks(topic, partition, QUESTION_TIMEOUT)
-            && high < next.0
-        {
-            state.fatal(format!(
-                "topic {topic}, partition {partition}: the log now reaches from {low} to {high}, but position {next} was \
-                 read already: it was cut or the topic created anew; start again to read it from its committed position"
-            ));
+        owned.progress.moved(now);
+        if at > owned.next {
+            state.ahead(id, at, log_start(consumer, &self.topics[usize::from(id.topic)], id.partition));
         }
+        state.ends.push((id, at));
     }
 
     pub fn on_trouble(&self, state: &mut State, error: &KafkaError) {
@@ -97,13 +97,6 @@ impl Context {
                 None => state.weather(format!("kafka: {text}")),
             },
         }
-    }
-}
-
-fn on_end(state: &mut State, id: PartitionId, position: Position, now: Instant) {
-    if let Some(owned) = state.owned.get_mut(&id) {
-        owned.progress.moved(now);
-        state.ends.push((id, position));
     }
 }
 

@@ -1,16 +1,24 @@
-//! Where reading of a gained partition starts: the committed position where it can be read, else what `kafka.start` says.
+//! Where reading of a gained partition starts: what the group has committed decides, and no partition's leader is waited for.
+//!
+//! - A committed position is taken as it is. Should the log no longer reach there, `place` finds out while reading.
+//! - `kafka.start` is about the group's first start in a topic. A partition that came later than that is read from its beginning,
+//!   whatever the setting says: each commit tells how many partitions there were at first (`mark`), so that one which had
+//!   nothing to commit yet, or which another replica is about to take over for the first time, is not taken for a new one.
+//! - A topic that was deleted and made again (its id tells) is read from its beginning.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::Offset as RdOffset;
-use rdkafka::{TopicPartitionList, consumer::ConsumerContext};
 
+use super::BROKER_TIMEOUT;
 use super::client::{is_unauthorized, is_unknown_topic};
 use super::consumer::Start;
-use super::{Assignment, BROKER_TIMEOUT};
+use super::mark::Mark;
+use super::native::{Topic, describe_topics, leader_epoch};
 use crate::record::{PartitionId, Position};
 
 /// Why the start of a partition is not known.
@@ -22,186 +30,193 @@ pub(super) enum Obstacle {
     Fatal(String),
 }
 
-/// The start of one partition, and what to tell about it.
-#[derive(Debug, PartialEq, Eq)]
-struct StartingPoint {
+/// What the group has committed for a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Committed {
     position: Position,
-    /// Whether the committed metadata still speaks of this log.
-    keep_metadata: bool,
-    remark: Option<&'static str>,
+    /// The leader epoch that it was committed with; -1 where there is none.
+    epoch: i32,
+    /// What the lane wrote.
+    metadata: String,
+    mark: Mark,
 }
 
-/// Decides where to start in a log that reaches from `low` to `high`; `None` where `kafka.start: fail` forbids to choose.
-fn starting_point(committed: Option<i64>, low: i64, high: i64, start: Start) -> Option<StartingPoint> {
+/// Where a gained partition starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Beginning {
+    Committed {
+        position: Position,
+        epoch: i32,
+        metadata: Option<String>,
+    },
+    /// The oldest record that there is, once the brokers say which.
+    Oldest,
+    /// What `kafka.start` says: no member of the group has read this partition.
+    Setting,
+}
+
+/// A partition that the group gives, and what is known of it without its leader.
+#[derive(Debug)]
+pub(super) struct Gain {
+    pub partition: PartitionId,
+    pub beginning: Beginning,
+    /// Which log it is, for the commits to come.
+    pub mark: Mark,
+    /// What was read, or owed, of a log of this name that is gone.
+    pub gone: Option<(Position, Position)>,
+    /// The metadata of the topic's other partitions, where this one has none.
+    pub others: Vec<String>,
+}
+
+/// Decides for one partition of a topic with this id. `known`: the id that this process has read it under. `first`: how many
+/// partitions the topic had when the group first read it; `None` if it never has.
+fn beginning(
+    partition: i32,
+    committed: Option<&Committed>,
+    id: Option<&str>,
+    known: Option<&str>,
+    first: Option<i32>,
+) -> Beginning {
+    let is_other = |known: Option<&str>| known.is_some() && id.is_some() && known != id;
     match committed {
-        // Whatever `kafka.start` says, the oldest record left loses the least. The fence in the metadata still holds;
-        // the gap shows in the offsets.
-        Some(committed) if committed < low => Some(StartingPoint {
-            position: Position(low),
-            keep_metadata: true,
-            remark: Some("the committed position was deleted by retention: reading starts at the oldest record left"),
-        }),
-        Some(committed) if committed <= high => {
-            Some(StartingPoint { position: Position(committed), keep_metadata: true, remark: None })
-        }
-        // The topic was made anew or its log cut: what was committed, the fence too, speaks of another log.
-        beyond => {
-            let position = match start {
-                Start::Earliest => low,
-                Start::Latest => high,
-                Start::Fail => return None,
-            };
-            let remark = beyond.map(
-                |_| "the committed position lies beyond the end of the log (topic created anew?): kafka.start applies",
-            );
-            Some(StartingPoint { position: Position(position), keep_metadata: false, remark })
-        }
+        Some(committed) if is_other(committed.mark.id.as_deref()) => Beginning::Oldest,
+        Some(committed) => Beginning::Committed {
+            position: committed.position,
+            // The epochs of a log that may be another one mean nothing.
+            epoch: if committed.mark.id.is_some() { committed.epoch } else { -1 },
+            metadata: Some(committed.metadata.clone()).filter(|metadata| !metadata.is_empty()),
+        },
+        None if is_other(known) || first.is_some_and(|first| partition >= first) => Beginning::Oldest,
+        None => Beginning::Setting,
     }
 }
 
-/// What is known about gained partitions so far; a second try asks only for the rest.
+/// How many partitions a topic with this id had when the group first read it. Commits of older versions and of operators do not
+/// say; then those up to the last one committed count as old.
+fn first_count<'a>(committed: impl Iterator<Item = (i32, &'a Committed)>, id: Option<&str>) -> Option<i32> {
+    let (mut told, mut seen) = (None, None);
+    for (partition, committed) in committed {
+        if committed.mark.id.is_none() || id.is_none() || committed.mark.id.as_deref() == id {
+            told = told.max(committed.mark.first);
+            seen = seen.max(Some(partition + 1));
+        }
+    }
+    told.or(seen)
+}
+
+/// Asks what the group and its topics are.
 pub(super) struct Resolution<'a> {
     pub topics: &'a [String],
     pub group: &'a str,
     pub start: Start,
-    pub found: BTreeMap<PartitionId, Assignment>,
-    /// Those of them that had no committed position, and where they start.
-    pub chosen: BTreeMap<PartitionId, Position>,
-    /// All metadata of a topic, where a gained partition has none.
-    pub metadata: BTreeMap<u16, Vec<String>>,
     /// Things worth telling an operator.
     pub remarks: Vec<String>,
 }
 
 impl Resolution<'_> {
-    /// Asks the brokers for the next unknown partition of `gained`; `false` when all are known.
-    pub fn step<C: ConsumerContext>(
+    /// Where each of these partitions starts. `known`: the topics' ids that this process has read them under.
+    pub fn gains<C: ConsumerContext>(
         &mut self,
         consumer: &BaseConsumer<C>,
-        committed: &BTreeMap<PartitionId, (Option<i64>, String)>,
-    ) -> Result<bool, Obstacle> {
-        let Some((partition, (position, metadata))) =
-            committed.iter().find(|(partition, _)| !self.found.contains_key(partition))
-        else {
-            return Ok(false);
-        };
-        let topic = &self.topics[usize::from(partition.topic)];
-        let (low, high) = consumer
-            .fetch_watermarks(topic, partition.partition, BROKER_TIMEOUT)
-            .map_err(|error| self.obstacle(&format!("log ends of {topic}[{}]", partition.partition), &error))?;
-        let Some(point) = starting_point(*position, low, high, self.start) else {
-            let state = match position {
-                None => "nothing is committed".to_string(),
-                Some(position) => format!("committed position {position} lies beyond the log's end {high}"),
+        gained: &[PartitionId],
+        topics: &[Topic],
+        known: &BTreeMap<u16, String>,
+    ) -> Result<Vec<Gain>, Obstacle> {
+        if gained.is_empty() {
+            return Ok(Vec::new());
+        }
+        let committed = self.committed(consumer, gained, topics)?;
+        let mut gains = Vec::with_capacity(gained.len());
+        for id in gained {
+            let topic = topics.get(usize::from(id.topic));
+            let topic_id = topic.and_then(|topic| topic.id.as_deref());
+            let of_topic = committed.iter().filter(|(other, _)| other.topic == id.topic);
+            let first = first_count(of_topic.map(|(other, committed)| (other.partition, committed)), topic_id);
+            let known = known.get(&id.topic).map(String::as_str);
+            let own = committed.get(id);
+            let beginning = beginning(id.partition, own, topic_id, known, first);
+            if beginning == Beginning::Setting && self.start == Start::Fail {
+                return Err(Obstacle::Fatal(format!(
+                    "group {}, topic {}, partition {}: nothing is committed, and kafka.start is `fail`: set kafka.start to \
+                     earliest or latest, or commit a position with Kafka's own tools",
+                    self.group,
+                    self.topics[usize::from(id.topic)],
+                    id.partition
+                )));
+            }
+            let count = topic.and_then(|topic| topic.partitions.ok()).and_then(|count| i32::try_from(count).ok());
+            let is_gone = beginning == Beginning::Oldest;
+            let others = match &beginning {
+                Beginning::Committed { metadata: Some(_), .. } => Vec::new(),
+                _ => {
+                    let of_topic = committed.iter().filter(|(other, _)| other.topic == id.topic);
+                    of_topic.map(|(_, other)| other.metadata.clone()).filter(|text| !text.is_empty()).collect()
+                }
             };
-            return Err(Obstacle::Fatal(format!(
-                "group {}, topic {topic}, partition {}: {state}, and kafka.start is `fail`: set kafka.start to earliest \
-                 or latest, or commit a position with Kafka's own tools",
-                self.group, partition.partition
-            )));
-        };
-        if let Some(remark) = point.remark {
-            let position = position.unwrap_or_default();
-            self.remarks.push(format!(
-                "topic {topic}, partition {}: {remark} (committed {position}, log {low} to {high})",
-                partition.partition
-            ));
+            gains.push(Gain {
+                partition: *id,
+                beginning,
+                mark: Mark { id: topic_id.map(str::to_owned), first: first.or(count) },
+                gone: own.filter(|_| is_gone).map(|own| (own.position, own.position.max(fence(&own.metadata)))),
+                others,
+            });
         }
-        let metadata = Some(metadata.clone()).filter(|text| point.keep_metadata && !text.is_empty());
-        let start = point.position;
-        if position.is_none() {
-            self.chosen.insert(*partition, start);
-        }
-        let gap_from = position.map(Position).filter(|committed| point.keep_metadata && *committed < start);
-        let others =
-            metadata.is_none().then(|| self.metadata.get(&partition.topic).cloned()).flatten().unwrap_or_default();
-        self.found.insert(*partition, Assignment { partition: *partition, start, gap_from, metadata, others });
-        Ok(true)
+        Ok(gains)
     }
 
-    /// The committed position and metadata of each partition.
-    pub fn committed<C: ConsumerContext>(
+    /// What the group has committed in the topics of these partitions, for all of their partitions.
+    fn committed<C: ConsumerContext>(
         &self,
         consumer: &BaseConsumer<C>,
         gained: &[PartitionId],
-    ) -> Result<BTreeMap<PartitionId, (Option<i64>, String)>, Obstacle> {
-        let mut asked = TopicPartitionList::with_capacity(gained.len());
-        for partition in gained {
-            asked.add_partition(&self.topics[usize::from(partition.topic)], partition.partition);
+        topics: &[Topic],
+    ) -> Result<BTreeMap<PartitionId, Committed>, Obstacle> {
+        let mut asked = TopicPartitionList::new();
+        for (index, name) in self.topics.iter().enumerate() {
+            let of_topic = || gained.iter().filter(|id| usize::from(id.topic) == index).map(|id| id.partition);
+            let Some(last) = of_topic().max() else { continue };
+            let count = topics.get(index).and_then(|topic| topic.partitions.ok()).unwrap_or(0);
+            let count = i32::try_from(count).unwrap_or(i32::MAX).max(last + 1);
+            (0..count).for_each(|partition| _ = asked.add_partition(name, partition));
         }
         let question = format!("committed positions of group {}", self.group);
         let answer =
             consumer.committed_offsets(asked, BROKER_TIMEOUT).map_err(|error| self.obstacle(&question, &error))?;
         let mut committed = BTreeMap::new();
-        for element in answer.elements() {
+        for (index, element) in answer.elements().iter().enumerate() {
             element.error().map_err(|error| self.obstacle(&question, &error))?;
             let Some(partition) = partition_id(self.topics, element.topic(), element.partition()) else { continue };
-            let position = match element.offset() {
-                RdOffset::Offset(position) => Some(position),
-                _ => None,
-            };
-            committed.insert(partition, (position, element.metadata().to_string()));
+            let RdOffset::Offset(position) = element.offset() else { continue };
+            let (metadata, mark) = Mark::take_off(element.metadata());
+            let epoch = leader_epoch(&answer, index);
+            committed.insert(partition, Committed { position: Position(position), epoch, metadata, mark });
         }
         Ok(committed)
     }
 
-    /// Notes what the group has committed of a topic, where a gained partition has nothing.
-    pub fn learn_metadata<C: ConsumerContext>(
-        &mut self,
-        consumer: &BaseConsumer<C>,
-        committed: &BTreeMap<PartitionId, (Option<i64>, String)>,
-    ) -> Result<(), Obstacle> {
-        let silent: BTreeSet<u16> =
-            committed.iter().filter(|(_, (_, metadata))| metadata.is_empty()).map(|(id, _)| id.topic).collect();
-        for topic in silent {
-            let name = &self.topics[usize::from(topic)];
+    /// The configured topics, in order. One that does not exist yet must not hold up the others.
+    pub fn topics<C: ConsumerContext>(&mut self, consumer: &BaseConsumer<C>) -> Result<Vec<Topic>, Obstacle> {
+        let question = format!("partitions of topics {}", self.topics.join(", "));
+        let mut described = describe_topics(consumer, self.topics, BROKER_TIMEOUT)
+            .map_err(|code| self.obstacle(&question, &KafkaError::MetadataFetch(code)))?;
+        let mut topics = Vec::with_capacity(self.topics.len());
+        for name in self.topics {
             let question = format!("partitions of topic {name}");
-            let count =
-                partition_count(consumer, name, BROKER_TIMEOUT).map_err(|error| self.obstacle(&question, &error))?;
-            let count = i32::try_from(count.unwrap_or(0)).unwrap_or(i32::MAX);
-            let all: Vec<PartitionId> = (0..count).map(|partition| PartitionId { topic, partition }).collect();
-            let metadata = self.committed(consumer, &all)?.into_values().map(|(_, metadata)| metadata);
-            self.metadata.insert(topic, metadata.filter(|metadata| !metadata.is_empty()).collect());
-        }
-        Ok(())
-    }
-
-    /// Commits the starts that `kafka.start: latest` chose, so that it chooses once: a restart before the first commit of
-    /// the lane would choose again, later, and skip what came between.
-    pub fn keep_choice<C: ConsumerContext>(&self, consumer: &BaseConsumer<C>) -> Result<(), Obstacle> {
-        if self.start != Start::Latest || self.chosen.is_empty() {
-            return Ok(());
-        }
-        let mut list = TopicPartitionList::with_capacity(self.chosen.len());
-        let question = format!("first positions of group {}", self.group);
-        for (partition, start) in &self.chosen {
-            list.add_partition_offset(
-                &self.topics[usize::from(partition.topic)],
-                partition.partition,
-                RdOffset::Offset(start.0),
-            )
-            .map_err(|error| self.obstacle(&question, &error))?;
-        }
-        consumer.commit(&list, CommitMode::Sync).map_err(|error| self.obstacle(&question, &error))
-    }
-
-    /// All partitions of all configured topics.
-    pub fn total_partitions<C: ConsumerContext>(&mut self, consumer: &BaseConsumer<C>) -> Result<usize, Obstacle> {
-        let mut total = 0;
-        for topic in self.topics {
-            let question = format!("partitions of topic {topic}");
-            let partitions =
-                partition_count(consumer, topic, BROKER_TIMEOUT).map_err(|error| self.obstacle(&question, &error))?;
-            // A topic that does not exist yet has no partitions, and must not hold up the others.
-            if partitions.is_none() {
-                self.remarks.push(missing(topic));
+            let Some(at) = described.iter().position(|topic| topic.name == *name) else {
+                return Err(Obstacle::Later(format!("{question}: no answer")));
+            };
+            let topic = described.swap_remove(at);
+            match topic.partitions {
+                Ok(_) => {}
+                Err(code) if is_unknown_topic(code) => self.remarks.push(missing(name)),
+                Err(code) => return Err(self.obstacle(&question, &KafkaError::MetadataFetch(code))),
             }
-            total += partitions.unwrap_or(0);
+            topics.push(topic);
         }
-        Ok(total)
+        Ok(topics)
     }
 
-    fn obstacle(&self, question: &str, error: &KafkaError) -> Obstacle {
+    pub(super) fn obstacle(&self, question: &str, error: &KafkaError) -> Obstacle {
         match error.rdkafka_error_code() {
             Some(code) if is_unauthorized(code) => {
                 Obstacle::Fatal(format!("{question}: {code}: grant the client read access to group {}", self.group))
@@ -243,41 +258,63 @@ pub(super) fn partition_id(topics: &[String], topic: &str, partition: i32) -> Op
     Some(PartitionId { topic: u16::try_from(index).ok()?, partition })
 }
 
+/// The fence that the lane's metadata names, as far as its reader had come.
+fn fence(metadata: &str) -> Position {
+    #[derive(serde::Deserialize)]
+    struct Fenced {
+        fence: i64,
+    }
+    Position(serde_json::from_str::<Fenced>(metadata).map_or(0, |fenced| fenced.fence))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn at(committed: Option<i64>, start: Start) -> Option<(i64, bool, bool)> {
-        starting_point(committed, 10, 20, start)
-            .map(|point| (point.position.0, point.keep_metadata, point.remark.is_some()))
+    fn committed(position: i64, id: Option<&str>, first: Option<i32>) -> Committed {
+        let mark = Mark { id: id.map(str::to_owned), first };
+        Committed { position: Position(position), epoch: 3, metadata: String::new(), mark }
+    }
+
+    fn at(position: i64, epoch: i32) -> Beginning {
+        Beginning::Committed { position: Position(position), epoch, metadata: None }
     }
 
     #[test]
-    fn a_committed_position_inside_the_log_is_where_reading_starts_whatever_the_setting() {
-        for start in [Start::Earliest, Start::Latest, Start::Fail] {
-            assert_eq!(at(Some(10), start), Some((10, true, false)));
-            assert_eq!(at(Some(20), start), Some((20, true, false)));
-        }
+    fn a_committed_position_of_this_log_is_where_reading_starts() {
+        assert_eq!(beginning(0, Some(&committed(7, Some("a"), None)), Some("a"), None, Some(4)), at(7, 3));
+        // Of an older version, or of brokers without ids: nothing says that it is another log, nor that the epoch is of this one.
+        assert_eq!(beginning(0, Some(&committed(7, None, None)), Some("a"), None, Some(4)), at(7, -1));
+        assert_eq!(beginning(0, Some(&committed(7, Some("a"), None)), None, None, Some(4)), at(7, 3));
     }
 
     #[test]
-    fn a_position_that_retention_overtook_starts_at_the_oldest_record_and_keeps_its_fence() {
-        for start in [Start::Earliest, Start::Latest, Start::Fail] {
-            assert_eq!(at(Some(9), start), Some((10, true, true)));
-        }
+    fn a_topic_that_was_made_again_is_read_from_its_beginning() {
+        let old = committed(7, Some("a"), Some(4));
+        assert_eq!(beginning(0, Some(&old), Some("b"), None, None), Beginning::Oldest);
+        assert_eq!(beginning(0, None, Some("b"), Some("a"), None), Beginning::Oldest, "Kafka forgets the commits");
     }
 
     #[test]
-    fn a_position_beyond_the_log_follows_the_setting_and_drops_the_fence() {
-        assert_eq!(at(Some(21), Start::Earliest), Some((10, false, true)));
-        assert_eq!(at(Some(21), Start::Latest), Some((20, false, true)));
-        assert_eq!(at(Some(21), Start::Fail), None);
+    fn the_setting_is_for_partitions_that_were_there_when_the_group_first_read_the_topic() {
+        assert_eq!(beginning(0, None, Some("a"), None, None), Beginning::Setting, "a first start");
+        assert_eq!(
+            beginning(3, None, Some("a"), Some("a"), Some(4)),
+            Beginning::Setting,
+            "another replica's first start"
+        );
+        assert_eq!(beginning(4, None, Some("a"), Some("a"), Some(4)), Beginning::Oldest);
     }
 
     #[test]
-    fn a_group_without_a_position_follows_the_setting() {
-        assert_eq!(at(None, Start::Earliest), Some((10, false, false)));
-        assert_eq!(at(None, Start::Latest), Some((20, false, false)));
-        assert_eq!(at(None, Start::Fail), None);
+    fn the_count_at_the_first_start_stays_whatever_is_committed_later() {
+        let count = |commits: &[(i32, &Committed)]| first_count(commits.iter().copied(), Some("a"));
+        let (old, new, other) =
+            (committed(1, None, None), committed(1, Some("a"), Some(4)), committed(1, Some("b"), Some(9)));
+        assert_eq!(count(&[]), None);
+        assert_eq!(count(&[(0, &old), (2, &old)]), Some(3));
+        assert_eq!(count(&[(0, &new), (7, &new)]), Some(4));
+        assert_eq!(count(&[(0, &new), (7, &old)]), Some(4));
+        assert_eq!(count(&[(0, &other)]), None, "of a topic that is gone");
     }
 }

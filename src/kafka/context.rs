@@ -16,9 +16,12 @@ use tokio::sync::mpsc::{Sender, error::TrySendError};
 use super::assignment::partition_id;
 use super::client::{is_unauthorized, log_line};
 use super::consumer::Start;
+use super::mark::Mark;
+use super::native::set_leader_epoch;
+use super::place::Place;
 use super::record_queue::Destination;
 use super::stall::Progress;
-use super::{Command, CommitEntry, CommitError, RecordBatch, SourceEvent};
+use super::{Command, CommitEntry, CommitError, LogEnd, RecordBatch, SourceEvent};
 use crate::record::{PartitionId, Position};
 
 /// How long to wait for a command before trying again to hand over events or to see a revoke done. A guess: short
@@ -63,6 +66,14 @@ pub(super) struct State {
     pub stopped: BTreeSet<PartitionId>,
     /// Since when the loop has wanted nothing, and librdkafka has not been told.
     pub resting_since: Option<Instant>,
+    /// The id of each topic that was read, by its index.
+    pub ids: BTreeMap<u16, String>,
+    /// Of partitions that were given up: their log, and what of it was read and not settled.
+    pub given_up: BTreeMap<PartitionId, (Mark, Position, Position)>,
+    /// The partition whose ends are asked for at present.
+    pub asking: Option<PartitionId>,
+    /// When to try again to start partitions that the group has not read before.
+    pub start_again: Option<Instant>,
     told: BTreeMap<String, Instant>,
 }
 
@@ -72,6 +83,19 @@ pub(super) struct Owned {
     pub next: Position,
     /// No commit may go below this.
     pub floor: Position,
+    /// The last end of its log that was seen.
+    pub end: Position,
+    /// The leader epoch of the last record read; -1 before one is known.
+    pub epoch: i32,
+    /// Which log it is.
+    pub mark: Mark,
+    pub place: Place,
+    /// The metadata of the topic's other partitions, for the lane to know once it is told of this one.
+    pub others: Vec<String>,
+    /// Given to the lane anew, which has not asked for it yet: until then its commits are of the former log.
+    pub is_anew: bool,
+    /// When the log's ends were last asked for because of `place`.
+    pub asked: Option<Instant>,
     /// Whether the loop wants nothing from it.
     pub paused: bool,
     pub progress: Progress,
@@ -103,6 +127,10 @@ impl Context {
                 stalled: Vec::new(),
                 stopped: BTreeSet::new(),
                 resting_since: None,
+                ids: BTreeMap::new(),
+                given_up: BTreeMap::new(),
+                asking: None,
+                start_again: None,
                 told: BTreeMap::new(),
             }),
         }
@@ -171,41 +199,59 @@ impl Context {
         }
     }
 
-    /// One synchronous request. Partitions that are not owned, or a position that would go back, refuse the whole of it
-    /// before the broker sees it: the broker would take both.
-    fn commit(
+    /// One synchronous request. A position that would go back refuses the whole of it before the broker sees it: the broker would
+    /// take it. It would take those of partitions that are not owned, too; these are left out, and the lane knows by now that
+    /// it has lost them, since that was told before. So are those of logs that are gone: nothing of them can be read again.
+    pub fn commit(
         &self,
         consumer: &BaseConsumer<Context>,
         state: &mut State,
         entries: &[CommitEntry],
     ) -> Result<(), CommitError> {
         let mut list = TopicPartitionList::with_capacity(entries.len());
+        let (mut given_up, mut kept) = (None, 0);
         for CommitEntry { partition, position, metadata } in entries {
             let Some(owned) = state.owned.get(partition) else {
-                return Err(CommitError::Retriable(format!("partition {partition} was given up meanwhile")));
+                given_up = Some(*partition);
+                continue;
             };
-            if *position < owned.floor {
+            if *position < owned.floor && !owned.is_anew {
                 let floor = owned.floor;
                 return Err(CommitError::Retriable(format!(
                     "partition {partition} would go back from {floor} to {position}"
                 )));
             }
+            kept += 1;
+            if owned.is_anew || matches!(owned.place, Place::Left(_)) {
+                continue;
+            }
+            let metadata = owned.mark.put_on(metadata);
             let mut element = list.add_partition(&self.topics[usize::from(partition.topic)], partition.partition);
             if !metadata.is_empty() {
-                element.set_metadata(metadata);
+                element.set_metadata(&metadata);
             }
             element
                 .set_offset(RdOffset::Offset(position.0))
                 .map_err(|error| CommitError::Retriable(format!("partition {partition} at {position}: {error}")))?;
+            if owned.epoch >= 0 {
+                let last = list.count() - 1;
+                set_leader_epoch(&mut list, last, owned.epoch);
+            }
         }
-        if list.count() == 0 {
-            return Ok(());
+        if let Some(partition) = given_up
+            && kept == 0
+        {
+            return Err(CommitError::Retriable(format!("partition {partition} was given up meanwhile")));
         }
+        let result = match list.count() {
+            0 => Ok(()),
+            _ => consumer.commit(&list, CommitMode::Sync),
+        };
         // An error of one partition is the error of the whole (`rd_kafka_handle_OffsetCommit`), so Ok means all.
-        match consumer.commit(&list, CommitMode::Sync) {
+        match result {
             Ok(()) => {
                 for CommitEntry { partition, position, .. } in entries {
-                    if let Some(owned) = state.owned.get_mut(partition) {
+                    if let Some(owned) = state.owned.get_mut(partition).filter(|owned| !owned.is_anew) {
                         owned.floor = *position;
                     }
                 }
@@ -233,6 +279,7 @@ impl State {
         for (partition, position) in std::mem::take(&mut self.ends) {
             // Records that were read after the end was reported have moved it.
             if let Some(owned) = self.owned.get_mut(&partition)
+                && owned.place == Place::Known
                 && owned.next <= position
             {
                 owned.next = position;
@@ -263,7 +310,7 @@ impl State {
     /// Another holds this member's name: gives everything up and ends the thread.
     pub fn fenced(&mut self, group: &str, error: &str) {
         let partitions: Vec<PartitionId> = self.owned.keys().copied().collect();
-        self.owned.clear();
+        partitions.iter().for_each(|id| self.give_up(*id));
         self.batch = RecordBatch::default();
         self.ends.clear();
         if !partitions.is_empty() {
@@ -273,6 +320,13 @@ impl State {
             "group {group}: {error}: another consumer uses this group.instance.id, or a broker crashed while it joined"
         )));
         self.closing = true;
+    }
+
+    /// Forgets a partition, but for what a log of another id would have taken away.
+    pub fn give_up(&mut self, id: PartitionId) {
+        if let Some(owned) = self.owned.remove(&id) {
+            self.given_up.insert(id, (owned.mark, owned.floor, owned.next));
+        }
     }
 
     pub fn fatal(&mut self, text: String) {
@@ -314,7 +368,7 @@ struct TopicStatistics {
 
 #[derive(Deserialize)]
 struct PartitionStatistics {
-    /// The end that a reader of committed transactions sees; negative while unknown.
+    /// The end that a reader of committed transactions sees, and the log's own; negative while unknown.
     ls_offset: i64,
     hi_offset: i64,
 }
@@ -332,16 +386,20 @@ impl ClientContext for Context {
     fn stats_raw(&self, statistics: &[u8]) {
         let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
         let mut ends = Vec::new();
-        let state = self.state();
+        let mut state = self.state();
         for (topic, statistics) in &statistics.topics {
             for (partition, statistics) in &statistics.partitions {
-                let end = if statistics.ls_offset >= 0 { statistics.ls_offset } else { statistics.hi_offset };
-                // A paused partition is not fetched, so its end here is old; `Reader::quiet_end` asks for it.
+                let (stable, high) = (statistics.ls_offset, statistics.hi_offset);
+                // A paused partition is not fetched, so its end here is old; `Reader::inquire` asks for it.
                 if let Some(id) = partition_id(&self.topics, topic, *partition)
-                    && end >= 0
-                    && state.owned.get(&id).is_some_and(|owned| !owned.paused)
+                    && high.max(stable) >= 0
+                    && let Some(owned) = state.owned.get_mut(&id)
+                    && !owned.paused
+                    && owned.place == Place::Known
                 {
-                    ends.push((id, Position(end)));
+                    owned.end = Position(high.max(stable));
+                    let readable = Position(if stable >= 0 { stable } else { high });
+                    ends.push(LogEnd { partition: id, readable, written: owned.end });
                 }
             }
         }
@@ -352,7 +410,7 @@ impl ClientContext for Context {
 
 impl Context {
     /// Ends of logs are old news soon: dropped when the loop has no room.
-    pub fn log_ends(&self, ends: Vec<(PartitionId, Position)>) {
+    pub fn log_ends(&self, ends: Vec<LogEnd>) {
         if !ends.is_empty() {
             let _ = self.events.try_send(SourceEvent::LogEnds(ends));
         }

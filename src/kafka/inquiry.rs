@@ -1,4 +1,4 @@
-//! Questions about the ends of logs, asked on a thread of their own: when a broker is gone, librdkafka takes its time for
+//! Questions about the ends of logs and the ids of topics, asked on a thread of their own: when a broker is gone, librdkafka takes its time for
 //! them (measured: 5.5 s where 1 s was allowed), and reading and committing must not wait for that.
 
 use std::io;
@@ -9,46 +9,52 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use super::context::Context;
+use super::native::{Topic, describe_topics};
 use crate::record::{PartitionId, Position};
 
 /// One question at a time.
 pub(super) struct Inquiry {
-    questions: Sender<PartitionId>,
+    questions: Sender<Question>,
     answers: Receiver<Answer>,
-    open: Option<(PartitionId, Instant)>,
+    open: Option<(Question, Instant)>,
 }
 
-pub(super) struct Answer {
-    pub partition: PartitionId,
-    /// `None` where no broker told.
-    pub end: Option<Position>,
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Question {
+    /// Where the log of this partition begins and ends.
+    Ends(PartitionId),
+    /// Which ids the topics have.
+    Ids,
+}
+
+pub(super) enum Answer {
+    /// The log's start and end; `None` where no broker told.
+    Ends { partition: PartitionId, ends: Option<(Position, Position)> },
+    /// By the topic's index; those that do not exist, or whose brokers know no ids, are absent. `None` where no broker told.
+    Ids(Option<Vec<(u16, String)>>),
 }
 
 impl Inquiry {
     /// # Errors
     /// The thread cannot be started.
     pub fn start(consumer: &Arc<BaseConsumer<Context>>, timeout: Duration) -> io::Result<Inquiry> {
-        let (questions, asked) = channel::<PartitionId>();
+        let (questions, asked) = channel::<Question>();
         let (told, answers) = channel();
         // The consumer goes when the reader lets it go, or as soon as the last question has ended.
         let consumer = Arc::downgrade(consumer);
         std::thread::Builder::new().name("consumer-inquiry".to_owned()).spawn(move || {
-            while let Ok(partition) = asked.recv() {
+            while let Ok(question) = asked.recv() {
                 let Some(consumer) = consumer.upgrade() else { return };
-                let topic = &consumer.context().topics[usize::from(partition.topic)];
-                let answer = consumer.fetch_watermarks(topic, partition.partition, timeout);
-                let end = answer.ok().map(|(_, high)| Position(high));
                 // The reader may have ended.
-                let _ = told.send(Answer { partition, end });
+                let _ = told.send(answer(&consumer, question, timeout));
             }
         })?;
         Ok(Inquiry { questions, answers, open: None })
     }
 
-    /// Asks where the log of this partition ends.
-    pub fn ask(&mut self, partition: PartitionId, now: Instant) {
-        if self.questions.send(partition).is_ok() {
-            self.open = Some((partition, now));
+    pub fn ask(&mut self, question: Question, now: Instant) {
+        if self.questions.send(question).is_ok() {
+            self.open = Some((question, now));
         }
     }
 
@@ -60,7 +66,26 @@ impl Inquiry {
     }
 
     /// What is asked and not answered, and since when.
-    pub fn open(&self) -> Option<(PartitionId, Instant)> {
+    pub fn open(&self) -> Option<(Question, Instant)> {
         self.open
+    }
+}
+
+fn answer(consumer: &BaseConsumer<Context>, question: Question, timeout: Duration) -> Answer {
+    let topics = &consumer.context().topics;
+    match question {
+        Question::Ends(partition) => {
+            let topic = &topics[usize::from(partition.topic)];
+            let ends = consumer.fetch_watermarks(topic, partition.partition, timeout);
+            Answer::Ends { partition, ends: ends.ok().map(|(low, high)| (Position(low), Position(high))) }
+        }
+        Question::Ids => {
+            let described = describe_topics(consumer, topics, timeout).ok();
+            let id = |topic: Topic| {
+                let index = topics.iter().position(|name| *name == topic.name)?;
+                Some((u16::try_from(index).ok()?, topic.id.filter(|_| topic.partitions.is_ok())?))
+            };
+            Answer::Ids(described.map(|topics| topics.into_iter().filter_map(id).collect()))
+        }
     }
 }

@@ -5,7 +5,10 @@ mod assignment;
 mod client;
 mod context;
 mod inquiry;
+mod mark;
+mod native;
 mod pause;
+mod place;
 mod reader;
 mod rebalance;
 mod record_queue;
@@ -45,10 +48,12 @@ pub enum SourceEvent {
     Records(RecordBatch),
     /// The reader of this partition has reached the log's end at `position`.
     End { partition: PartitionId, position: Position },
+    /// The log holds nothing any more from one position to the other: its start has passed what was read, or it is another log.
+    Gap { partition: PartitionId, from: Position, to: Position },
     /// What came of the commit with this id.
     Committed { id: u64, result: Result<(), CommitError> },
-    /// librdkafka's statistics: the log's end per partition, for lag.
-    LogEnds(Vec<(PartitionId, Position)>),
+    /// Where logs end, for lag; only those that are known.
+    LogEnds(Vec<LogEnd>),
     /// Owned partitions that bring nothing though they have records, or whose broker does not answer: all of them, told
     /// when that changes.
     Stalled(Vec<PartitionId>),
@@ -67,14 +72,24 @@ pub enum SourceEvent {
 #[derive(Clone, Debug)]
 pub struct Assignment {
     pub partition: PartitionId,
-    /// Where reading starts: the committed position, or what `kafka.start` says.
+    /// Where reading starts: the committed position, whether or not the log still reaches there, or what `kafka.start` says.
     pub start: Position,
-    /// The committed position, where retention has deleted what follows it up to `start`.
-    pub gap_from: Option<Position>,
     /// The commit metadata; `None` where nothing was committed or an operator reset the offset.
     pub metadata: Option<String>,
     /// The metadata of the topic's other partitions, where this one has none.
     pub others: Vec<String>,
+    /// Of a log that took another's place: how far it may have been read before that was known.
+    pub reread_to: Option<Position>,
+}
+
+/// Where a log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogEnd {
+    pub partition: PartitionId,
+    /// Up to where it can be read: not beyond the first transaction that is open (the last stable offset).
+    pub readable: Position,
+    /// Up to where it is written (the high watermark).
+    pub written: Position,
 }
 
 /// What the loop asks of the consumer thread.

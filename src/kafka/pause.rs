@@ -6,6 +6,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use super::context::{Context, State};
+use super::place::Place;
 use crate::record::PartitionId;
 
 /// How long nothing is polled while the loop wants nothing from any partition, before librdkafka is told to pause them. Pausing
@@ -22,8 +23,11 @@ impl Context {
                 && owned.paused != pause
             {
                 owned.paused = pause;
+                owned.is_anew &= pause;
                 owned.progress.moved(Instant::now());
-                if !pause && state.stopped.remove(partition) {
+                // Where its place is found, it goes on by itself.
+                let is_left = matches!(owned.place, Place::Left(_));
+                if !pause && !is_left && state.stopped.remove(partition) {
                     stopped.push(*partition);
                 }
             }

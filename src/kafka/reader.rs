@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
 
-use super::SourceEvent;
 use super::assignment::{missing, partition_count};
 use super::context::{Context, State, WAIT};
-use super::inquiry::{Answer, Inquiry};
+use super::inquiry::{Answer, Inquiry, Question};
+use super::place::Place;
 use super::record_queue::RecordQueue;
+use super::{LogEnd, SourceEvent};
 use crate::record::PartitionId;
 
 /// How long the thread waits for a first record while there is something to do: the longest that a command, or a rebalance, waits.
@@ -35,8 +36,14 @@ const ROOM_WAIT: Duration = Duration::from_millis(1);
 const STALL: Duration = Duration::from_secs(30);
 /// How often the end of one partition that brings nothing is asked for. A guess: with 30 of them each is 15 s old at most.
 const QUIET_END_INTERVAL: Duration = Duration::from_millis(500);
+/// How often the ends of a log whose place is lost are asked for. A guess: twice as long as a question takes, so that a partition
+/// without a leader leaves the others their turns.
+const LOST_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the topics' ids are asked for: what comes of a topic that was made again is at most this late in being noticed. A guess:
+/// a topic that was deleted is made again in about a second, and one small request in that time is nothing to a broker.
+const IDS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a question besides reading may take. A guess: brokers answer in milliseconds.
-pub(super) const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause after a question that was not answered, so that an outage costs a tenth of the thread's time.
 const QUESTION_PAUSE: Duration = Duration::from_secs(10);
 /// How often a consumer that owns nothing looks whether its topics exist; with `group.protocol=consumer` librdkafka does
@@ -62,6 +69,7 @@ pub(super) struct Reader {
     quiet_end_asked: Instant,
     quiet_end_last: Option<PartitionId>,
     topics_asked: Instant,
+    ids_asked: Instant,
     /// When a record or a command last came.
     busy_at: Instant,
 }
@@ -82,6 +90,7 @@ impl Reader {
             quiet_end_asked: Instant::now(),
             quiet_end_last: None,
             topics_asked: Instant::now(),
+            ids_asked: Instant::now(),
             busy_at: Instant::now(),
         })
     }
@@ -108,7 +117,7 @@ impl Reader {
                 self.context.wait(&self.consumer, &mut state, WAIT);
             } else {
                 self.read();
-                self.quiet_end();
+                self.inquire();
                 self.missing_topics();
             }
         }
@@ -168,8 +177,15 @@ impl Reader {
     /// Reads one batch and puts it into the outbox.
     fn read(&mut self) {
         let now = Instant::now();
-        let timeout = if now - self.busy_at < QUIET_AFTER { POLL } else { QUIET_POLL };
-        if self.context.state().owned.is_empty() {
+        let mut timeout = if now - self.busy_at < QUIET_AFTER { POLL } else { QUIET_POLL };
+        let state = self.context.state();
+        let is_empty = state.owned.is_empty();
+        if state.owned.values().any(|owned| owned.is_lost() && owned.asked.is_none()) {
+            // One question follows the other, and a first start has one for each partition.
+            timeout = ROOM_WAIT;
+        }
+        drop(state);
+        if is_empty {
             // What can come is an assignment.
             return self.call_back(timeout, now);
         }
@@ -211,21 +227,20 @@ impl Reader {
         }
     }
 
-    /// Asks for the end of one partition that brings nothing, in turn: the statistics know it only from fetching. A paused
-    /// one brings nothing because it is not asked to; any other should have nothing to bring.
-    fn quiet_end(&mut self) {
+    /// Asks one question at a time: for the ends of logs whose place is lost, the topics' ids, and the end of one partition that
+    /// brings nothing, in turn. The statistics know it only from fetching. A paused one brings nothing because it is not asked
+    /// to; any other should have nothing to bring.
+    fn inquire(&mut self) {
         let now = Instant::now();
         if let Some(answer) = self.inquiry.answer() {
-            self.on_answer(&answer, now);
-        }
-        // Zero for the future, where a pause puts it.
-        if now.saturating_duration_since(self.quiet_end_asked) < QUIET_END_INTERVAL {
-            return;
+            self.on_answer(answer, now);
         }
         let mut state = self.context.state();
-        if let Some((id, since)) = self.inquiry.open() {
+        self.context.move_on(&self.consumer, &mut state, now);
+        if let Some((question, since)) = self.inquiry.open() {
             if now.saturating_duration_since(since) >= QUESTION_TIMEOUT
-                && let Some(owned) = state.owned.get_mut(&id).filter(|owned| !owned.paused)
+                && let Question::Ends(id) = question
+                && let Some(owned) = state.owned.get_mut(&id).filter(|owned| owned.should_bring())
             {
                 owned.progress.behind(now);
             }
@@ -233,6 +248,26 @@ impl Reader {
             return;
         }
         self.tell_stalled(&mut state, now);
+        let is_due = |asked: Option<Instant>| asked.is_none_or(|at| now.saturating_duration_since(at) >= LOST_INTERVAL);
+        let lost = state.owned.iter_mut().filter(|(_, owned)| owned.is_lost() && is_due(owned.asked));
+        if let Some((id, owned)) = lost.min_by_key(|(_, owned)| owned.asked) {
+            owned.asked = Some(now);
+            let id = *id;
+            state.asking = Some(id);
+            drop(state);
+            return self.inquiry.ask(Question::Ends(id), now);
+        }
+        let is_time = |interval| now.saturating_duration_since(self.ids_asked) >= interval;
+        // At most ten times a second: records that come twice raise doubts, too.
+        if (is_time(IDS_INTERVAL / 10) && state.doubts_ids()) || (is_time(IDS_INTERVAL) && !state.owned.is_empty()) {
+            self.ids_asked = now;
+            drop(state);
+            return self.inquiry.ask(Question::Ids, now);
+        }
+        // Zero for the future, where a pause puts it.
+        if now.saturating_duration_since(self.quiet_end_asked) < QUIET_END_INTERVAL {
+            return;
+        }
         let quiet = state.owned.iter().filter(|(_, owned)| owned.paused || owned.progress.is_quiet(now));
         let mut quiet = quiet.map(|(id, _)| *id);
         let first = quiet.next();
@@ -243,23 +278,36 @@ impl Reader {
         if let Some(id) = self.quiet_end_last {
             // Should librdkafka have forgotten, this brings what it has fetched since.
             self.context.lead(id);
-            self.inquiry.ask(id, now);
+            self.inquiry.ask(Question::Ends(id), now);
         }
     }
 
-    fn on_answer(&mut self, Answer { partition, end }: &Answer, now: Instant) {
+    fn on_answer(&mut self, answer: Answer, now: Instant) {
         let mut state = self.context.state();
-        if let Some(owned) = state.owned.get_mut(partition).filter(|owned| !owned.paused) {
-            match end {
-                Some(end) if *end <= owned.next => owned.progress.moved(now),
+        let (partition, ends) = match answer {
+            Answer::Ends { partition, ends } => (partition, ends),
+            Answer::Ids(ids) => return self.context.on_ids(&self.consumer, &mut state, ids),
+        };
+        state.asking = None;
+        let Some(owned) = state.owned.get_mut(&partition) else { return };
+        if owned.should_bring() {
+            match ends {
+                Some((_, end)) if end <= owned.next => owned.progress.moved(now),
                 _ => owned.progress.behind(now),
             }
         }
-        drop(state);
-        match end {
-            Some(end) => self.context.log_ends(vec![(*partition, *end)]),
-            None => self.quiet_end_asked = now + QUESTION_PAUSE,
+        let Some((low, high)) = ends else {
+            self.quiet_end_asked = now + QUESTION_PAUSE;
+            return;
+        };
+        if owned.place == Place::Known {
+            // The question was for what can be read; what is written beyond is known from fetching alone.
+            owned.end = owned.end.max(high);
+            let end = LogEnd { partition, readable: high, written: owned.end };
+            drop(state);
+            return self.context.log_ends(vec![end]);
         }
+        self.context.on_ends(&self.consumer, &mut state, partition, low, high);
     }
 
     /// Tells which partitions are stalled, when that has changed.

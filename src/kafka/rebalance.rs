@@ -1,6 +1,5 @@
 //! What happens when partitions come and go: where they start, and how long the loop may still work on them.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
@@ -9,11 +8,13 @@ use rdkafka::topic_partition_list::Offset as RdOffset;
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::oneshot;
 
-use super::assignment::{Obstacle, Resolution, partition_id};
+use super::assignment::{Beginning, Gain, Obstacle, Resolution, partition_id};
 use super::context::{Context, Owned, State, WAIT};
+use super::native::set_leader_epoch;
+use super::place::Place;
 use super::stall::Progress;
 use super::{Assignment, SourceEvent};
-use crate::record::PartitionId;
+use crate::record::{PartitionId, Position};
 
 /// Pause between tries to learn where a gained partition starts. A guess: as often as a person would look.
 const RESOLVE_PAUSE: Duration = Duration::from_millis(500);
@@ -33,30 +34,39 @@ impl ConsumerContext for Context {
 
 impl Context {
     fn assign(&self, consumer: &BaseConsumer<Context>, state: &mut State, gained: &[PartitionId]) {
-        let Some(assignments) = self.resolve(consumer, state, gained) else {
+        let Some(gains) = self.resolve(consumer, state, gained) else {
             // librdkafka waits for an answer; an empty one lets it go on to the revoke or the close.
             self.accept(consumer, state, &TopicPartitionList::new());
             return;
         };
-        let mut list = TopicPartitionList::with_capacity(assignments.len());
-        for Assignment { partition, start, .. } in &assignments {
-            let mut element = list.add_partition(&self.topics[usize::from(partition.topic)], partition.partition);
+        let mut list = TopicPartitionList::with_capacity(gains.len());
+        for (index, gain) in gains.iter().enumerate() {
+            let id = gain.partition;
+            // Where it is not known yet, nothing is fetched: the partition stands paused until then.
+            let (start, epoch) = match gain.beginning {
+                Beginning::Committed { position, epoch, .. } => (position, epoch),
+                _ => (Position(0), -1),
+            };
+            let mut element = list.add_partition(&self.topics[usize::from(id.topic)], id.partition);
             if let Err(error) = element.set_offset(RdOffset::Offset(start.0)) {
-                state.fatal(format!("partition {partition} cannot start at {start}: {error}"));
+                state.fatal(format!("partition {id} cannot start at {start}: {error}"));
             }
-            self.lead(*partition);
+            if epoch >= 0 {
+                set_leader_epoch(&mut list, index, epoch);
+            }
+            self.lead(id);
         }
         self.accept(consumer, state, &list);
-        // It may have forgotten these: nobody promises that what was paused comes back paused.
-        let stopped = assignments.iter().map(|gained| gained.partition).filter(|id| state.stopped.contains(id));
-        self.stop(consumer, state, &stopped.collect::<Vec<_>>());
-        for Assignment { partition, start, gap_from, .. } in &assignments {
-            let floor = gap_from.unwrap_or(*start);
-            let progress = Progress::new(Instant::now());
-            state.owned.insert(*partition, Owned { next: *start, floor, paused: true, progress });
+        let is_open = |gain: &&Gain| !matches!(gain.beginning, Beginning::Committed { .. });
+        // It may have forgotten the others: nobody promises that what was paused comes back paused.
+        let stopped = gains.iter().filter(|gain| is_open(gain) || state.stopped.contains(&gain.partition));
+        let stopped: Vec<PartitionId> = stopped.map(|gain| gain.partition).collect();
+        self.stop(consumer, state, &stopped);
+        let known: Vec<Assignment> = gains.into_iter().filter_map(|gain| own(state, gain)).collect();
+        if !known.is_empty() || gained.is_empty() {
+            let total_partitions = state.total_partitions;
+            state.outbox.push_back(SourceEvent::Assigned { gained: known, total_partitions });
         }
-        let total_partitions = state.total_partitions;
-        state.outbox.push_back(SourceEvent::Assigned { gained: assignments, total_partitions });
         self.serve(consumer, state);
     }
 
@@ -71,32 +81,26 @@ impl Context {
         }
     }
 
-    /// Learns where each gained partition starts. Tries until it knows, since a partition that is owned must be read;
-    /// librdkafka keeps the membership alive meanwhile. `None` when there is nothing left to know it for.
+    /// Learns where each gained partition starts, as far as that does not take its leader. Tries until it knows, since a partition
+    /// that is owned must be read; librdkafka keeps the membership alive meanwhile. `None` when there is nothing left to know it for.
     fn resolve(
         &self,
         consumer: &BaseConsumer<Context>,
         state: &mut State,
         gained: &[PartitionId],
-    ) -> Option<Vec<Assignment>> {
-        let mut resolution = Resolution {
-            topics: &self.topics,
-            group: &self.group,
-            start: self.start,
-            found: BTreeMap::new(),
-            chosen: BTreeMap::new(),
-            metadata: BTreeMap::new(),
-            remarks: Vec::new(),
-        };
+    ) -> Option<Vec<Gain>> {
+        let mut resolution =
+            Resolution { topics: &self.topics, group: &self.group, start: self.start, remarks: Vec::new() };
         loop {
             let result = self.try_resolve(consumer, state, gained, &mut resolution);
             for remark in resolution.remarks.drain(..) {
                 state.weather(remark);
             }
             match result {
-                Ok(()) => {
-                    if !resolution.chosen.is_empty() {
-                        let (partitions, start) = (resolution.chosen.len(), self.start.label());
+                Ok(gains) => {
+                    let partitions = gains.iter().filter(|gain| gain.beginning == Beginning::Setting).count();
+                    if partitions > 0 {
+                        let start = self.start.label();
                         tracing::info!(
                             group = self.group,
                             partitions,
@@ -104,7 +108,7 @@ impl Context {
                             "no committed position: kafka.start decides"
                         );
                     }
-                    return Some(resolution.found.into_values().collect());
+                    return Some(gains);
                 }
                 Err(Obstacle::Fatal(text)) => {
                     state.fatal(text);
@@ -128,18 +132,27 @@ impl Context {
         state: &mut State,
         gained: &[PartitionId],
         resolution: &mut Resolution<'_>,
-    ) -> Result<(), Obstacle> {
-        state.total_partitions = resolution.total_partitions(consumer)?;
-        if gained.is_empty() {
-            return Ok(());
+    ) -> Result<Vec<Gain>, Obstacle> {
+        let topics = resolution.topics(consumer)?;
+        state.total_partitions = topics.iter().filter_map(|topic| topic.partitions.ok()).sum();
+        self.serve(consumer, state);
+        let mut gains = resolution.gains(consumer, gained, &topics, &state.ids)?;
+        for (index, topic) in (0..).zip(&topics) {
+            if let Some(id) = &topic.id {
+                self.on_topic_id(consumer, state, index, id);
+            }
         }
-        let committed = resolution.committed(consumer, gained)?;
-        resolution.learn_metadata(consumer, &committed)?;
-        // The other partitions go on meanwhile, and their commits must not wait.
-        while resolution.step(consumer, &committed)? {
-            self.serve(consumer, state);
+        for gain in &mut gains {
+            // Kafka forgets what was committed in a topic that is deleted, and this process does not.
+            if let Some((mark, settled, read)) = state.given_up.remove(&gain.partition)
+                && mark.id.is_some()
+                && gain.mark.id.is_some()
+                && mark.id != gain.mark.id
+            {
+                gain.gone = Some((settled, read));
+            }
         }
-        resolution.keep_choice(consumer)
+        Ok(gains)
     }
 
     fn revoke(&self, consumer: &BaseConsumer<Context>, state: &mut State, list: &TopicPartitionList) {
@@ -152,9 +165,7 @@ impl Context {
                 self.hand_back(consumer, state, &partitions);
             }
         }
-        for partition in &partitions {
-            state.owned.remove(partition);
-        }
+        partitions.iter().for_each(|partition| state.give_up(*partition));
         let result = match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
             _ => consumer.unassign(),
@@ -188,6 +199,8 @@ impl Context {
             if Instant::now() >= deadline {
                 let count = partitions.len();
                 state.weather(format!("{count} partitions were given up before the lane had finished with them"));
+                // Or the lane would go on to name them in its commits.
+                state.outbox.push_back(SourceEvent::Lost { partitions: partitions.to_vec() });
                 return;
             }
             self.wait(consumer, state, WAIT);
@@ -203,4 +216,33 @@ impl Context {
         let id = |topic: &str, partition| partition_id(&self.topics, topic, partition);
         list.elements().iter().filter_map(|element| id(element.topic(), element.partition())).collect()
     }
+}
+
+/// Takes down a partition that was gained; what the lane is to know of it, unless its start is not known yet.
+fn own(state: &mut State, gain: Gain) -> Option<Assignment> {
+    let Gain { partition, beginning, mark, gone, others } = gain;
+    if let Some((from, to)) = gone {
+        state.outbox.push_back(SourceEvent::Gap { partition, from, to });
+    }
+    let (start, epoch, metadata, place) = match beginning {
+        Beginning::Committed { position, epoch, metadata } => (position, epoch, metadata, Place::Known),
+        other => (Position(0), -1, None, Place::Unknown { oldest: other == Beginning::Oldest, found: None }),
+    };
+    let is_known = place == Place::Known;
+    let (others, later) = if is_known { (others, Vec::new()) } else { (Vec::new(), others) };
+    let owned = Owned {
+        others: later,
+        next: start,
+        floor: start,
+        end: start,
+        epoch,
+        mark,
+        place,
+        is_anew: false,
+        asked: None,
+        paused: true,
+        progress: Progress::new(Instant::now()),
+    };
+    state.owned.insert(partition, owned);
+    is_known.then_some(Assignment { partition, start, metadata, others, reread_to: None })
 }

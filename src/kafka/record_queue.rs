@@ -1,7 +1,7 @@
 //! Takes records out of librdkafka many at a time, for which rdkafka has no safe call: one by one they cost three times as much, a
 //! tenth of all that a worker spends on an event (`benches/intake.rs`).
 //!
-//! The only module with unsafe code.
+//! Besides `native` the only module with unsafe code.
 #![expect(unsafe_code, reason = "rdkafka has no safe call for `rd_kafka_consume_callback_queue`")]
 
 use std::ffi::{CStr, CString, c_void};
@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::bindings::{
-    rd_kafka_consume_callback_queue, rd_kafka_message_errstr, rd_kafka_message_t, rd_kafka_message_timestamp,
-    rd_kafka_queue_destroy, rd_kafka_queue_forward, rd_kafka_queue_get_partition, rd_kafka_queue_new, rd_kafka_queue_t,
-    rd_kafka_timestamp_type_t, rd_kafka_topic_name, rd_kafka_yield,
+    rd_kafka_consume_callback_queue, rd_kafka_message_errstr, rd_kafka_message_leader_epoch, rd_kafka_message_t,
+    rd_kafka_message_timestamp, rd_kafka_queue_destroy, rd_kafka_queue_forward, rd_kafka_queue_get_partition,
+    rd_kafka_queue_new, rd_kafka_queue_t, rd_kafka_timestamp_type_t, rd_kafka_topic_name, rd_kafka_yield,
 };
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
@@ -152,6 +152,12 @@ impl<'a> Fetched<'a> {
     /// Of a record its own; of an end the position where it is.
     pub fn offset(&self) -> i64 {
         self.0.offset
+    }
+
+    /// Counts the leaders of the partition up to the one that took the record; -1 where the broker does not tell.
+    pub fn leader_epoch(&self) -> i32 {
+        // SAFETY: the message lives.
+        unsafe { rd_kafka_message_leader_epoch(self.0) }
     }
 
     /// Milliseconds since 1970; `None` in message formats before Kafka 0.10.

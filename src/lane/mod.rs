@@ -219,18 +219,23 @@ impl Lane {
                 batch.iter().for_each(|record| self.engine.on_record(&record.with_plausible_time(now.wall_ms), now.at));
             }
             SourceEvent::End { partition, position } => self.engine.on_end(partition, position, now.at),
+            SourceEvent::Gap { partition, from, to } => self.engine.on_gap(partition, from, to, now.at),
             SourceEvent::Committed { id, result } => self.on_committed(CommitId(id), result, now),
             SourceEvent::Assigned { gained, total_partitions } => {
                 let gained: Vec<Gained> = gained
                     .into_iter()
                     .map(|gained| Gained {
                         partition: gained.partition,
-                        // So the engine sees the gap in the offsets, and counts it.
-                        start: gained.gap_from.unwrap_or(gained.start),
-                        fence: gained.metadata.as_deref().and_then(Fence::parse),
+                        start: gained.start,
+                        // What may have left before the log was known to be another one is as good as fenced.
+                        fence: match gained.reread_to {
+                            Some(read) => Some(Fence::silent(read, now.wall_ms)),
+                            None => gained.metadata.as_deref().and_then(Fence::parse),
+                        },
                         settled: gained.metadata.as_deref().map_or_else(Settled::default, Settled::parse),
+                        // Metadata without a fence only says which log it is: nothing has been sent under it.
                         is_added: gained.others.iter().any(|metadata| {
-                            Fence::parse(metadata).is_none_or(|fence| !fence.was_always_one_of(total_partitions))
+                            Fence::parse(metadata).is_some_and(|fence| !fence.was_always_one_of(total_partitions))
                         }),
                     })
                     .collect();
@@ -251,7 +256,7 @@ impl Lane {
                 self.metrics.rebalances.add("lost", 1);
                 self.engine.lost(&partitions, now.at);
             }
-            SourceEvent::LogEnds(ends) => self.report.learned_ends(ends),
+            SourceEvent::LogEnds(ends) => self.report.learned_ends(&ends),
             SourceEvent::Stalled(partitions) => self.report.stalled = partitions.len(),
             SourceEvent::Weather(text) => {
                 tracing::warn!(destination = %self.id, "kafka: {text}");
@@ -356,7 +361,7 @@ impl Lane {
         for note in self.engine.take_notes() {
             match note {
                 Note::Gap { partition, from, to } => {
-                    tracing::warn!(destination = %self.id, %partition, %from, %to, "offsets are missing: retention overtook the reader, or the topic is compacted or transactional");
+                    tracing::warn!(destination = %self.id, %partition, %from, %to, "offsets are missing: retention overtook the reader, or the log was cut or made anew");
                 }
                 Note::Replay { partition, from, fence } => {
                     tracing::info!(destination = %self.id, %partition, %from, %fence, "reading up to the fence of the last owner");

@@ -9,6 +9,7 @@ use super::advice::{self, Complaint, level};
 use super::{Lane, Now, now, wall_ms};
 use crate::engine::verdict::{Answer, Outage, Verdict};
 use crate::engine::{LaneState, Snapshot};
+use crate::kafka::LogEnd;
 use crate::metrics::partition_label;
 use crate::ops::{Budget, LastError};
 use crate::providers::Reply;
@@ -18,8 +19,8 @@ use crate::sender::Failure;
 /// What the lane keeps only to show it.
 #[derive(Default)]
 pub(super) struct Report {
-    /// Where the log ends, and when that was learned, milliseconds since 1970.
-    log_ends: BTreeMap<PartitionId, (Position, i64)>,
+    /// Where each log ends, and when that was learned, milliseconds since 1970.
+    log_ends: BTreeMap<PartitionId, (LogEnd, i64)>,
     /// Partitions that bring nothing though they should.
     pub stalled: usize,
     last_error: Option<(Place, LastError)>,
@@ -73,9 +74,9 @@ impl Report {
         }
     }
 
-    pub fn learned_ends(&mut self, ends: Vec<(PartitionId, Position)>) {
+    pub fn learned_ends(&mut self, ends: &[LogEnd]) {
         let now = wall_ms();
-        self.log_ends.extend(ends.into_iter().map(|(id, end)| (id, (end, now))));
+        self.log_ends.extend(ends.iter().map(|end| (end.partition, (*end, now))));
     }
 
     /// The ends that were known of these partitions are those of an earlier ownership.
@@ -103,8 +104,8 @@ struct Ahead {
 }
 
 impl Ahead {
-    fn of(snapshot: &Snapshot, ends: &BTreeMap<PartitionId, (Position, i64)>) -> Ahead {
-        let beyond = |end: Position, position: Position| end.0.saturating_sub(position.0).max(0).unsigned_abs();
+    fn of(snapshot: &Snapshot, ends: &BTreeMap<PartitionId, (LogEnd, i64)>) -> Ahead {
+        let beyond = |end: LogEnd, position: Position| end.written.0.saturating_sub(position.0).max(0).unsigned_abs();
         let known = || snapshot.committed.iter().filter_map(|(id, committed)| Some((*id, *committed, *ends.get(id)?)));
         let lags: Vec<(PartitionId, u64)> =
             known().map(|(id, committed, (end, _))| (id, beyond(end, committed))).collect();
@@ -206,6 +207,16 @@ impl Lane {
     pub(super) fn write_report(&mut self) {
         let now = now();
         let snapshot = self.engine.snapshot(now);
+        let unreadable: Vec<(String, u64)> = snapshot
+            .committed
+            .keys()
+            .filter_map(|id| {
+                let (end, _) = self.report.log_ends.get(id)?;
+                let behind = end.written.0.saturating_sub(end.readable.0).max(0).unsigned_abs();
+                Some((partition_label(&self.topics, *id), behind))
+            })
+            .collect();
+        self.metrics.kafka_unreadable.set(&unreadable);
         let ahead = Ahead::of(&snapshot, &self.report.log_ends);
         let drain = Drain::of(&snapshot, &ahead);
         self.write_metrics(&snapshot, &ahead, drain);
@@ -390,7 +401,13 @@ mod tests {
 
     fn ahead(engine: &mut Engine, end: Option<i64>) -> (Snapshot, Ahead) {
         let snapshot = engine.snapshot(at(200));
-        let ends = end.map(|end| (ID, (Position(end), 7))).into_iter().collect();
+        let ends = end
+            .map(|end| {
+                let end = Position(end);
+                (ID, (LogEnd { partition: ID, readable: end, written: end }, 7))
+            })
+            .into_iter()
+            .collect();
         let ahead = Ahead::of(&snapshot, &ends);
         (snapshot, ahead)
     }

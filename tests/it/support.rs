@@ -81,15 +81,7 @@ impl World {
         settings: SimulatorSettings,
     ) -> World {
         let simulator = Simulator::start(settings, SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
-        let producer = ClientConfig::new()
-            .set("bootstrap.servers", &brokers)
-            .set("partitioner", "murmur2_random")
-            .set("linger.ms", "5")
-            // Retries neither repeat events nor change their order.
-            .set("enable.idempotence", "true")
-            .set("message.max.bytes", "12582912")
-            .create()
-            .expect("a producer");
+        let producer = producer(&brokers);
         World {
             embedded,
             brokers,
@@ -100,6 +92,11 @@ impl World {
             producer,
             log: Vec::new(),
         }
+    }
+
+    /// Another producer, which learns anew what partitions there are.
+    pub fn new_producer(&mut self) {
+        self.producer = producer(&self.brokers);
     }
 
     /// A configuration with these destination blocks (YAML, indented by two), all pointing at the simulator.
@@ -200,6 +197,18 @@ impl World {
         })
         .await;
     }
+}
+
+fn producer(brokers: &str) -> FutureProducer {
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("partitioner", "murmur2_random")
+        .set("linger.ms", "5")
+        // Retries neither repeat events nor change their order.
+        .set("enable.idempotence", "true")
+        .set("message.max.bytes", "12582912")
+        .create()
+        .expect("a producer")
 }
 
 /// A lane's group as its coordinator sees it.
@@ -582,5 +591,29 @@ impl LedgerWatch {
     pub async fn end(self) -> u64 {
         self.stop.send_replace(true);
         self.task.await.expect("the books added up in every scrape")
+    }
+}
+
+/// The offsets of all records of a topic of one partition that are left.
+pub fn read_offsets(brokers: &str, topic: &str) -> Vec<i64> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "reads-only")
+        .set("enable.partition.eof", "true")
+        .create()
+        .expect("a consumer");
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, 0, Offset::Beginning).expect("a list");
+    consumer.assign(&list).expect("an assignment");
+    let deadline = Instant::now() + DEADLINE;
+    let mut offsets = Vec::new();
+    loop {
+        assert!(Instant::now() < deadline, "the end of {topic} does not come");
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => offsets.push(message.offset()),
+            Some(Err(KafkaError::PartitionEOF(_))) => return offsets,
+            Some(Err(error)) => panic!("{error}"),
+            None => {}
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! in `SLUICEGATE_TEST_BROKERS` (topics and groups are fresh; those brokers must create topics by themselves).
 
 mod pauses;
+mod places;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -136,7 +137,9 @@ impl Lane {
     /// The end of this partition's log, asked for by the thread while it is paused; no record may come before.
     async fn paused_end(&mut self, partition: i32) -> Position {
         self.wait(|event| match event {
-            SourceEvent::LogEnds(ends) => ends.into_iter().find(|(found, _)| *found == id(partition)).map(|end| end.1),
+            SourceEvent::LogEnds(ends) => {
+                ends.into_iter().find(|end| end.partition == id(partition)).map(|end| end.readable)
+            }
             SourceEvent::Records(batch) => panic!("a paused partition delivered {} records", batch.len()),
             _ => None,
         })
@@ -350,27 +353,6 @@ async fn start_latest_reads_only_what_comes_later_and_start_fail_says_which_sett
         })
         .await;
     assert!(text.contains(&settings.group) && text.contains(&cluster.topic) && text.contains("kafka.start"), "{text}");
-    lane.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_position_beyond_the_log_is_told_and_follows_the_setting() {
-    let cluster = Cluster::start(1);
-    cluster.write(0, &[(None, Some("1"))]).await;
-    let mut lane = Lane::start(cluster.settings());
-    lane.gain(1).await;
-    assert_eq!(lane.commit(1, vec![entry(0, 1000, "fence of another log")]).await, Ok(()));
-    lane.close().await;
-    let mut lane = Lane::start(cluster.settings());
-    let text = lane
-        .wait(|event| match event {
-            SourceEvent::Weather(text) if text.contains("beyond the end") => Some(text),
-            _ => None,
-        })
-        .await;
-    assert!(text.contains("1000"), "{text}");
-    let gained = lane.gain(1).await;
-    assert_eq!((gained[0].start, gained[0].metadata.as_deref()), (Position(0), None));
     lane.close().await;
 }
 

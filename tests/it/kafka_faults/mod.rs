@@ -10,6 +10,7 @@
 //! | leader, coordinator, one broker of three | `outage::leaders_*`, `outage::a_coordinator_*`, `outage::one_broker_*` |
 //! | answers after 2 s, fetch errors, throttling | `slow`, `real::a_broker_that_throttles_*` |
 //! | retention overtakes the reader | `log::a_log_that_*` |
+//! | a topic made again, partitions added, a log that was cut, transactions | `positions`; `kafka_edge::places` |
 //! | a new group, deleted offsets | `log::a_new_group_*`, `log::latest_is_chosen_once_*`, `log::deleted_offsets_*` |
 //! | dead-letter topic missing, refusing, silent | `dead_letter_topic`, `real::a_dead_letter_topic_*`, `broker::a_missing_*` |
 
@@ -18,6 +19,7 @@ mod dead_letter_topic;
 mod log;
 mod outage;
 mod own_kafka;
+mod positions;
 mod real;
 mod revoke;
 mod slow;

@@ -1,0 +1,357 @@
+//! Finds the place in a log again that is not the one which was being read: a topic deleted and made again, a log that was cut.
+//!
+//! librdkafka says nothing of either. Where a position lies outside the log it starts over at the oldest record
+//! (`auto.offset.reset`, which the worker sets to `earliest`: with `error` only a new assignment gets the partition going again),
+//! and a topic made again that has grown past the position it reads on from the middle (librdkafka 2.12,
+//! `rd_kafka_topic_metadata_update`). So the thread looks at each record and end:
+//!
+//! - It lies ahead: a gap if the log's start has passed the position, and otherwise a hole, which transactions and compaction
+//!   leave everywhere.
+//! - It lies behind: the thread asks for the log's ends, and [`go_on`] decides.
+//!
+//! Besides, it asks for the topics' ids once a second.
+//!
+//! What was read of a log that is gone is settled first, since it cannot be read again. Then the lane is given the partition anew.
+//!
+//! Of a log that was cut (unclean leader election) the reader takes what a newer leader has written since: its first record, if
+//! it comes with a newer leader epoch, else what comes after the log's present end. It never reads again what lies below: the cut
+//! may have taken the newest events of some users, and the older ones would set those users back.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::topic_partition_list::Offset as RdOffset;
+
+use super::consumer::Start;
+use super::context::{Context, Owned, State};
+use super::mark::Mark;
+use super::{Assignment, CommitEntry, SourceEvent};
+use crate::record::{PartitionId, Position};
+
+/// How long librdkafka may take to seek: it asks no broker for that. A guess: far more than its thread needs.
+const SEEK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How a partition is read at present.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// From `Owned::next` on.
+    Known,
+    /// Not yet: the brokers have not said where the log begins or ends. The lane does not know of the partition.
+    Unknown { oldest: bool, found: Option<Position> },
+    /// Not for now: something came from below `Owned::next`.
+    Doubtful(Behind, Doubt),
+    /// Not any more: what was read is settled first. Then from here on, or from the oldest record of a new log.
+    Left(Option<Position>),
+}
+
+/// Something that came from below the position that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Behind {
+    pub at: Position,
+    /// Whether a newer leader wrote it than all that was read.
+    pub is_newer: bool,
+}
+
+/// How far it is known why: first whether it is the same topic still, then where its log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doubt {
+    New,
+    IdAsked,
+    SameTopic,
+}
+
+/// How to go on where something came from behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GoOn {
+    /// From the same position: librdkafka delivered twice (librdkafka#2593).
+    Same,
+    /// From the oldest record left.
+    Oldest,
+    /// From here, the log having been cut.
+    Cut(Position),
+}
+
+/// Decides for a reader at `next` in a log from `low` to `high`.
+pub(super) fn go_on(next: Position, behind: Behind, low: Position, high: Position) -> GoOn {
+    if behind.is_newer {
+        GoOn::Cut(behind.at)
+    } else if high < next {
+        GoOn::Cut(high)
+    } else if low > next {
+        GoOn::Oldest
+    } else {
+        GoOn::Same
+    }
+}
+
+impl Owned {
+    /// Whether the thread needs to know the log's ends to go on.
+    pub fn is_lost(&self) -> bool {
+        match &self.place {
+            Place::Known => false,
+            Place::Unknown { found, .. } => found.is_none(),
+            Place::Doubtful(_, doubt) => *doubt == Doubt::SameTopic,
+            Place::Left(to) => to.is_none() && self.floor >= self.next,
+        }
+    }
+
+    /// Whether it stands still because of its broker if it brings nothing.
+    pub fn should_bring(&self) -> bool {
+        match self.place {
+            Place::Known => !self.paused,
+            Place::Unknown { .. } | Place::Doubtful(..) => true,
+            Place::Left(_) => false,
+        }
+    }
+}
+
+impl State {
+    /// A record or an end at `at` lies ahead of what was read; tells of the gap if it is one.
+    pub fn ahead(&mut self, id: PartitionId, at: Position, log_start: Option<i64>) {
+        let Some(next) = self.owned.get(&id).map(|owned| owned.next) else { return };
+        let to = Position(log_start.unwrap_or(0)).min(at);
+        if to <= next {
+            return;
+        }
+        self.seal();
+        if let Some(owned) = self.owned.get_mut(&id) {
+            owned.next = owned.next.max(to);
+        }
+        self.outbox.push_back(SourceEvent::Gap { partition: id, from: next, to });
+    }
+
+    /// Whether a partition is doubtful whose topic's id has to be asked for; it will be now.
+    pub fn doubts_ids(&mut self) -> bool {
+        let mut any = false;
+        for owned in self.owned.values_mut() {
+            if let Place::Doubtful(_, doubt @ Doubt::New) = &mut owned.place {
+                *doubt = Doubt::IdAsked;
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// The log's ends are known: where partitions start that the lane does not know of yet.
+    fn start_at(&mut self, id: PartitionId, start: Start, low: Position, high: Position) {
+        if let Some(Owned { place: Place::Unknown { oldest, found }, .. }) = self.owned.get_mut(&id) {
+            *found = Some(if *oldest || start != Start::Latest { low } else { high });
+        }
+    }
+}
+
+impl Context {
+    /// The topic has another id: leaves the logs that were read under the old one.
+    pub fn on_topic_id(&self, consumer: &BaseConsumer<Context>, state: &mut State, topic: u16, found: &str) {
+        if state.ids.get(&topic).is_some_and(|known| known == found) {
+            return;
+        }
+        let is_other = state.ids.insert(topic, found.to_owned()).is_some();
+        let mut left = Vec::new();
+        for (id, owned) in state.owned.iter_mut().filter(|(id, _)| id.topic == topic) {
+            match &owned.mark.id {
+                Some(known) if known != found => {
+                    owned.mark = Mark { id: Some(found.to_owned()), first: None };
+                    match &mut owned.place {
+                        Place::Unknown { oldest, found } => (*oldest, *found) = (true, None),
+                        place => *place = Place::Left(None),
+                    }
+                    left.push(*id);
+                }
+                _ => owned.mark.id = Some(found.to_owned()),
+            }
+        }
+        if is_other {
+            let name = &self.topics[usize::from(topic)];
+            state.weather(format!("topic {name} was deleted and made again: it is read from its beginning"));
+        }
+        self.stop(consumer, state, &left);
+    }
+
+    /// The brokers told the topics' ids, or did not.
+    pub fn on_ids(&self, consumer: &BaseConsumer<Context>, state: &mut State, ids: Option<Vec<(u16, String)>>) {
+        for (topic, id) in ids.iter().flatten() {
+            self.on_topic_id(consumer, state, *topic, id);
+        }
+        for owned in state.owned.values_mut() {
+            if let Place::Doubtful(_, doubt @ Doubt::IdAsked) = &mut owned.place {
+                *doubt = if ids.is_some() { Doubt::SameTopic } else { Doubt::New };
+            }
+        }
+    }
+
+    /// Something came from below the position that was read: nothing is taken from the partition before it is known why.
+    pub fn came_from_behind(&self, state: &mut State, id: PartitionId, at: Position, epoch: i32) {
+        let Some(owned) = state.owned.get_mut(&id) else { return };
+        let is_newer = owned.epoch >= 0 && epoch > owned.epoch;
+        owned.place = Place::Doubtful(Behind { at, is_newer }, Doubt::New);
+        owned.asked = None;
+    }
+
+    /// The brokers told the ends of a log whose place is open.
+    pub fn on_ends(
+        &self,
+        consumer: &BaseConsumer<Context>,
+        state: &mut State,
+        id: PartitionId,
+        low: Position,
+        high: Position,
+    ) {
+        let Some(owned) = state.owned.get_mut(&id) else { return };
+        let (topic, partition, next) = (&self.topics[usize::from(id.topic)], id.partition, owned.next);
+        match owned.place.clone() {
+            Place::Known => {}
+            Place::Unknown { .. } => state.start_at(id, self.start, low, high),
+            Place::Doubtful(behind, _) => match go_on(next, behind, low, high) {
+                GoOn::Same => {
+                    if self.seek(consumer, state, id, next) {
+                        state.weather(format!(
+                            "topic {topic}, partition {partition}: records came again and were left out"
+                        ));
+                    }
+                }
+                GoOn::Oldest => {
+                    if self.seek(consumer, state, id, low) {
+                        state.ahead(id, low, Some(low.0));
+                    }
+                }
+                GoOn::Cut(to) => {
+                    state.weather(format!(
+                        "topic {topic}, partition {partition}: position {next} was read, but the log was cut and reaches \
+                         from {low} to {high}: reading goes on at {to}"
+                    ));
+                    if let Some(owned) = state.owned.get_mut(&id) {
+                        owned.place = Place::Left(Some(to));
+                    }
+                    self.stop(consumer, state, &[id]);
+                }
+            },
+            Place::Left(None) if owned.floor >= next => self.read_anew(consumer, state, id, low),
+            Place::Left(_) => {}
+        }
+    }
+
+    /// Reads on at the place that is known now; `false` if librdkafka cannot do that yet.
+    fn seek(&self, consumer: &BaseConsumer<Context>, state: &mut State, id: PartitionId, to: Position) -> bool {
+        let topic = &self.topics[usize::from(id.topic)];
+        if let Err(error) = consumer.seek(topic, id.partition, RdOffset::Offset(to.0), SEEK_TIMEOUT) {
+            state.weather(format!("topic {topic}, partition {}: cannot seek to {to}: {error}", id.partition));
+            return false;
+        }
+        if let Some(owned) = state.owned.get_mut(&id) {
+            owned.place = Place::Known;
+            owned.progress.moved(Instant::now());
+        }
+        true
+    }
+
+    /// Gives the lane the partition anew, all that was read of the former log being settled.
+    fn read_anew(&self, consumer: &BaseConsumer<Context>, state: &mut State, id: PartitionId, start: Position) {
+        let Some(Owned { next, end, place, .. }) = state.owned.get(&id) else { return };
+        let (next, end, is_cut) = (*next, *end, matches!(place, Place::Left(Some(_))));
+        if !self.seek(consumer, state, id, start) {
+            return;
+        }
+        // Of a log that was cut the part between is missing; of one that is gone what was known to be there and not read.
+        let (from, to) = if is_cut { (start.min(next), next) } else { (next, end.max(next)) };
+        state.outbox.push_back(SourceEvent::Gap { partition: id, from, to });
+        if let Some(owned) = state.owned.get_mut(&id) {
+            (owned.next, owned.floor, owned.end, owned.epoch) = (start, start, start, -1);
+            (owned.paused, owned.is_anew) = (true, true);
+        }
+        // What came from the new log before its id was known may have left already: nothing leaves before that is read again.
+        let reread_to = Some(next).filter(|next| !is_cut && *next > start);
+        let gained = vec![Assignment { partition: id, start, metadata: None, others: Vec::new(), reread_to }];
+        let total_partitions = state.total_partitions;
+        state.outbox.push_back(SourceEvent::Assigned { gained, total_partitions });
+    }
+
+    /// Goes on where all that was read of a log that was cut is settled, and tells the lane of partitions whose start is known.
+    pub fn move_on(&self, consumer: &BaseConsumer<Context>, state: &mut State, now: Instant) {
+        let cut = state.owned.iter().filter_map(|(id, owned)| match owned.place {
+            Place::Left(Some(to)) if owned.floor >= owned.next => Some((*id, to)),
+            _ => None,
+        });
+        for (id, to) in cut.collect::<Vec<_>>() {
+            self.read_anew(consumer, state, id, to);
+        }
+        self.tell_starts(consumer, state, now);
+    }
+
+    /// Starts partitions that the group has not read before. All together that could be asked about, so that one rebalance is
+    /// one piece of news; a partition without a leader keeps the others for as long as one question takes.
+    fn tell_starts(&self, consumer: &BaseConsumer<Context>, state: &mut State, now: Instant) {
+        let unknown = || state.owned.iter().filter(|(_, owned)| matches!(owned.place, Place::Unknown { .. }));
+        if state.start_again.is_some_and(|at| now < at)
+            || unknown().any(|(id, owned)| owned.asked.is_none() || state.asking == Some(*id))
+        {
+            return;
+        }
+        let found = |(id, owned): (&PartitionId, &Owned)| match owned.place {
+            Place::Unknown { found: Some(start), .. } => Some((*id, start)),
+            _ => None,
+        };
+        let starts: Vec<(PartitionId, Position)> = unknown().filter_map(found).collect();
+        if starts.is_empty() {
+            return;
+        }
+        // Committed at once: a restart before the lane's first commit would choose `latest` again, later, and skip what came between.
+        let entries: Vec<CommitEntry> = starts
+            .iter()
+            .map(|(id, start)| CommitEntry { partition: *id, position: *start, metadata: String::new() })
+            .collect();
+        if let Err(error) = self.commit(consumer, state, &entries) {
+            state.weather(format!("first positions of group {}: {error}", self.group));
+            state.start_again = Some(now + SEEK_TIMEOUT);
+            return;
+        }
+        let mut gained = Vec::with_capacity(starts.len());
+        for (id, start) in starts {
+            if self.seek(consumer, state, id, start)
+                && let Some(owned) = state.owned.get_mut(&id)
+            {
+                (owned.next, owned.floor, owned.end) = (start, start, start);
+                let others = std::mem::take(&mut owned.others);
+                gained.push(Assignment { partition: id, start, metadata: None, others, reread_to: None });
+            } else {
+                state.start_again = Some(now + SEEK_TIMEOUT);
+            }
+        }
+        if !gained.is_empty() {
+            let total_partitions = state.total_partitions;
+            state.outbox.push_back(SourceEvent::Assigned { gained, total_partitions });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reader at 100, what came from 10, and a log from `low` to `high`.
+    fn at(is_newer: bool, low: i64, high: i64) -> GoOn {
+        go_on(Position(100), Behind { at: Position(10), is_newer }, Position(low), Position(high))
+    }
+
+    #[test]
+    fn records_that_come_twice_change_nothing() {
+        assert_eq!(at(false, 0, 100), GoOn::Same);
+        assert_eq!(at(false, 10, 500), GoOn::Same);
+    }
+
+    #[test]
+    fn a_cut_log_is_read_on_where_a_newer_leader_began_to_write() {
+        assert_eq!(at(true, 0, 50), GoOn::Cut(Position(10)));
+        assert_eq!(at(true, 0, 500), GoOn::Cut(Position(10)), "it has grown past the position");
+    }
+
+    #[test]
+    fn a_cut_log_of_unknown_leaders_is_read_on_at_its_end_which_sets_nobody_back() {
+        assert_eq!(at(false, 10, 50), GoOn::Cut(Position(50)));
+    }
+
+    #[test]
+    fn a_log_whose_start_has_passed_the_position_is_read_on_at_its_start() {
+        assert_eq!(at(false, 200, 500), GoOn::Oldest);
+    }
+}
