@@ -108,7 +108,8 @@ fn read(path: &Path) -> Result<SecretString, Error> {
 
 /// Trims the line end that editors and `echo` leave; a space in front is never part of a token either.
 fn checked(text: &str) -> Result<SecretString, Unfit> {
-    let token = text.trim();
+    // Some editors put a mark in front of what they write.
+    let token = text.trim_start_matches('\u{feff}').trim();
     if token.is_empty() {
         return Err(Unfit::Empty);
     }

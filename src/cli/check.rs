@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Exit, refuse, say};
 use crate::config::Config;
-use crate::kafka::admin::{Finding, Standing, inspect};
+use crate::kafka::admin::{Finding, Standing, inspect, refusal};
 
 /// The configuration is valid already; what is left are the files and, if `online`, the brokers that it names.
 pub(super) fn check(config: &Config, online: bool) -> Exit {
@@ -12,11 +12,15 @@ pub(super) fn check(config: &Config, online: bool) -> Exit {
         Ok(()) => Exit::Ok,
         Err(problems) => refuse(&problems),
     };
+    // A missing password file is told already; without it, the brokers would only refuse the client.
+    let Ok(properties) = config.kafka_properties() else { return files };
+    if let Some(finding) = refusal(&properties) {
+        say(&line(&finding));
+        return Exit::Config;
+    }
     if files == Exit::Ok {
         say(&format!("the configuration is valid ({} destinations)\n", config.enabled().count()));
     }
-    // A missing password file is told already; without it, the brokers would only refuse the client.
-    let Ok(properties) = config.kafka_properties() else { return files };
     if !online {
         return files;
     }

@@ -42,7 +42,7 @@ impl Context {
         for Assignment { partition, start, .. } in &assignments {
             let mut element = list.add_partition(&self.topics[usize::from(partition.topic)], partition.partition);
             if let Err(error) = element.set_offset(RdOffset::Offset(start.0)) {
-                state.fatal(format!("partition {partition} cannot start at {start}: {error}"));
+                state.refused(format!("partition {partition} cannot start at {start}: {error}"));
             }
             self.lead(*partition);
         }
@@ -67,7 +67,7 @@ impl Context {
         };
         if let Err(error) = result {
             // Owned but unread for ever would be worse than a restart.
-            state.fatal(format!("group {}: librdkafka does not take its assignment: {error}", self.group));
+            state.refused(format!("group {}: librdkafka does not take its assignment: {error}", self.group));
         }
     }
 
@@ -106,7 +106,7 @@ impl Context {
                     return Some(resolution.found.into_values().collect());
                 }
                 Err(Obstacle::Fatal(text)) => {
-                    state.fatal(text);
+                    state.refused(text);
                     return None;
                 }
                 Err(Obstacle::Later(text)) => state.weather(text),

@@ -35,7 +35,7 @@ impl Lane {
     /// Notes and logs a change of state. The everyday states alternate with every request and are logged at debug level.
     pub(super) fn note_state(&mut self) {
         let now = now();
-        let state = self.engine.state(now.at);
+        let state = self.contact.state(self.engine.state(now.at));
         if self.report.state != Some(state) {
             self.report.state = Some(state);
             self.report.state_since_ms = now.wall_ms;
@@ -63,7 +63,8 @@ impl Lane {
     /// Writes all metrics and the status, of one moment.
     pub(super) fn write_report(&mut self) {
         let now = now();
-        let snapshot = self.engine.snapshot(now);
+        let mut snapshot = self.engine.snapshot(now);
+        snapshot.state = self.contact.state(snapshot.state);
         let lags: Vec<(PartitionId, u64)> = snapshot
             .committed
             .iter()
@@ -88,7 +89,7 @@ impl Lane {
                 rows_per_minute: snapshot.rows_per_minute.map(|rate| rate as u32),
                 window_rows: snapshot.window_rows,
             };
-            status.drain_eta_seconds = snapshot.drain_eta().map(|eta| eta.as_secs_f64());
+            status.drain_eta_seconds = drain_eta(snapshot).map(|eta| eta.as_secs_f64());
             status.last_error = report.last_error.clone();
             status.lag = lags.iter().map(|(_, lag)| lag).sum();
             status.partitions_assigned = snapshot.partitions;
@@ -140,7 +141,7 @@ impl Lane {
         metrics.rate_limit_rows_per_minute.set(snapshot.rows_per_minute.unwrap_or(f64::INFINITY));
         metrics.rate_limit_window_rows.set(count(snapshot.window_rows));
         metrics.retry_after_seconds.set(snapshot.retry_after.as_secs_f64());
-        metrics.drain_eta_seconds.set(snapshot.drain_eta().map_or(f64::INFINITY, |eta| eta.as_secs_f64()));
+        metrics.drain_eta_seconds.set(drain_eta(snapshot).map_or(f64::INFINITY, |eta| eta.as_secs_f64()));
         metrics.lane_state.set(snapshot.state.label());
         metrics.partitions_assigned.set(count(snapshot.partitions as u64));
         metrics.partitions_paused.set(count(snapshot.partitions_paused as u64));
@@ -164,8 +165,21 @@ fn is_news(state: LaneState) -> bool {
 fn is_trouble(state: LaneState) -> bool {
     matches!(
         state,
-        LaneState::Throttled | LaneState::BackingOff | LaneState::AccountFault | LaneState::DeadLetterBlocked
+        LaneState::Throttled
+            | LaneState::BackingOff
+            | LaneState::AccountFault
+            | LaneState::DeadLetterBlocked
+            | LaneState::KafkaDown
+            | LaneState::KafkaRefused
     )
+}
+
+/// As the engine tells it; without Kafka nothing gets through for long.
+fn drain_eta(snapshot: &Snapshot) -> Option<Duration> {
+    match snapshot.state {
+        LaneState::KafkaDown | LaneState::KafkaRefused => None,
+        _ => snapshot.drain_eta(),
+    }
 }
 
 /// The label of `requests_total`.
