@@ -56,31 +56,31 @@ impl Contact {
     }
 
     /// Takes the statistics of a moment; returns what is to be told.
-    pub fn heard(&mut self, brokers: &BTreeMap<String, BrokerStatistics>, now: Instant) -> Option<SourceEvent> {
+    pub fn heard(&mut self, brokers: &BTreeMap<String, BrokerStatistics>, now: Instant) -> Vec<SourceEvent> {
         let is_told = self.told.is_some_and(|told| now.duration_since(told) < AGAIN);
         if !brokers.values().any(BrokerStatistics::answers) {
             self.silent += 1;
             let is_news = self.silent == OUTAGE;
             if self.silent < OUTAGE || (is_told && !is_news) {
-                return None;
+                return Vec::new();
             }
             self.told = Some(now);
             let why = self.why.clone().unwrap_or_else(|| "they are silent".to_owned());
-            return Some(SourceEvent::BrokersDown { why, complaints: std::mem::take(&mut self.complaints) });
+            return vec![SourceEvent::BrokersDown { why, complaints: std::mem::take(&mut self.complaints) }];
         }
-        let silent = std::mem::take(&mut self.silent);
-        if silent >= OUTAGE {
+        if self.silent >= OUTAGE {
             *self = Contact { told: self.told, ..Contact::default() };
-            return Some(SourceEvent::BrokersUp);
         }
+        self.silent = 0;
+        let mut told = vec![SourceEvent::BrokersUp];
         // One of several brokers, or a moment only.
-        if is_told {
-            return None;
+        if !is_told && let Some(why) = self.why.take() {
+            let complaints = std::mem::take(&mut self.complaints);
+            self.told = Some(now);
+            let text = format!("a connection failed ({complaints} complaints), a broker answers: {why}");
+            told.push(SourceEvent::Weather(text));
         }
-        let why = self.why.take()?;
-        let complaints = std::mem::take(&mut self.complaints);
-        self.told = Some(now);
-        Some(SourceEvent::Weather(format!("a connection failed ({complaints} complaints), a broker answers: {why}")))
+        told
     }
 }
 
@@ -108,19 +108,15 @@ mod tests {
         for n in 0..60 {
             (0..10).for_each(|_| contact.complain(REFUSED, "refused".to_owned()));
             contact.complain(RDKafkaErrorCode::AllBrokersDown, "all down".to_owned());
-            match contact.heard(&down, start + Duration::from_secs(5 * n)) {
-                Some(SourceEvent::BrokersDown { why, complaints }) => {
-                    assert_eq!(why, "refused");
-                    told.push((5 * n, complaints));
-                }
-                None => {}
-                other => panic!("{other:?}"),
+            for event in contact.heard(&down, start + Duration::from_secs(5 * n)) {
+                let SourceEvent::BrokersDown { why, complaints } = event else { panic!("{event:?}") };
+                assert_eq!(why, "refused");
+                told.push((5 * n, complaints));
             }
         }
         assert_eq!(told, [(5, 22), (65, 132), (125, 132), (185, 132), (245, 132)]);
         let now = start + Duration::from_secs(300);
-        assert!(matches!(contact.heard(&up, now), Some(SourceEvent::BrokersUp)));
-        assert!(contact.heard(&up, now).is_none());
+        assert!(matches!(contact.heard(&up, now)[..], [SourceEvent::BrokersUp]));
     }
 
     #[test]
@@ -128,9 +124,9 @@ mod tests {
         let (mut contact, now) = (Contact::default(), Instant::now());
         let (down, up) = (BTreeMap::new(), brokers(&[("learned", "UP", 0)]));
         for _ in 0..2 {
-            assert!(contact.heard(&down, now).is_none());
-            assert!(matches!(contact.heard(&down, now), Some(SourceEvent::BrokersDown { .. })));
-            assert!(matches!(contact.heard(&up, now), Some(SourceEvent::BrokersUp)));
+            assert!(contact.heard(&down, now).is_empty());
+            assert!(matches!(contact.heard(&down, now)[..], [SourceEvent::BrokersDown { .. }]));
+            assert!(matches!(contact.heard(&up, now)[..], [SourceEvent::BrokersUp]));
         }
     }
 
@@ -155,8 +151,10 @@ mod tests {
         let mut told = Vec::new();
         for n in 0..24 {
             contact.complain(REFUSED, "refused".to_owned());
-            if let Some(SourceEvent::Weather(text)) = contact.heard(&some, start + Duration::from_secs(5 * n)) {
-                told.push(text);
+            for event in contact.heard(&some, start + Duration::from_secs(5 * n)) {
+                if let SourceEvent::Weather(text) = event {
+                    told.push(text);
+                }
             }
         }
         assert_eq!(told.len(), 2, "{told:?}");

@@ -62,7 +62,7 @@ pub enum SourceEvent {
     /// No broker answers; told again each minute until `BrokersUp`. `why` is the complaint that says most, `complaints` how many
     /// there were since the last time.
     BrokersDown { why: String, complaints: u64 },
-    /// A broker answers again.
+    /// A broker answers; told every few seconds.
     BrokersUp,
     /// The coordinator takes another for the member of this `group.instance.id`: the thread leaves, `Lost` came before and
     /// `Closed` follows. After a broker's crash amid a join this happens without another member.

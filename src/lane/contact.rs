@@ -12,9 +12,20 @@ const FIRST_WAIT: Duration = Duration::from_secs(5);
 /// The longest such wait. A guess: an operator who has mended the rights does not wait much longer for the effect.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
+/// How long a commit goes without an answer before the brokers count as silent. As long as it takes the consumer to find that
+/// nobody answers; a commit takes milliseconds.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// How often an outage is told. A little less than the minute after which the consumer tells it again.
+const AGAIN: Duration = Duration::from_secs(50);
+
 #[derive(Default)]
 pub(super) struct Contact {
     down_since: Option<Instant>,
+    /// When that was last told.
+    told_at: Option<Instant>,
+    /// When the commit was asked for that has no answer yet.
+    committing_since: Option<Instant>,
     /// Complaints since the outage was last told.
     complaints: u64,
     /// Whether Kafka refused the lane and has not taken it since.
@@ -60,6 +71,22 @@ impl Lane {
     /// A new consumer has met no broker yet.
     pub(super) fn forget_contact(&mut self) {
         self.contact.down_since = None;
+        self.contact.committing_since = None;
+    }
+
+    /// Notes when a commit begins, or that it has ended.
+    pub(super) fn note_commit(&mut self, since: Option<Instant>) {
+        self.contact.committing_since = since;
+    }
+
+    /// Takes a commit without an answer for silence: the consumer's thread waits for it, for a minute amid an outage, and tells
+    /// nothing meanwhile.
+    pub(super) fn watch_commit(&mut self, now: Instant) {
+        let is_late =
+            self.contact.committing_since.is_some_and(|since| now.saturating_duration_since(since) >= SILENCE);
+        if is_late && self.contact.down_since.is_none() {
+            self.on_brokers_down(&format!("a commit has had no answer for {} s", SILENCE.as_secs()), 0, now);
+        }
     }
 
     pub(super) fn on_assigned(&mut self) {
@@ -72,7 +99,15 @@ impl Lane {
     pub(super) fn on_brokers_down(&mut self, why: &str, complaints: u64, now: Instant) {
         const REMEDY: &str =
             "check kafka.brokers, the network, and security.protocol, TLS and credentials in kafka.properties";
-        let complaints = complaints + std::mem::take(&mut self.contact.complaints);
+        self.contact.complaints += complaints;
+        // The consumer finds later what a commit without an answer has shown.
+        if self.contact.down_since.is_some()
+            && now.saturating_duration_since(self.contact.told_at.unwrap_or(now)) < AGAIN
+        {
+            return;
+        }
+        self.contact.told_at = Some(now);
+        let complaints = std::mem::take(&mut self.contact.complaints);
         match self.contact.down_since {
             None => tracing::warn!(destination = %self.id, complaints, "kafka: no broker answers: {why}; {REMEDY}"),
             Some(since) => {

@@ -256,6 +256,7 @@ impl Lane {
 
     fn on_committed(&mut self, id: CommitId, result: Result<(), CommitError>, now: Now) {
         self.committing = None;
+        self.note_commit(None);
         let outcome = match &result {
             Ok(()) => {
                 self.metrics.last_commit_timestamp_seconds.set(now.wall_ms as f64 / 1000.0);
@@ -299,6 +300,7 @@ impl Lane {
                         .map(|c| CommitEntry { partition: c.partition, position: c.position, metadata: c.metadata })
                         .collect();
                     self.committing = Some(id);
+                    self.note_commit(Some(Instant::now()));
                     self.consumer.send(Command::Commit { id: id.0, entries });
                 }
                 Action::Pause(partitions) => self.consumer.send(Command::Pause(partitions)),
@@ -313,6 +315,7 @@ impl Lane {
             self.look_at_password();
         }
         self.log_notes();
+        self.watch_commit(now);
         self.note_state();
         if self.engine.state(Instant::now()) == LaneState::AccountFault {
             // A rotated token file is noticed within one turn of the loop, not at the next probe minutes later.

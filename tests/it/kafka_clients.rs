@@ -5,9 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::{Offset, TopicPartitionList};
 use sluicegate::demo::simulator::Kind;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -127,20 +124,12 @@ async fn a_lane_that_kafka_refuses_stands_still_and_comes_back_by_itself_while_t
     assert!(line.contains("userpilot") && line.contains("set kafka.start to earliest or latest"), "{line}");
     assert_eq!(world.simulator.provider(Kind::Userpilot).users().len(), 0);
     assert!(process.is_running());
-    // What the remedy says.
-    let group = format!("{}.userpilot", world.group);
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", &world.brokers)
-        .set("group.id", &group)
-        .create()
-        .expect("a consumer");
-    let mut list = TopicPartitionList::new();
-    for partition in 0..world.partitions {
-        list.add_partition_offset(&world.topic, partition, Offset::Offset(0)).expect("an offset");
-    }
-    consumer.commit(&list, CommitMode::Sync).expect("committed");
+    // What the remedy says: one run with `earliest` gives the group its positions.
+    let other = block(&world, "userpilot", Kind::Userpilot);
+    let helper = Process::start(&world.yaml(&other, "group.protocol: consumer", "5s"), &[]);
     world.wait_committed("userpilot").await;
     assert_eq!(world.wrong_state(Kind::Userpilot), Vec::<String>::new());
+    end(helper).await;
     process.wait_log("kafka takes the lane again").await;
     end(process).await;
 }
@@ -297,15 +286,22 @@ async fn doorkeeper() -> (String, Logins) {
     (address, logins)
 }
 
-/// Kafka's protocol without SaslAuthenticate (KIP-43): a SaslHandshake request, its answer, then the bare token.
+/// Kafka's protocol without SaslAuthenticate (KIP-43): ApiVersions (18), SaslHandshake (17), then the bare token.
 async fn login(mut stream: TcpStream) -> Option<(String, String)> {
-    let request = frame(&mut stream).await?;
-    let client = 10 + usize::from(u16::from_be_bytes(request.get(8..10)?.try_into().ok()?));
-    let client_id = String::from_utf8(request.get(10..client)?.to_vec()).ok()?;
-    // The request's number, no error, and one mechanism.
-    let answer = [&request[4..8], &[0, 0, 0, 0, 0, 1, 0, 5], b"PLAIN"].concat();
-    stream.write_u32(u32::try_from(answer.len()).ok()?).await.ok()?;
-    stream.write_all(&answer).await.ok()?;
+    // No error, two APIs (17 in version 0, 18 in 0 to 3), no throttling; for the other no error and one mechanism.
+    const VERSIONS: &[u8] = &[0, 0, 3, 0, 18, 0, 0, 0, 3, 0, 0, 17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    const MECHANISMS: &[u8] = &[0, 0, 0, 0, 0, 1, 0, 5, b'P', b'L', b'A', b'I', b'N'];
+    let client_id = loop {
+        let request = frame(&mut stream).await?;
+        let is_handshake = request.get(1)? == &17;
+        let answer = [request.get(4..8)?, if is_handshake { MECHANISMS } else { VERSIONS }].concat();
+        stream.write_u32(u32::try_from(answer.len()).ok()?).await.ok()?;
+        stream.write_all(&answer).await.ok()?;
+        if is_handshake {
+            let end = 10 + usize::from(u16::from_be_bytes(request.get(8..10)?.try_into().ok()?));
+            break String::from_utf8(request.get(10..end)?.to_vec()).ok()?;
+        }
+    };
     let token = String::from_utf8(frame(&mut stream).await?).ok()?;
     Some((client_id, token.rsplit('\0').next()?.to_owned()))
 }
@@ -332,8 +328,7 @@ async fn clients_have_names_of_their_own_and_log_in_with_what_the_password_file_
     let (broker, logins) = doorkeeper().await;
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), "\u{feff}MARKED-first\n").expect("written");
-    let sasl = "security.protocol: sasl_plaintext, sasl.mechanism: PLAIN, sasl.username: worker, \
-                api.version.request: false, broker.version.fallback: 0.10.0";
+    let sasl = "security.protocol: sasl_plaintext, sasl.mechanism: PLAIN, sasl.username: worker";
     let yaml = |properties: &str| {
         let yaml = world.yaml(&block(&world, "vibefollow", Kind::Vibefollow), properties, "5s");
         let yaml = yaml.replace(&format!("brokers: {}", world.brokers), &format!("brokers: \"{broker}\""));
