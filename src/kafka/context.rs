@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -28,6 +28,8 @@ use crate::record::{PartitionId, Position};
 pub(super) const WAIT: Duration = Duration::from_millis(5);
 /// The same text is told at most this often: as what librdkafka says is.
 const WEATHER_INTERVAL: Duration = AGAIN;
+/// Statistics tell of the present for so long. A guess: below the 5 s between two, above what a loaded machine takes to read them.
+const FRESH_SECONDS: i64 = 3;
 /// Distinct texts remembered for that. A guess: far more than one outage has, small in memory.
 const WEATHER_TEXTS: usize = 64;
 
@@ -324,6 +326,8 @@ fn commit_error(error: &KafkaError, lost: bool) -> CommitError {
 /// The part of librdkafka's statistics (STATISTICS.md) that lag is computed from, and whether a broker answers.
 #[derive(Deserialize)]
 struct Statistics {
+    /// When they were made, in seconds since 1970.
+    time: i64,
     brokers: BTreeMap<String, BrokerStatistics>,
     topics: BTreeMap<String, TopicStatistics>,
 }
@@ -354,8 +358,12 @@ impl ClientContext for Context {
         let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
         let mut ends = Vec::new();
         let mut state = self.state();
-        let told = state.contact.heard(&statistics.brokers, Instant::now());
-        state.outbox.extend(told);
+        // What has waited while this thread waited for a commit tells of the past.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if i64::try_from(now).is_ok_and(|now| now - statistics.time <= FRESH_SECONDS) {
+            let told = state.contact.heard(&statistics.brokers, Instant::now());
+            state.outbox.extend(told);
+        }
         for (topic, statistics) in &statistics.topics {
             for (partition, statistics) in &statistics.partitions {
                 let end = if statistics.ls_offset >= 0 { statistics.ls_offset } else { statistics.hi_offset };
