@@ -1,4 +1,4 @@
-//! Builds one lane per destination and runs them all, until a signal or until one cannot go on.
+//! Builds one lane per destination and runs them all, until a signal or until one panics.
 
 use std::io;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ pub enum Error {
     Signals(io::Error),
     #[error(transparent)]
     Lane(#[from] lane::Error),
+    /// What the lane held is in Kafka, but nothing is known about its state: the others drain, and a new process starts afresh.
     #[error("a lane panicked; this is a bug, restart the worker")]
     Panicked,
 }
@@ -30,7 +31,7 @@ pub enum Error {
 /// Runs the worker until SIGTERM or SIGINT and through its drain. A second signal ends the process at once.
 ///
 /// # Errors
-/// What keeps it from starting, or ends a lane.
+/// What keeps it from starting, or a panic.
 pub async fn run(config: &Config) -> Result<(), Error> {
     // Before anything is started: a signal during the start must not kill the process unheard.
     let mut signals = Signals::new().map_err(Error::Signals)?;
@@ -117,10 +118,10 @@ impl App {
         Arc::clone(&self.ops.metrics)
     }
 
-    /// Runs until `shutdown` turns true and all lanes have drained, or until one lane cannot go on; then the others drain too.
+    /// Runs until `shutdown` turns true and all lanes have drained, or until one panics; then the others drain too.
     ///
     /// # Errors
-    /// The first lane's error.
+    /// A lane panicked.
     pub async fn run(self, shutdown: watch::Receiver<bool>) -> Result<(), Error> {
         let (stop, stopped) = watch::channel(false);
         let mut lanes = JoinSet::new();
@@ -137,16 +138,14 @@ impl App {
         loop {
             tokio::select! {
                 ended = lanes.join_next() => {
-                    let outcome = match ended {
+                    match ended {
                         None => break,
-                        Some(Ok(Ok(()))) => Ok(()),
-                        Some(Ok(Err(error))) => Err(Error::Lane(error)),
-                        Some(Err(_)) => Err(Error::Panicked),
-                    };
-                    if let (Err(error), Ok(())) = (outcome, &result) {
-                        tracing::error!("{error}");
-                        result = Err(error);
-                        let _ = stop.send(true);
+                        Some(Ok(())) => {}
+                        Some(Err(_)) => {
+                            tracing::error!("{}", Error::Panicked);
+                            result = Err(Error::Panicked);
+                            let _ = stop.send(true);
+                        }
                     }
                 }
                 _ = shutdown.wait_for(|stop| *stop), if !stopping => {

@@ -103,7 +103,8 @@ fn read(path: &Path) -> Result<SecretString, Error> {
     File::open(path).and_then(|file| file.take(2 * MAX_BYTES as u64).read_to_end(&mut bytes)).map_err(unreadable)?;
     let unfit = |unfit| Error::File { path: path.to_owned(), unfit };
     let text = str::from_utf8(&bytes).map_err(|_| unfit(Unfit::NotForAHeader))?;
-    checked(text).map_err(unfit)
+    // Some editors put a mark in front of what they write.
+    checked(text.strip_prefix('\u{feff}').unwrap_or(text)).map_err(unfit)
 }
 
 /// Trims the line end that editors and `echo` leave; a space in front is never part of a token either.
@@ -202,7 +203,6 @@ mod tests {
             ("marked\r\nX-Evil: 1", Unfit::NotForAHeader),
             ("marked\u{0}", Unfit::NotForAHeader),
             ("märked marked", Unfit::NotForAHeader),
-            ("\u{feff}marked", Unfit::NotForAHeader),
             (&"marked".repeat(2000), Unfit::TooLong),
             (&"marked".repeat(20_000), Unfit::TooLong),
         ] {
@@ -218,6 +218,13 @@ mod tests {
         }
         let (_folder, path) = folder(b"marked\xff");
         assert!(matches!(from_file(&path), Err(Error::File { unfit: Unfit::NotForAHeader, .. })));
+    }
+
+    #[test]
+    fn the_mark_that_editors_put_in_front_of_a_file_is_no_part_of_the_token() {
+        let (_folder, path) = folder("\u{feff}abc\r\n");
+        assert_eq!(text(&from_file(&path).expect("a good token").current(Instant::now())), "abc");
+        assert!(matches!(inline("\u{feff}abc"), Err(Error::Inline(Unfit::NotForAHeader))));
     }
 
     #[test]

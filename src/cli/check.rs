@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Exit, complain, refuse, say};
 use crate::config::Config;
-use crate::kafka::admin::{Finding, Standing, inspect};
+use crate::kafka::admin::{Finding, Standing, inspect, refusal};
 
 /// The configuration is valid already; what is left are the files and, if `online`, the brokers that it names.
 pub(super) fn check(config: &Config, online: bool) -> Exit {
@@ -15,11 +15,15 @@ pub(super) fn check(config: &Config, online: bool) -> Exit {
     for warning in config.warnings() {
         complain(&format!("warning: {warning}\n"));
     }
+    // A missing password file is told already; without it, the brokers would only refuse the client.
+    let Ok(properties) = config.kafka_properties() else { return files };
+    if let Some(finding) = refusal(&properties) {
+        say(&line(&finding));
+        return Exit::Config;
+    }
     if files == Exit::Ok {
         say(&format!("the configuration is valid ({} destinations)\n", config.enabled().count()));
     }
-    // A missing password file is told already; without it, the brokers would only refuse the client.
-    let Ok(properties) = config.kafka_properties() else { return files };
     if !online {
         return files;
     }

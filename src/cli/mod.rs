@@ -18,7 +18,6 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::app;
 use crate::config::{self, Config, Problems};
 use crate::demo::run as demo;
-use crate::lane;
 use crate::units::HumanDuration;
 
 /// How a process ends; the codes are those of BSD's `sysexits.h`. A provider's or broker's outage never ends one.
@@ -270,7 +269,7 @@ fn run_worker(config: &Config) -> Exit {
         Err(error) => {
             complain(&format!("{error}\n"));
             match error {
-                app::Error::Lane(lane::Error::LostTask { .. }) | app::Error::Panicked => Exit::Bug,
+                app::Error::Panicked => Exit::Bug,
                 app::Error::Lane(_) => Exit::Config,
                 app::Error::Listen { .. } | app::Error::Signals(_) => Exit::Unavailable,
             }

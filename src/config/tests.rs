@@ -103,6 +103,26 @@ fn contradictions_are_refused_with_path_and_remedy() {
             "kafka.password_file",
             "sasl.password is given too",
         ),
+        (
+            "kafka: {properties: {sasl.mechanism: OAUTHBEARER}}",
+            "kafka.properties.sasl.mechanism",
+            "OAUTHBEARER: is a mechanism that this worker lacks",
+        ),
+        (
+            "kafka: {password_file: /f, properties: {security.protocol: sasl_ssl, sasl.username: u}}",
+            "kafka.properties.sasl.mechanism",
+            "GSSAPI",
+        ),
+        (
+            "kafka: {properties: {security.protocol: SASL_SSL, sasl.mechanism: PLAIN, sasl.username: u}}",
+            "kafka.password_file",
+            "name a file",
+        ),
+        (
+            "kafka: {password_file: /f, properties: {security.protocol: sasl_ssl, sasl.mechanism: SCRAM-SHA-256}}",
+            "kafka.properties.sasl.username",
+            "name the user",
+        ),
         ("kafka: {properties: {stats_cb: x}}", "kafka.properties.stats_cb", "callback"),
         ("kafka: {properties: {acks: 1}}", "kafka.properties.acks", "dead letters"),
         ("kafka: {properties: {sesion.timeout.ms: 1}}", "kafka.properties.sesion.timeout.ms", "librdkafka refuses it"),

@@ -7,7 +7,7 @@ use std::path::Path;
 use secrecy::ExposeSecret;
 
 use super::{Config, Destination, Problem, token_fault, vendors};
-use crate::kafka::settings::{PASSWORD, is_secret, owned_property, refused_property};
+use crate::kafka::settings::{PASSWORD, USERNAME, is_secret, owned_property, refused_property};
 use crate::providers::{self, ProviderConfig};
 use crate::sender::tls::TlsSettings;
 use crate::units::{ByteCount, RowsPerMinute};
@@ -40,6 +40,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     let mut found = Findings::default();
     kafka(config, &mut found);
     properties(config, &mut found);
+    sasl(config, &mut found);
     process(config, &mut found);
     for (id, destination) in &config.destinations {
         identity(id, destination, &mut found);
@@ -136,6 +137,43 @@ fn properties(config: &Config, found: &mut Findings) {
                 );
             }
         }
+    }
+}
+
+/// The ways to log in that librdkafka is built with and that need nothing but a name and a password.
+const MECHANISMS: [&str; 3] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"];
+
+/// What librdkafka would refuse when the client is made, or wait for in vain: nobody fetches tokens for OAUTHBEARER, Kerberos is
+/// not built in, and the default is Kerberos.
+fn sasl(config: &Config, found: &mut Findings) {
+    let remedy = "use SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN with sasl.username and kafka.password_file, or a certificate \
+                  (security.protocol: ssl)";
+    let properties = &config.kafka.properties;
+    let given = ["sasl.mechanism", "sasl.mechanisms"].into_iter().find_map(|key| Some((key, properties.get(key)?)));
+    if let Some((key, mechanism)) = given
+        && !MECHANISMS.contains(&mechanism.as_str())
+    {
+        found.add(
+            format!("kafka.properties.{key}"),
+            mechanism,
+            format!("is a mechanism that this worker lacks: {remedy}"),
+        );
+        return;
+    }
+    if !properties.get("security.protocol").is_some_and(|protocol| protocol.to_ascii_lowercase().starts_with("sasl")) {
+        return;
+    }
+    if given.is_none() {
+        found.missing(
+            "kafka.properties.sasl.mechanism",
+            format!("is not set, and librdkafka takes GSSAPI then: {remedy}"),
+        );
+    }
+    if properties.get(USERNAME).is_none_or(String::is_empty) {
+        found.missing("kafka.properties.sasl.username", "is not set: name the user who logs in");
+    }
+    if properties.get(PASSWORD).is_none_or(String::is_empty) && config.kafka.password_file.is_none() {
+        found.missing("kafka.password_file", "is not set, nor is sasl.password: name a file that holds the password");
     }
 }
 

@@ -7,7 +7,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::assignment::partition_count;
-use super::client::{LastComplaint, refused};
+use super::client::refused;
+use super::complaints::LastComplaint;
 use super::consumer::{ConsumerSettings, Start, consumer_config};
 use super::{BROKER_TIMEOUT, DeadLetterProducer};
 
@@ -32,6 +33,38 @@ pub enum Standing {
     Unreachable,
 }
 
+/// What librdkafka has against the properties taken together; `None` where it takes them. Makes the clients that `run` makes, but
+/// names no brokers to them, so that nothing is connected. Texts hold no property's value.
+pub fn refusal(properties: &BTreeMap<String, String>) -> Option<Finding> {
+    clients("", properties, &[]).err()
+}
+
+/// The consumer, once it and the dead letters' producer could be made.
+fn clients(
+    brokers: &str,
+    properties: &BTreeMap<String, String>,
+    topics: &[String],
+) -> Result<BaseConsumer<LastComplaint>, Finding> {
+    let settings = ConsumerSettings {
+        brokers: brokers.to_string(),
+        topics: topics.to_vec(),
+        // Never joined; some properties are checked only for consumers that have one.
+        group: "sluicegate-check".to_string(),
+        start: Start::Earliest,
+        properties: properties.clone(),
+        client_id: "sluicegate-check".to_string(),
+    };
+    let config = consumer_config(&settings);
+    config
+        .create_with_context::<_, BaseConsumer<LastComplaint>>(LastComplaint::default())
+        .map_err(|error| refused(&error, &config))
+        .and_then(|consumer| DeadLetterProducer::new(brokers, properties, "sluicegate-check").map(|_| consumer))
+        .map_err(|error| {
+            let remedy = "correct kafka.properties (names and values: librdkafka's CONFIGURATION.md)";
+            wrong("kafka.properties", error.to_string(), remedy.to_string())
+        })
+}
+
 /// Looks whether librdkafka takes the properties, the brokers answer and the topics exist. Blocks for up to
 /// `BROKER_TIMEOUT` for each topic; creates no topic and joins no group. Texts hold no property's value.
 ///
@@ -43,26 +76,9 @@ pub fn inspect(
     topics: &[String],
     dead_letters: &BTreeMap<String, BTreeSet<String>>,
 ) -> Vec<Finding> {
-    let settings = ConsumerSettings {
-        brokers: brokers.to_string(),
-        topics: topics.to_vec(),
-        // Never joined; some properties are checked only for consumers that have one.
-        group: "sluicegate-check".to_string(),
-        start: Start::Earliest,
-        properties: properties.clone(),
-        client_id: "sluicegate-check".to_string(),
-    };
-    let config = consumer_config(&settings);
-    let created = config
-        .create_with_context::<_, BaseConsumer<LastComplaint>>(LastComplaint::default())
-        .map_err(|error| refused(&error, &config))
-        .and_then(|consumer| DeadLetterProducer::new(brokers, properties).map(|_| consumer));
-    let consumer = match created {
+    let consumer = match clients(brokers, properties, topics) {
         Ok(consumer) => consumer,
-        Err(error) => {
-            let remedy = "correct kafka.properties (names and values: librdkafka's CONFIGURATION.md)";
-            return vec![wrong("kafka.properties", error.to_string(), remedy.to_string())];
-        }
+        Err(finding) => return vec![finding],
     };
     let mut findings = vec![good("kafka.properties", "librdkafka takes them".to_string())];
     // OAuth tokens are fetched by polling only; without this, the first question would hang (librdkafka#3871).

@@ -6,7 +6,7 @@ use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::assignment::partition_id;
-use super::client::{is_unauthorized, is_unknown_topic};
+use super::client::{is_silence, is_unauthorized, is_unknown_topic};
 use super::context::{Context, State, is_fenced};
 use super::native::log_start;
 use super::place::Place;
@@ -77,18 +77,21 @@ impl Context {
         let text = if reason.is_empty() { error.to_string() } else { reason };
         match error {
             KafkaError::MessageConsumptionFatal(code) if is_fenced(*code) => state.fenced(group, &text),
-            KafkaError::MessageConsumptionFatal(code) => state.fatal(format!("group {group}: {code}: {text}")),
+            KafkaError::MessageConsumptionFatal(
+                code @ (RDKafkaErrorCode::UnsupportedFeature | RDKafkaErrorCode::UnsupportedVersion),
+            ) => state.refused(format!(
+                "group {group}: {code}: {text}: remove group.protocol from kafka.properties, or use brokers that have it (Kafka 4.0)"
+            )),
+            KafkaError::MessageConsumptionFatal(code) => state.refused(format!("group {group}: {code}: {text}")),
             _ => match error.rdkafka_error_code() {
-                Some(code) if is_unauthorized(code) => state
-                    .fatal(format!("group {group}: {text}: grant the client read access to the topics and the group")),
+                Some(code) if is_unauthorized(code) => state.refused(format!("group {group}: {text}: grant the client read access to the topics and the group")),
                 Some(code) if is_unknown_topic(code) => state.weather(format!(
                     "{text}: create the topic, or allow the broker to create it (auto.create.topics.enable)"
                 )),
-                // Brokers that demand TLS hang up on whoever comes without, and librdkafka says no more than this.
-                Some(code @ RDKafkaErrorCode::AllBrokersDown) => state.weather(format!(
-                    "kafka: {code}: check kafka.brokers, the network, and security.protocol, TLS and credentials in \
-                     kafka.properties"
-                )),
+                Some(code) if is_silence(code) => {
+                    tracing::debug!(target: "librdkafka", "{code}: {text}");
+                    state.contact.complain(code, text);
+                }
                 // The words differ each time (ports, milliseconds); the code is what repeats.
                 Some(code) => {
                     tracing::debug!(target: "librdkafka", "{text}");

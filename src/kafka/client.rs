@@ -1,82 +1,34 @@
-//! What all Kafka clients share: settings on top of settings, log lines to `tracing`, errors without secrets.
+//! What all Kafka clients share: settings on top of settings, errors without secrets.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
 
-use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::Error;
-
-/// Sends librdkafka's log lines to `tracing`; enough for a client that has nothing else to tell.
-pub(super) struct LogOnly;
-
-impl ClientContext for LogOnly {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        log_line(level, facility, line);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(target: "librdkafka", "{error}: {reason}");
-    }
-
-    fn stats_raw(&self, _statistics: &[u8]) {}
-}
-
-/// Keeps librdkafka's last complaint, for clients that people wait for: `Connection refused` says more than the time-out
-/// of a call that waited in vain. Complaints arrive while the client is polled.
-#[derive(Default)]
-pub(super) struct LastComplaint(Mutex<Option<String>>);
-
-impl LastComplaint {
-    pub fn get(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl ClientContext for LastComplaint {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        log_line(level, facility, line);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        // That all brokers are down is what the caller sees himself; it is not why.
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
-        }
-        LogOnly.error(error, reason);
-    }
-
-    fn stats_raw(&self, _statistics: &[u8]) {}
-}
-
-impl ConsumerContext for LastComplaint {}
-
-pub(super) fn log_line(level: RDKafkaLogLevel, facility: &str, line: &str) {
-    match level {
-        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-            tracing::error!(target: "librdkafka", "{facility} {line}");
-        }
-        RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", "{facility} {line}"),
-        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(target: "librdkafka", "{facility} {line}"),
-        RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", "{facility} {line}"),
-    }
-}
 
 /// Other names of properties that the worker owns (librdkafka, CONFIGURATION.md, "Alias for"): they would win or lose by
 /// chance, so they are left out.
 const ALIASES: [&str; 4] =
     ["metadata.broker.list", "auto.commit.enable", "request.required.acks", "delivery.timeout.ms"];
 
-/// `defaults`, overlaid by the operator's `properties`, overlaid by what the worker must own.
+/// What every client has unless the operator sets it, overlaid by `defaults`, by his `properties`, by what the worker must own.
 pub(super) fn client_config(
     defaults: &[(&str, &str)],
     properties: &BTreeMap<String, String>,
     owned: &[(&str, &str)],
 ) -> ClientConfig {
     let mut config = ClientConfig::new();
+    config.set_log_level(log_level());
+    // Finds connections that a NAT dropped silently.
+    config.set("socket.keepalive.enable", "true");
+    config.set("reconnect.backoff.ms", reconnect_backoff(properties));
+    if let Some(location) =
+        ca_location(properties, |name| std::env::var_os(name).is_some_and(|path| Path::new(&path).exists()))
+    {
+        config.set("ssl.ca.location", location);
+    }
     for (key, value) in defaults {
         config.set(*key, *value);
     }
@@ -89,6 +41,46 @@ pub(super) fn client_config(
         config.set(*key, *value);
     }
     config
+}
+
+/// Milliseconds between tries to connect, in place of librdkafka's 100.
+///
+/// While no broker is connected librdkafka passes over its growing waits: it tries one broker each half of this, at most each
+/// second (`rd_kafka_connect_any`, `sparse_connect_intvl`). With 100 that was 22 connections a second per lane (measured); with
+/// 2,000 it is one a second and client. A connection that breaks is made anew at once all the same.
+const RECONNECT_BACKOFF_MS: u64 = 2_000;
+
+/// The default above, or the operator's longest wait where that is shorter: librdkafka refuses a longest wait below the first.
+fn reconnect_backoff(properties: &BTreeMap<String, String>) -> String {
+    let longest = properties.get("reconnect.backoff.max.ms").and_then(|text| text.trim().parse().ok());
+    longest.unwrap_or(RECONNECT_BACKOFF_MS).min(RECONNECT_BACKOFF_MS).to_string()
+}
+
+/// Where the authorities are that a broker's certificate may come from, for an operator who uses TLS and names none.
+///
+/// OpenSSL is compiled in and would look in a folder that no system has (rust-rdkafka#594), so librdkafka goes through the places
+/// where systems keep them (`rd_kafka_ssl_probe_and_set_default_ca_location`). OpenSSL obeys its two variables by itself, and
+/// only where nothing else is set; `exists` says whether one of them names something.
+fn ca_location(properties: &BTreeMap<String, String>, exists: impl Fn(&str) -> bool) -> Option<&'static str> {
+    let uses_tls =
+        properties.get("security.protocol").is_some_and(|protocol| protocol.to_ascii_lowercase().ends_with("ssl"));
+    let is_named = properties.keys().any(|key| key.starts_with("ssl.ca."));
+    let is_in_environment = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().any(exists);
+    (uses_tls && !is_named && !is_in_environment).then_some("probe")
+}
+
+/// The least grave lines that the log takes of librdkafka. rdkafka would ask the `log` crate, which nobody serves here, and
+/// then let through errors alone.
+fn log_level() -> RDKafkaLogLevel {
+    if tracing::enabled!(target: "librdkafka", tracing::Level::DEBUG) {
+        RDKafkaLogLevel::Debug
+    } else if tracing::enabled!(target: "librdkafka", tracing::Level::INFO) {
+        RDKafkaLogLevel::Info
+    } else if tracing::enabled!(target: "librdkafka", tracing::Level::WARN) {
+        RDKafkaLogLevel::Warning
+    } else {
+        RDKafkaLogLevel::Error
+    }
 }
 
 /// Beginnings of property names that only consumers know (librdkafka, CONFIGURATION.md, column C/P).
@@ -158,6 +150,21 @@ pub(super) fn is_unauthorized(code: RDKafkaErrorCode) -> bool {
     )
 }
 
+/// Whether the error says no more than that a broker could not be spoken to; `contact` tells when that lasts.
+pub(super) fn is_silence(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::Resolve
+            | RDKafkaErrorCode::SSL
+            | RDKafkaErrorCode::Authentication
+            | RDKafkaErrorCode::OperationTimedOut
+            | RDKafkaErrorCode::TimedOutQueue
+            | RDKafkaErrorCode::NetworkException
+    )
+}
+
 /// Whether the topic, or one of its partitions, is unknown to the broker or to the client.
 pub(super) fn is_unknown_topic(code: RDKafkaErrorCode) -> bool {
     matches!(
@@ -190,6 +197,39 @@ mod tests {
         assert_eq!(config.get("acks"), Some("all"));
         assert_eq!(config.get("request.required.acks"), None);
         assert_eq!(config.get("linger.ms"), Some("7"));
+    }
+
+    fn properties(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn the_systems_authorities_are_looked_for_where_tls_is_used_and_none_are_named() {
+        for protocol in ["ssl", "sasl_ssl", "SASL_SSL", "SSL"] {
+            assert_eq!(ca_location(&properties(&[("security.protocol", protocol)]), |_| false), Some("probe"));
+            assert_eq!(
+                ca_location(&properties(&[("security.protocol", protocol)]), |name| name == "SSL_CERT_DIR"),
+                None
+            );
+            // librdkafka's CONFIGURATION.md names these; the first two exclude each other.
+            for named in ["ssl.ca.location", "ssl.ca.pem", "ssl.ca.certificate.stores"] {
+                assert_eq!(ca_location(&properties(&[("security.protocol", protocol), (named, "x")]), |_| false), None);
+            }
+        }
+        assert_eq!(ca_location(&properties(&[("security.protocol", "sasl_plaintext")]), |_| false), None);
+        assert_eq!(ca_location(&BTreeMap::new(), |_| false), None);
+        let config = client_config(&[], &properties(&[("security.protocol", "ssl"), ("ssl.ca.location", "/x")]), &[]);
+        assert_eq!(config.get("ssl.ca.location"), Some("/x"));
+    }
+
+    #[test]
+    fn an_operators_waits_between_connections_win_and_never_contradict_ours() {
+        let config = |pairs: &[(&str, &str)]| client_config(&[], &properties(pairs), &[]);
+        assert_eq!(config(&[]).get("reconnect.backoff.ms"), Some("2000"));
+        assert_eq!(config(&[("reconnect.backoff.ms", "50")]).get("reconnect.backoff.ms"), Some("50"));
+        let short = config(&[("reconnect.backoff.max.ms", "500")]);
+        assert_eq!(short.get("reconnect.backoff.ms"), Some("500"));
+        assert!(short.create::<BaseProducer>().is_ok(), "librdkafka takes both");
     }
 
     #[test]

@@ -99,8 +99,6 @@ pub(super) fn consumer_config(settings: &ConsumerSettings) -> ClientConfig {
         ("fetch.message.max.bytes", "65536"),
         // Lag; every 5 s is finer than any scrape interval in use and cheap (one JSON per lane).
         ("statistics.interval.ms", "5000"),
-        // Finds connections that a NAT dropped silently.
-        ("socket.keepalive.enable", "true"),
     ];
     // `session.timeout.ms`, `heartbeat.interval.ms` and `partition.assignment.strategy` are refused together with the
     // new protocol. Eager strategies take all partitions away at each rebalance (measured: redelivers).

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -14,12 +14,14 @@ use serde::Deserialize;
 use tokio::sync::mpsc::{Sender, error::TrySendError};
 
 use super::assignment::partition_id;
-use super::client::{is_unauthorized, log_line};
+use super::client::is_unauthorized;
+use super::complaints::{AGAIN, Complaints};
 use super::consumer::Start;
+use super::contact::{BrokerStatistics, Contact};
 use super::mark::Mark;
 use super::native::set_leader_epoch;
 use super::place::Place;
-use super::record_queue::Destination;
+use super::record_queue::{Destination, log_in_with};
 use super::stall::Progress;
 use super::{Command, CommitEntry, CommitError, LogEnd, RecordBatch, SourceEvent};
 use crate::record::{PartitionId, Position};
@@ -27,8 +29,10 @@ use crate::record::{PartitionId, Position};
 /// How long to wait for a command before trying again to hand over events or to see a revoke done. A guess: short
 /// against a commit on a real broker (2 to 7 ms), long against a busy loop.
 pub(super) const WAIT: Duration = Duration::from_millis(5);
-/// The same text is told at most this often. A guess: an outage then fills a screen in minutes, not in seconds.
-const WEATHER_INTERVAL: Duration = Duration::from_secs(10);
+/// The same text is told at most this often: as what librdkafka says is.
+const WEATHER_INTERVAL: Duration = AGAIN;
+/// Statistics tell of the present for so long. A guess: below the 5 s between two, above what a loaded machine takes to read them.
+const FRESH_SECONDS: i64 = 3;
 /// Distinct texts remembered for that. A guess: far more than one outage has, small in memory.
 const WEATHER_TEXTS: usize = 64;
 
@@ -40,6 +44,7 @@ pub(super) struct Context {
     pub session_timeout: Duration,
     /// Where the records of gained partitions are led.
     pub records: Destination,
+    complaints: Complaints,
     events: Sender<SourceEvent>,
     /// Only the polling thread locks it, and never across `poll`, from which the callbacks lock it again.
     state: Mutex<State>,
@@ -58,6 +63,7 @@ pub(super) struct State {
     pub closing: bool,
     /// librdkafka's words for the error that `poll` returns next.
     pub reason: String,
+    pub contact: Contact,
     pub total_partitions: usize,
     /// What the loop was last told about them.
     pub stalled: Vec<PartitionId>,
@@ -114,6 +120,7 @@ impl Context {
             start: settings.start,
             session_timeout,
             records: Destination::default(),
+            complaints: Complaints::default(),
             events,
             state: Mutex::new(State {
                 commands,
@@ -123,6 +130,7 @@ impl Context {
                 owned: BTreeMap::new(),
                 closing: false,
                 reason: String::new(),
+                contact: Contact::default(),
                 total_partitions: 0,
                 stalled: Vec::new(),
                 stopped: BTreeSet::new(),
@@ -195,6 +203,11 @@ impl Context {
             }
             Command::Pause(partitions) => self.set_paused(consumer, state, &partitions, true),
             Command::Resume(partitions) => self.set_paused(consumer, state, &partitions, false),
+            Command::Credentials(credentials) => {
+                if let Err(error) = log_in_with(consumer.client(), &credentials) {
+                    state.weather(format!("the new password is not taken: {error}"));
+                }
+            }
             Command::Close => state.closing = true,
         }
     }
@@ -262,7 +275,7 @@ impl Context {
                 if code.is_some_and(is_fenced) {
                     state.fenced(&self.group, &error.to_string());
                 } else if code.is_some_and(is_unauthorized) {
-                    state.fatal(format!("group {}: {error}: grant the client read access to the group", self.group));
+                    state.refused(format!("group {}: {error}: grant the client read access to the group", self.group));
                 }
                 Err(commit_error(&error, consumer.assignment_lost()))
             }
@@ -307,8 +320,23 @@ impl State {
         true
     }
 
-    /// Another holds this member's name: gives everything up and ends the thread.
+    /// Another holds this member's name.
     pub fn fenced(&mut self, group: &str, error: &str) {
+        self.end(SourceEvent::Fenced(format!(
+            "group {group}: {error}: another consumer uses this group.instance.id, or a broker crashed while it joined"
+        )));
+    }
+
+    /// Kafka refuses what the thread needs; `text` says what to do.
+    pub fn refused(&mut self, text: String) {
+        self.end(SourceEvent::Refused(text));
+    }
+
+    /// Gives everything up, tells why, and ends the thread. The first reason counts.
+    fn end(&mut self, why: SourceEvent) {
+        if self.closing {
+            return;
+        }
         let partitions: Vec<PartitionId> = self.owned.keys().copied().collect();
         partitions.iter().for_each(|id| self.give_up(*id));
         self.batch = RecordBatch::default();
@@ -316,9 +344,7 @@ impl State {
         if !partitions.is_empty() {
             self.outbox.push_back(SourceEvent::Lost { partitions });
         }
-        self.outbox.push_back(SourceEvent::Fenced(format!(
-            "group {group}: {error}: another consumer uses this group.instance.id, or a broker crashed while it joined"
-        )));
+        self.outbox.push_back(why);
         self.closing = true;
     }
 
@@ -327,10 +353,6 @@ impl State {
         if let Some(owned) = self.owned.remove(&id) {
             self.given_up.insert(id, (owned.mark, owned.floor, owned.next));
         }
-    }
-
-    pub fn fatal(&mut self, text: String) {
-        self.outbox.push_back(SourceEvent::Fatal(text));
     }
 }
 
@@ -355,9 +377,12 @@ fn commit_error(error: &KafkaError, lost: bool) -> CommitError {
     if fenced { CommitError::Fenced(error.to_string()) } else { CommitError::Retriable(error.to_string()) }
 }
 
-/// The part of librdkafka's statistics (STATISTICS.md) that lag is computed from.
+/// The part of librdkafka's statistics (STATISTICS.md) that lag is computed from, and whether a broker answers.
 #[derive(Deserialize)]
 struct Statistics {
+    /// When they were made, in seconds since 1970.
+    time: i64,
+    brokers: BTreeMap<String, BrokerStatistics>,
     topics: BTreeMap<String, TopicStatistics>,
 }
 
@@ -375,7 +400,7 @@ struct PartitionStatistics {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        log_line(level, facility, line);
+        self.complaints.log(level, facility, line);
     }
 
     /// Called right before `poll` returns the error; only here librdkafka tells the topic, the broker, the offset.
@@ -387,6 +412,12 @@ impl ClientContext for Context {
         let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
         let mut ends = Vec::new();
         let mut state = self.state();
+        // What has waited while this thread waited for a commit tells of the past.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if i64::try_from(now).is_ok_and(|now| now - statistics.time <= FRESH_SECONDS) {
+            let told = state.contact.heard(&statistics.brokers, Instant::now());
+            state.outbox.extend(told);
+        }
         for (topic, statistics) in &statistics.topics {
             for (partition, statistics) in &statistics.partitions {
                 let (stable, high) = (statistics.ls_offset, statistics.hi_offset);

@@ -9,10 +9,14 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
+use secrecy::ExposeSecret as _;
 use tokio::sync::oneshot;
 
-use super::Error;
-use super::client::{LogOnly, client_config, is_unknown_topic, producer_properties, refused};
+use super::client::{client_config, is_unknown_topic, producer_properties, refused};
+use super::complaints::Complaints;
+use super::record_queue::log_in_with;
+use super::settings::{PASSWORD, USERNAME};
+use super::{Credentials, Error};
 
 /// How long librdkafka tries to write one letter. Its default is 300 s; after 30 s the lane should rather say that it is
 /// blocked, and try again itself. A guess: longer than the change of a partition's leader takes.
@@ -46,12 +50,13 @@ pub struct DeadLetterRecord {
 /// for up to a millisecond ten times a second (`BaseProducer::poll` rounds what is left of its 100 ms down to 0), which
 /// cost 0.8% of a core per lane (measured).
 pub struct DeadLetterProducer {
-    config: ClientConfig,
     current: Mutex<Current>,
 }
 
 /// The producer in use.
 struct Current {
+    /// For the next.
+    config: ClientConfig,
     producer: Arc<BaseProducer<Reports>>,
     /// Tells it from the ones before.
     number: u64,
@@ -60,11 +65,15 @@ struct Current {
 impl DeadLetterProducer {
     /// `brokers` is a comma-separated `host:port` list; `properties` are handed to librdkafka, but what makes a written
     /// letter safe wins. Connects in the background.
-    pub fn new(brokers: &str, properties: &BTreeMap<String, String>) -> Result<DeadLetterProducer, Error> {
+    pub fn new(
+        brokers: &str,
+        properties: &BTreeMap<String, String>,
+        client_id: &str,
+    ) -> Result<DeadLetterProducer, Error> {
         let defaults = [
+            ("client.id", client_id),
             ("message.max.bytes", MAX_BYTES),
             ("topic.metadata.propagation.max.ms", TOPIC_TIMEOUT_MS),
-            ("socket.keepalive.enable", "true"),
         ];
         let owned = [
             ("bootstrap.servers", brokers),
@@ -75,8 +84,8 @@ impl DeadLetterProducer {
             ("partitioner", "murmur2_random"),
         ];
         let config = client_config(&defaults, &producer_properties(properties), &owned);
-        let current = Current { producer: create(&config)?, number: 0 };
-        Ok(DeadLetterProducer { config, current: Mutex::new(current) })
+        let current = Current { producer: create(&config)?, number: 0, config };
+        Ok(DeadLetterProducer { current: Mutex::new(current) })
     }
 
     /// Resolves when the broker has acknowledged the letter or refused it, within about 30 s. After an error the letter
@@ -125,6 +134,16 @@ impl DeadLetterProducer {
         (0..VISIT).for_each(|_| producer.poll(Duration::ZERO));
     }
 
+    /// Logs in with these from the next connection on.
+    ///
+    /// # Errors
+    /// Why librdkafka does not take them.
+    pub fn log_in_with(&self, credentials: &Credentials) -> Result<(), String> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.config.set(USERNAME, &credentials.username).set(PASSWORD, credentials.password.expose_secret());
+        log_in_with(current.producer.client(), credentials)
+    }
+
     fn current(&self) -> (Arc<BaseProducer<Reports>>, u64) {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         (Arc::clone(&current.producer), current.number)
@@ -135,26 +154,28 @@ impl DeadLetterProducer {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         // Another letter may have done it already.
         if current.number == number {
-            *current = Current { producer: create(&self.config)?, number: number + 1 };
+            current.producer = create(&current.config)?;
+            current.number += 1;
         }
         Ok(())
     }
 }
 
 fn create(config: &ClientConfig) -> Result<Arc<BaseProducer<Reports>>, Error> {
-    config.create_with_context(Reports).map(Arc::new).map_err(|error| refused(&error, config))
+    config.create_with_context(Reports::default()).map(Arc::new).map_err(|error| refused(&error, config))
 }
 
 /// Hands the broker's answer to whoever waits for it.
-struct Reports;
+#[derive(Default)]
+struct Reports(Complaints);
 
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        LogOnly.log(level, facility, line);
+        self.0.log(level, facility, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        LogOnly.error(error, reason);
+        self.0.error(error, reason);
     }
 
     fn stats_raw(&self, _statistics: &[u8]) {}

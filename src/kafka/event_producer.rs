@@ -11,7 +11,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 
-use super::client::{LastComplaint, client_config, is_unknown_topic, producer_properties, refused};
+use super::client::{client_config, is_unknown_topic, producer_properties, refused};
+use super::complaints::LastComplaint;
 use super::dead_letter::not_written;
 use super::{BROKER_TIMEOUT, Error};
 
@@ -45,7 +46,7 @@ impl EventProducer {
             // What Java producers do, so that a user's events land where such a producer would have put them.
             ("partitioner", "murmur2_random"),
         ];
-        let config = client_config(&[], &producer_properties(properties), &owned);
+        let config = client_config(&[("client.id", "sluicegate-events")], &producer_properties(properties), &owned);
         let producer = config.create_with_context(Deliveries::default()).map_err(|error| refused(&error, &config))?;
         Ok(EventProducer { brokers: brokers.to_owned(), topic: topic.to_owned(), producer })
     }

@@ -3,6 +3,8 @@
 mod arrival;
 mod assignment;
 mod client;
+mod complaints;
+mod contact;
 mod context;
 mod inquiry;
 mod mark;
@@ -20,10 +22,13 @@ pub mod dead_letter;
 pub mod event_producer;
 pub mod settings;
 
+use std::fmt;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use tokio::sync::oneshot;
 
+pub use complaints::Repeats;
 pub use consumer::{Consumer, ConsumerSettings, Start};
 pub use dead_letter::{DeadLetterProducer, DeadLetterRecord};
 pub use event_producer::EventProducer;
@@ -59,11 +64,17 @@ pub enum SourceEvent {
     Stalled(Vec<PartitionId>),
     /// Something to show in the log and `/status`; the client recovers by itself.
     Weather(String),
+    /// No broker answers; told again each minute until `BrokersUp`. `why` is the complaint that says most, `complaints` how many
+    /// there were since the last time.
+    BrokersDown { why: String, complaints: u64 },
+    /// A broker answers; told every few seconds.
+    BrokersUp,
     /// The coordinator takes another for the member of this `group.instance.id`: the thread leaves, `Lost` came before and
     /// `Closed` follows. After a broker's crash amid a join this happens without another member.
     Fenced(String),
-    /// The client cannot go on (authorization): the process must end with this text.
-    Fatal(String),
+    /// What Kafka refuses until an operator acts (authorization, protocol, `kafka.start: fail`), with the remedy: the thread
+    /// leaves, `Lost` came before and `Closed` follows.
+    Refused(String),
     /// The consumer has left the group; the last event.
     Closed,
 }
@@ -102,8 +113,23 @@ pub enum Command {
     },
     Pause(Vec<PartitionId>),
     Resume(Vec<PartitionId>),
+    /// Log in with this from the next connection on.
+    Credentials(Credentials),
     /// Leave the group and end the thread.
     Close,
+}
+
+/// Name and password for SASL.
+#[derive(Clone)]
+pub struct Credentials {
+    pub username: String,
+    pub password: SecretString,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(***)")
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -214,7 +214,7 @@ impl Reader {
             match result {
                 Err(error) => self.context.on_trouble(&mut state, &error),
                 // Its place among the others is not known. No partition is assigned before its records are led elsewhere.
-                Ok(message) => state.fatal(format!(
+                Ok(message) => state.refused(format!(
                     "topic {}, partition {}: offset {} came out of turn: start again to read it from the committed position",
                     message.topic(),
                     message.partition(),

@@ -49,7 +49,7 @@ impl Context {
             };
             let mut element = list.add_partition(&self.topics[usize::from(id.topic)], id.partition);
             if let Err(error) = element.set_offset(RdOffset::Offset(start.0)) {
-                state.fatal(format!("partition {id} cannot start at {start}: {error}"));
+                state.refused(format!("partition {id} cannot start at {start}: {error}"));
             }
             if epoch >= 0 {
                 set_leader_epoch(&mut list, index, epoch);
@@ -77,7 +77,7 @@ impl Context {
         };
         if let Err(error) = result {
             // Owned but unread for ever would be worse than a restart.
-            state.fatal(format!("group {}: librdkafka does not take its assignment: {error}", self.group));
+            state.refused(format!("group {}: librdkafka does not take its assignment: {error}", self.group));
         }
     }
 
@@ -111,7 +111,7 @@ impl Context {
                     return Some(gains);
                 }
                 Err(Obstacle::Fatal(text)) => {
-                    state.fatal(text);
+                    state.refused(text);
                     return None;
                 }
                 Err(Obstacle::Later(text)) => state.weather(text),

@@ -1,8 +1,11 @@
 //! Takes records out of librdkafka many at a time, for which rdkafka has no safe call: one by one they cost three times as much, a
 //! tenth of all that a worker spends on an event (`benches/intake.rs`).
 //!
-//! Besides `native` the only module with unsafe code.
-#![expect(unsafe_code, reason = "rdkafka has no safe call for `rd_kafka_consume_callback_queue`")]
+//! Besides `native` the only module with unsafe code, and so also where a client learns of a new password (`log_in_with`).
+#![expect(
+    unsafe_code,
+    reason = "rdkafka has no safe call for `rd_kafka_consume_callback_queue` and `rd_kafka_sasl_set_credentials`"
+)]
 
 use std::ffi::{CStr, CString, c_void};
 use std::ops::ControlFlow;
@@ -10,15 +13,20 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rdkafka::ClientContext;
 use rdkafka::bindings::{
-    rd_kafka_consume_callback_queue, rd_kafka_message_errstr, rd_kafka_message_leader_epoch, rd_kafka_message_t,
-    rd_kafka_message_timestamp, rd_kafka_queue_destroy, rd_kafka_queue_forward, rd_kafka_queue_get_partition,
-    rd_kafka_queue_new, rd_kafka_queue_t, rd_kafka_timestamp_type_t, rd_kafka_topic_name, rd_kafka_yield,
+    rd_kafka_consume_callback_queue, rd_kafka_error_destroy, rd_kafka_error_string, rd_kafka_message_errstr,
+    rd_kafka_message_leader_epoch, rd_kafka_message_t, rd_kafka_message_timestamp, rd_kafka_queue_destroy,
+    rd_kafka_queue_forward, rd_kafka_queue_get_partition, rd_kafka_queue_new, rd_kafka_queue_t,
+    rd_kafka_sasl_set_credentials, rd_kafka_timestamp_type_t, rd_kafka_topic_name, rd_kafka_yield,
 };
+use rdkafka::client::Client;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::types::{RDKafka, RDKafkaRespErr};
+use secrecy::ExposeSecret as _;
 
+use super::Credentials;
 use super::context::Context;
 
 /// A queue of librdkafka's for the records of all partitions, their ends, and what goes wrong with one of them. All else stays in
@@ -184,4 +192,24 @@ impl<'a> Fetched<'a> {
 unsafe fn bytes<'a>(start: *const u8, len: usize) -> Option<&'a [u8]> {
     // SAFETY: the caller's to promise.
     (!start.is_null()).then(|| unsafe { std::slice::from_raw_parts(start, len) })
+}
+
+/// Gives a client another name and password for PLAIN and SCRAM; connections that stand stay as they are.
+///
+/// # Errors
+/// librdkafka's words for why it does not take them, which hold neither.
+pub(super) fn log_in_with<C: ClientContext>(client: &Client<C>, credentials: &Credentials) -> Result<(), String> {
+    let no_zeros = |_| "it holds a zero byte".to_owned();
+    let username = CString::new(credentials.username.as_str()).map_err(no_zeros)?;
+    let password = CString::new(credentials.password.expose_secret()).map_err(no_zeros)?;
+    // SAFETY: the client lives, and copies both texts. An error is ours to destroy, and its words live as long as it does.
+    unsafe {
+        let error = rd_kafka_sasl_set_credentials(client.native_ptr(), username.as_ptr(), password.as_ptr());
+        if error.is_null() {
+            return Ok(());
+        }
+        let text = CStr::from_ptr(rd_kafka_error_string(error)).to_string_lossy().into_owned();
+        rd_kafka_error_destroy(error);
+        Err(text)
+    }
 }

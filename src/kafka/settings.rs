@@ -38,7 +38,7 @@ pub struct KafkaSettings {
     #[serde(deserialize_with = "scalars", serialize_with = "masked")]
     #[schemars(schema_with = "properties_schema")]
     pub properties: BTreeMap<String, String>,
-    /// A file that holds the SASL password, in place of the property `sasl.password`; read at the start.
+    /// A file that holds the SASL password, in place of the property `sasl.password`; read again when it changes.
     pub password_file: Option<PathBuf>,
     /// How often positions are committed at most, besides the fence.
     pub commit_interval: HumanDuration,
@@ -126,6 +126,9 @@ impl fmt::Debug for KafkaSettings {
     }
 }
 
+/// The property that goes with a password.
+pub const USERNAME: &str = "sasl.username";
+
 /// The property that `password_file` stands for.
 pub const PASSWORD: &str = "sasl.password";
 
@@ -143,6 +146,8 @@ fn password(file: &Path) -> Result<String, String> {
     }
     let bytes = fs::read(file).map_err(|why| cannot(&why))?;
     let text = str::from_utf8(&bytes).unwrap_or("\0");
+    // The mark that some editors put in front is no part of it.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
     if text.is_empty() || text.contains(char::is_control) {
         return Err("holds no password, or more than one line: put only the SASL password there".to_owned());
@@ -303,7 +308,9 @@ mod tests {
         let settings = KafkaSettings { password_file: Some(file.clone()), ..KafkaSettings::default() };
         let missing = settings.client_properties().expect_err("no file");
         assert!(missing.contains("cannot be read") && missing.contains("correct the path"), "{missing}");
-        for (content, password) in [("MARKED", "MARKED"), (" MARK ED\n", " MARK ED"), ("MARKED\r\n", "MARKED")] {
+        for (content, password) in
+            [("MARKED", "MARKED"), (" MARK ED\n", " MARK ED"), ("MARKED\r\n", "MARKED"), ("\u{feff}MARKED\n", "MARKED")]
+        {
             fs::write(&file, content).expect("written");
             assert_eq!(settings.client_properties().expect("read")[PASSWORD], password);
         }

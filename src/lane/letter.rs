@@ -1,8 +1,9 @@
 //! A dead letter as a Kafka record: its headers, and what happens when it is too large for the broker.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::engine::{DeadLetter, DeadLetterCause};
+use crate::engine::{DeadLetter, DeadLetterCause, LetterId};
 use crate::kafka;
 use crate::kafka::dead_letter::{DeadLetterProducer, DeadLetterRecord};
 
@@ -46,9 +47,21 @@ pub(super) fn record(
     DeadLetterRecord { topic, key: letter.key.clone(), value: letter.value.clone(), headers }
 }
 
+/// Writes a letter in a task of its own: a panic in it is an answer that never came, and ends nothing else.
+pub(super) async fn bury(
+    id: LetterId,
+    producer: Arc<DeadLetterProducer>,
+    record: DeadLetterRecord,
+) -> (LetterId, Result<(), kafka::Error>) {
+    let topic = record.topic.clone();
+    let written = tokio::spawn(async move { write(&producer, record).await }).await;
+    let lost = |_| Err(kafka::Error::NotAcknowledged { topic, text: "its task panicked, which is a bug".to_owned() });
+    (id, written.unwrap_or_else(lost))
+}
+
 /// Writes the letter. One that the broker refuses for its size is written without its value: it would block the lane for
 /// ever, and topic, partition and offset in its headers say where the original is.
-pub(super) async fn write(producer: &DeadLetterProducer, record: DeadLetterRecord) -> Result<(), kafka::Error> {
+async fn write(producer: &DeadLetterProducer, record: DeadLetterRecord) -> Result<(), kafka::Error> {
     let bytes = record.value.len();
     let mut without_value = DeadLetterRecord { value: Vec::new(), ..record.clone() };
     match producer.produce(record).await {

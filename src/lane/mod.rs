@@ -1,9 +1,11 @@
 //! One destination's loop: waits for one thing, tells the engine, then does what the engine says.
 
 mod advice;
+mod contact;
 mod echo;
 mod letter;
 mod membership;
+mod password;
 mod policy;
 mod report;
 mod requests;
@@ -42,7 +44,7 @@ const CLOSE: Duration = Duration::from_secs(6);
 /// The loop turns at least this often, so that `/livez` can tell a stuck loop from an idle one.
 const TURN: Duration = Duration::from_secs(5);
 
-/// Why a lane cannot start, or cannot go on.
+/// Why a lane cannot start. Once it runs, nothing ends it: what fails is tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("destination {destination}: {source}")]
@@ -51,12 +53,6 @@ pub enum Error {
     Setting { problem: Problem },
     #[error("destination {destination}: {source}")]
     Sender { destination: String, source: sender::Error },
-    /// What the broker refuses for good: authorization, `kafka.start: fail` without a position.
-    #[error("destination {destination}: {text}")]
-    Refused { destination: String, text: String },
-    /// A request or dead-letter task panicked; Kafka has everything that it held.
-    #[error("destination {destination}: a task ended without an answer; this is a bug, restart the worker")]
-    LostTask { destination: String },
 }
 
 /// A destination at work.
@@ -70,12 +66,14 @@ pub struct Lane {
     sender: Arc<Sender>,
     token: TokenSource,
     consumer: Consumer,
-    /// For another consumer in place of one that was fenced.
+    /// For another consumer in place of one that was fenced or refused.
     consumer_settings: ConsumerSettings,
     source: mpsc::Receiver<SourceEvent>,
     session_timeout: Duration,
-    /// When to join the group again, after having been fenced.
+    /// When to join the group again, after having been fenced or refused.
     rejoin_at: Option<Instant>,
+    contact: contact::Contact,
+    password: Option<password::PasswordFile>,
     /// The commit that the consumer has not answered yet.
     committing: Option<CommitId>,
     producer: Arc<DeadLetterProducer>,
@@ -129,7 +127,8 @@ impl Lane {
             properties: properties.clone(),
             client_id: format!("sluicegate-{id}"),
         };
-        let producer = DeadLetterProducer::new(&config.kafka.brokers, &properties).map_err(named)?;
+        let producer = DeadLetterProducer::new(&config.kafka.brokers, &properties, &format!("sluicegate-{id}-dlq"))
+            .map_err(named)?;
         Ok(Lane {
             id: id.to_owned(),
             topics: config.kafka.topics.clone().into(),
@@ -144,6 +143,8 @@ impl Lane {
             source,
             session_timeout: config.kafka.session_timeout(),
             rejoin_at: None,
+            contact: contact::Contact::default(),
+            password: password::PasswordFile::new(&config.kafka),
             committing: None,
             producer: Arc::new(producer),
             producer_visited: None,
@@ -159,10 +160,7 @@ impl Lane {
 
     /// Works until `shutdown` turns true, then finishes what is in flight within `shutdown.drain`, commits and leaves the
     /// group.
-    ///
-    /// # Errors
-    /// What cannot be waited out. A provider's or broker's outage is never one.
-    pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) -> Result<(), Error> {
+    pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
         let mut drain_until: Option<Instant> = None;
         loop {
             self.perform();
@@ -177,27 +175,23 @@ impl Lane {
                 return self.leave().await;
             }
             if drain_until.is_none() && self.rejoin_at.is_some_and(|at| at <= now) {
-                self.rejoin()?;
+                self.rejoin();
             }
-            let wake = [self.engine.next_wakeup(), drain_until, self.rejoin_at]
+            let rejoin_at = self.rejoin_at.filter(|_| drain_until.is_none());
+            let wake = [self.engine.next_wakeup(), drain_until, rejoin_at]
                 .into_iter()
                 .flatten()
                 .fold(now + TURN, Instant::min);
             tokio::select! {
                 event = self.source.recv(), if !self.has_left() => match event {
-                    Some(event) => self.on_source(event)?,
-                    // The channel of a fenced consumer can close while this waits for it.
+                    Some(event) => self.on_source(event),
+                    // The channel of a consumer that leaves can close while this waits for it.
                     None if self.rejoin_at.is_some() => {}
-                    None => return Err(self.refused("the consumer thread has ended".to_owned())),
+                    None => self.on_refused("the consumer thread has ended; this is a bug".to_owned(), now),
                 },
-                Some(done) = self.requests.join_next() => match done {
-                    Ok(done) => self.on_reply(done),
-                    Err(_) => return Err(Error::LostTask { destination: self.id.clone() }),
-                },
-                Some(written) = self.letters.join_next() => match written {
-                    Ok((letter, result)) => self.on_written(letter, result),
-                    Err(_) => return Err(Error::LostTask { destination: self.id.clone() }),
-                },
+                // Nobody aborts these tasks, and the work that may panic is in tasks of their own.
+                Some(Ok(done)) = self.requests.join_next() => self.on_reply(done),
+                Some(Ok((letter, result))) = self.letters.join_next() => self.on_written(letter, result),
                 ask = self.reporter.asked() => {
                     self.write_report();
                     ask.answered();
@@ -212,8 +206,15 @@ impl Lane {
         }
     }
 
-    fn on_source(&mut self, event: SourceEvent) -> Result<(), Error> {
+    fn on_source(&mut self, event: SourceEvent) {
         let now = now();
+        if self.rejoin_at.is_some() {
+            // The last words of a consumer that owns nothing any more.
+            if let SourceEvent::Revoking { done, .. } = event {
+                let _ = done.send(());
+            }
+            return;
+        }
         match event {
             SourceEvent::Records(batch) => {
                 batch.iter().for_each(|record| self.engine.on_record(&record.with_plausible_time(now.wall_ms), now.at));
@@ -241,7 +242,7 @@ impl Lane {
                     .collect();
                 tracing::info!(destination = %self.id, gained = gained.len(), of = total_partitions, "partitions assigned");
                 self.metrics.rebalances.add("assigned", 1);
-                self.reporter.update(|status| status.joined = true);
+                self.on_assigned();
                 self.report.forget_ends(gained.iter().map(|gained| gained.partition));
                 self.engine.assigned(&gained, total_partitions, now);
             }
@@ -258,24 +259,18 @@ impl Lane {
             }
             SourceEvent::LogEnds(ends) => self.report.learned_ends(&ends),
             SourceEvent::Stalled(partitions) => self.report.stalled = partitions.len(),
-            SourceEvent::Weather(text) => {
-                tracing::warn!(destination = %self.id, "kafka: {text}");
-                self.report.failed(format!("kafka: {text}"));
-            }
+            SourceEvent::Weather(text) => self.on_weather(format!("kafka: {text}"), now.at),
+            SourceEvent::BrokersDown { why, complaints } => self.on_brokers_down(&why, complaints, now.at),
+            SourceEvent::BrokersUp => self.on_brokers_up(now.at),
             SourceEvent::Fenced(text) => self.on_fenced(&text, now.at),
-            SourceEvent::Fatal(text) => return Err(self.refused(text)),
-            SourceEvent::Closed if self.rejoin_at.is_some() => {}
-            SourceEvent::Closed => return Err(self.refused("the consumer has left the group".to_owned())),
+            SourceEvent::Refused(text) => self.on_refused(text, now.at),
+            SourceEvent::Closed => self.on_refused("the consumer has left the group".to_owned(), now.at),
         }
-        Ok(())
-    }
-
-    fn refused(&self, text: String) -> Error {
-        Error::Refused { destination: self.id.clone(), text }
     }
 
     fn on_committed(&mut self, id: CommitId, result: Result<(), CommitError>, now: Now) {
         self.committing = None;
+        self.note_commit(None);
         let outcome = match &result {
             Ok(()) => {
                 self.metrics.last_commit_timestamp_seconds.set(now.wall_ms as f64 / 1000.0);
@@ -286,8 +281,7 @@ impl Lane {
             Err(CommitError::Fenced(_)) => CommitOutcome::Fenced,
         };
         if let Err(error) = result {
-            tracing::warn!(destination = %self.id, "{error}");
-            self.report.failed(error.to_string());
+            self.on_weather(error.to_string(), now.at);
         }
         self.engine.on_commit(id, outcome, now.at);
     }
@@ -296,8 +290,9 @@ impl Lane {
         match &result {
             Ok(()) => self.report.went_well(report::Place::DeadLetters),
             Err(error) => {
-                tracing::warn!(destination = %self.id, "dead letter not written, the lane waits: {error}");
-                self.report.failed_at(report::Place::DeadLetters, format!("dead letter: {error}"));
+                let text = format!("dead letter not written, the lane waits: {error}");
+                self.on_weather(text.clone(), Instant::now());
+                self.report.failed_at(report::Place::DeadLetters, text);
             }
         }
         self.engine.on_dead_letter(letter, result.is_ok(), Instant::now());
@@ -317,7 +312,7 @@ impl Lane {
                     let topic = self.dead_letter.topic_of(source, &self.id);
                     let record = letter::record(&self.id, source, topic, &letter, SystemTime::now());
                     let producer = Arc::clone(&self.producer);
-                    self.letters.spawn(async move { (id, letter::write(&producer, record).await) });
+                    self.letters.spawn(letter::bury(id, producer, record));
                 }
                 Action::Commit { id, commits } => {
                     let entries = commits
@@ -325,6 +320,7 @@ impl Lane {
                         .map(|c| CommitEntry { partition: c.partition, position: c.position, metadata: c.metadata })
                         .collect();
                     self.committing = Some(id);
+                    self.note_commit(Some(Instant::now()));
                     self.consumer.send(Command::Commit { id: id.0, entries });
                 }
                 Action::Pause(partitions) => self.consumer.send(Command::Pause(partitions)),
@@ -336,8 +332,10 @@ impl Lane {
         if self.producer_visited.is_none_or(|at| now - at >= TURN) {
             self.producer_visited = Some(now);
             self.producer.visit();
+            self.look_at_password();
         }
         self.log_notes();
+        self.watch_commit(now);
         self.note_state();
         if self.engine.state(Instant::now()) == LaneState::AccountFault {
             // A rotated token file is noticed within one turn of the loop, not at the next probe minutes later.
@@ -374,7 +372,7 @@ impl Lane {
     }
 
     /// Closes the consumer; what it still says meanwhile is of no use any more.
-    async fn leave(self) -> Result<(), Error> {
+    async fn leave(self) {
         let Lane { id, consumer, mut source, .. } = self;
         let mut closed = tokio::task::spawn_blocking(move || consumer.join(CLOSE));
         let mut is_open = true;
@@ -397,7 +395,6 @@ impl Lane {
                 tracing::warn!(destination = %id, "the consumer did not leave the group in time; the broker will notice")
             }
         }
-        Ok(())
     }
 }
 

@@ -135,6 +135,8 @@ impl Drain {
     /// Unread records count as rows in the proportion in which events became rows so far.
     fn of(snapshot: &Snapshot, ahead: &Ahead) -> Drain {
         let pending = match snapshot.drain_eta() {
+            // Without Kafka nothing gets through for long.
+            _ if matches!(snapshot.state, LaneState::KafkaDown | LaneState::KafkaRefused) => return Drain::Never,
             Some(pending) => pending,
             None if snapshot.partitions == 0 => return Drain::Unknown,
             None => return Drain::Never,
@@ -158,7 +160,7 @@ impl Lane {
     /// Notes and logs a change of state, with what to do about it.
     pub(super) fn note_state(&mut self) {
         let now = now();
-        let state = self.engine.state(now.at);
+        let state = self.contact.state(self.engine.state(now.at));
         if self.report.state != Some(state) {
             self.report.state = Some(state);
             self.report.state_since_ms = now.wall_ms;
@@ -206,7 +208,8 @@ impl Lane {
     /// Writes all metrics and the status, of one moment.
     pub(super) fn write_report(&mut self) {
         let now = now();
-        let snapshot = self.engine.snapshot(now);
+        let mut snapshot = self.engine.snapshot(now);
+        snapshot.state = self.contact.state(snapshot.state);
         let unreadable: Vec<(String, u64)> = snapshot
             .committed
             .keys()

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Lane, echo, report, wall_ms};
 use crate::engine::BatchId;
-use crate::engine::verdict::{Answer, EncodedRow, JobId, Verdict};
+use crate::engine::verdict::{Answer, EncodedRow, JobId, Outage, Verdict};
 use crate::providers::{Asked, Reply};
 use crate::sender::Failure;
 
@@ -19,6 +19,16 @@ pub(super) struct Done {
     /// What the request was sent with; the file may have brought another one since.
     token: secrecy::SecretString,
     reply: Result<Reply, Failure>,
+}
+
+/// Does it in a task of its own: a panic in it is an answer that never came, and ends nothing else.
+async fn answered(request: impl Future<Output = Result<Reply, Failure>> + Send + 'static) -> Result<Reply, Failure> {
+    let lost = |_| {
+        tracing::error!("a request's task panicked; this is a bug, the lane goes on");
+        let text = "its task panicked, which is a bug".to_owned();
+        Err(Failure { outage: Outage::Reset, text, status: None, untouched: false })
+    };
+    tokio::spawn(request).await.unwrap_or_else(lost)
 }
 
 impl Lane {
@@ -60,7 +70,7 @@ impl Lane {
         let sender = Arc::clone(&self.sender);
         let started = Instant::now();
         self.requests.spawn(async move {
-            let reply = sender.send(request, started).await;
+            let reply = answered(async move { sender.send(request, started).await }).await;
             Done { batch, job, rows, took: started.elapsed(), token, reply }
         });
     }
@@ -97,5 +107,16 @@ impl Lane {
         for event_ms in self.engine.take_delivered() {
             self.metrics.delivery_latency_seconds.observe(now_ms.saturating_sub(event_ms).max(0) as f64 / 1000.0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_that_panics_counts_as_one_without_an_answer() {
+        let failure = answered(async { panic!("on purpose") }).await.expect_err("no answer");
+        assert_eq!(failure.outage, Outage::Reset);
     }
 }

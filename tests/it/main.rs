@@ -9,6 +9,7 @@ mod dead_letters;
 mod delivery;
 mod events;
 mod faults;
+mod kafka_clients;
 mod kafka_edge;
 mod kafka_faults;
 mod kafka_tls;

@@ -347,7 +347,7 @@ async fn start_latest_reads_only_what_comes_later_and_start_fail_says_which_sett
     let mut lane = Lane::start(settings.clone());
     let text = lane
         .wait(|event| match event {
-            SourceEvent::Fatal(text) => Some(text),
+            SourceEvent::Refused(text) => Some(text),
             SourceEvent::Assigned { .. } => panic!("assigned without a position"),
             _ => None,
         })
@@ -364,17 +364,17 @@ async fn an_outage_while_joining_is_weather_and_the_partition_comes_when_it_is_o
     cluster.write(0, &[(None, Some("1"))]).await;
     broker.broker_down().expect("an answer");
     let mut lane = Lane::start(cluster.settings());
-    lane.wait(|event| matches!(event, SourceEvent::Weather(_)).then_some(())).await;
+    lane.wait(|event| matches!(event, SourceEvent::Weather(_) | SourceEvent::BrokersDown { .. }).then_some(())).await;
     broker.broker_up().expect("an answer");
     lane.gain(1).await;
     lane.consumer.send(Command::Resume(vec![id(0)]));
     lane.read(1).await;
-    // Coordinator troubles are retried inside; a refused group ends the process with a text.
+    // Coordinator troubles are retried inside; a refused group is told with a text.
     broker.request_errors(RDKafkaApiKey::OffsetCommit, &unavailable).expect("an answer");
     lane.consumer.send(Command::Commit { id: 3, entries: vec![entry(0, 1, "")] });
     let text = lane
         .wait(|event| match event {
-            SourceEvent::Fatal(text) => Some(text),
+            SourceEvent::Refused(text) => Some(text),
             _ => None,
         })
         .await;
@@ -425,7 +425,8 @@ async fn a_dead_letter_is_acknowledged_and_read_back_with_its_headers() {
     use rdkafka::consumer::{BaseConsumer, Consumer as _};
     let cluster = Cluster::start(1);
     let producer =
-        DeadLetterProducer::new(&cluster.brokers, &properties(&[("group.protocol", "consumer")])).expect("a producer");
+        DeadLetterProducer::new(&cluster.brokers, &properties(&[("group.protocol", "consumer")]), "edge-dlq")
+            .expect("a producer");
     let letter = DeadLetterRecord {
         topic: cluster.topic.clone(),
         key: Some(b"user-1".to_vec()),
@@ -463,7 +464,7 @@ async fn a_dead_letter_is_acknowledged_and_read_back_with_its_headers() {
 async fn a_dead_letter_that_cannot_be_written_says_why() {
     let cluster = Cluster::start(1);
     let Some(broker) = &cluster.embedded else { return };
-    let producer = DeadLetterProducer::new(&cluster.brokers, &BTreeMap::new()).expect("a producer");
+    let producer = DeadLetterProducer::new(&cluster.brokers, &BTreeMap::new(), "edge-dlq").expect("a producer");
     let letter = |topic: &str, bytes| DeadLetterRecord {
         topic: topic.to_string(),
         key: None,

@@ -1,0 +1,150 @@
+//! What librdkafka says at run time, on its way to the log: each line once, and once a minute where it comes again.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use super::client::is_silence;
+
+/// How often the same is told. A guess: seen by whoever looks at the log, and no flood in an outage of hours.
+pub(super) const AGAIN: Duration = Duration::from_secs(60);
+/// Different lines remembered for that. A guess: far more than one outage has, small in memory.
+const REMEMBERED: usize = 64;
+
+/// Lines that were told, by what they say.
+#[derive(Default)]
+pub struct Repeats(BTreeMap<String, Told>);
+
+struct Told {
+    at: Instant,
+    /// How often it has come since.
+    untold: u64,
+}
+
+impl Repeats {
+    /// How often this came untold since it was last told, if it is time to tell it.
+    pub fn tell(&mut self, text: &str, now: Instant) -> Option<u64> {
+        // Ports, milliseconds and counts differ from line to line.
+        let key: String = text.chars().filter(|c| !c.is_ascii_digit()).collect();
+        if let Some(told) = self.0.get_mut(&key) {
+            if now.duration_since(told.at) < AGAIN {
+                told.untold += 1;
+                return None;
+            }
+            let untold = told.untold;
+            *told = Told { at: now, untold: 0 };
+            return Some(untold);
+        }
+        if self.0.len() >= REMEMBERED {
+            self.0.clear();
+        }
+        self.0.insert(key, Told { at: now, untold: 0 });
+        Some(0)
+    }
+}
+
+/// Sends librdkafka's lines to `tracing`; enough for a client that has nothing else to tell.
+#[derive(Default)]
+pub(super) struct Complaints(Mutex<Repeats>);
+
+impl Complaints {
+    fn tell(&self, text: &str) -> Option<u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).tell(text, Instant::now())
+    }
+}
+
+impl ClientContext for Complaints {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        // The error that comes with these lines says the same (`rd_kafka_broker_set_error`).
+        let is_said_twice = matches!(facility, "FAIL" | "ERROR");
+        if is_said_twice || matches!(level, RDKafkaLogLevel::Debug) {
+            tracing::debug!(target: "librdkafka", "{facility} {line}");
+            return;
+        }
+        let Some(untold) = self.tell(&format!("{facility} {line}")) else { return };
+        match level {
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
+                tracing::info!(target: "librdkafka", untold, "{facility} {line}");
+            }
+            RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", untold, "{facility} {line}"),
+            RDKafkaLogLevel::Error | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Emerg => {
+                tracing::error!(target: "librdkafka", untold, "{facility} {line}")
+            }
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // The lane's consumer has the same brokers, and tells.
+        if error.rdkafka_error_code().is_some_and(is_silence) {
+            tracing::debug!(target: "librdkafka", "{error}: {reason}");
+        } else if let Some(untold) = self.tell(reason) {
+            tracing::warn!(target: "librdkafka", untold, "{error}: {reason}");
+        }
+    }
+
+    fn stats_raw(&self, _statistics: &[u8]) {}
+}
+
+/// Keeps librdkafka's last complaint, for clients that people wait for: `Connection refused` says more than the time-out
+/// of a call that waited in vain. Complaints arrive while the client is polled.
+#[derive(Default)]
+pub(super) struct LastComplaint {
+    last: Mutex<Option<String>>,
+    complaints: Complaints,
+}
+
+impl LastComplaint {
+    pub fn get(&self) -> Option<String> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ClientContext for LastComplaint {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.complaints.log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // That all brokers are down is what the caller sees himself; it is not why.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        }
+        self.complaints.error(error, reason);
+    }
+
+    fn stats_raw(&self, _statistics: &[u8]) {}
+}
+
+impl ConsumerContext for LastComplaint {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_comes_again_is_told_once_a_minute_with_how_often_it_came() {
+        let (mut repeats, start) = (Repeats::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(repeats.tell("REQTMOUT after 1001ms", at(0)), Some(0));
+        assert_eq!(repeats.tell("REQTMOUT after 1002ms", at(1)), None);
+        assert_eq!(repeats.tell("REQTMOUT after 999ms", at(59)), None);
+        assert_eq!(repeats.tell("another", at(59)), Some(0));
+        assert_eq!(repeats.tell("REQTMOUT after 17ms", at(60)), Some(2));
+        assert_eq!(repeats.tell("REQTMOUT after 17ms", at(121)), Some(0));
+    }
+
+    #[test]
+    fn lines_that_always_differ_do_not_fill_the_memory() {
+        let mut repeats = Repeats::default();
+        for n in 0..10_000u32 {
+            let letters: String = n.to_string().chars().map(|c| char::from(c as u8 + 49)).collect();
+            repeats.tell(&letters, Instant::now());
+        }
+        assert!(repeats.0.len() <= REMEMBERED);
+    }
+}

@@ -1,0 +1,48 @@
+//! Kafka's password from its file, given to the lane's clients when it changes.
+
+use super::Lane;
+use crate::kafka::settings::{KafkaSettings, PASSWORD, USERNAME};
+use crate::kafka::{Command, Credentials};
+
+/// The file to look at.
+pub(super) struct PasswordFile {
+    settings: KafkaSettings,
+    /// What is wrong with it since the last good read; told once.
+    complaint: Option<String>,
+}
+
+impl PasswordFile {
+    /// `None` where no file is named.
+    pub fn new(settings: &KafkaSettings) -> Option<PasswordFile> {
+        settings.password_file.as_ref().map(|_| PasswordFile { settings: settings.clone(), complaint: None })
+    }
+}
+
+impl Lane {
+    /// Reads the file again. Connections that stand stay; the next ones log in with what it holds.
+    pub(super) fn look_at_password(&mut self) {
+        let Some(file) = &mut self.password else { return };
+        let properties = match file.settings.client_properties() {
+            Ok(properties) => properties,
+            Err(fault) => {
+                if file.complaint.as_ref() != Some(&fault) {
+                    tracing::warn!(destination = %self.id, "kafka.password_file {fault}; until then the last good password is used");
+                    file.complaint = Some(fault);
+                }
+                return;
+            }
+        };
+        file.complaint = None;
+        if properties.get(PASSWORD) == self.consumer_settings.properties.get(PASSWORD) {
+            return;
+        }
+        tracing::info!(destination = %self.id, "kafka.password_file has changed");
+        let text = |key: &str| properties.get(key).cloned().unwrap_or_default();
+        let credentials = Credentials { username: text(USERNAME), password: text(PASSWORD).into() };
+        if let Err(fault) = self.producer.log_in_with(&credentials) {
+            tracing::warn!(destination = %self.id, "the dead-letter producer does not take the new password: {fault}");
+        }
+        self.consumer.send(Command::Credentials(credentials));
+        self.consumer_settings.properties = properties;
+    }
+}
