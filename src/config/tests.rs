@@ -181,7 +181,7 @@ fn contradictions_are_refused_with_path_and_remedy() {
         ("destinations: {d: {request: {max_in_flight: 999}}}", "destinations.d.request.max_in_flight", "at most"),
         ("destinations: {d: {request: {timeout: 0s}}}", "destinations.d.request.timeout", "more than 0s"),
         ("destinations: {d: {retry: {initial: 0s}}}", "destinations.d.retry.initial", "more than 0s"),
-        ("destinations: {d: {retry: {initial: 10m}}}", "destinations.d.retry.initial", "retry.max (5m)"),
+        ("destinations: {d: {retry: {initial: 10m}}}", "destinations.d.retry.initial", "retry.max (30s)"),
         ("destinations: {d: {retry: {max_attempts: 0}}}", "destinations.d.retry.max_attempts", "at least 1"),
         (
             "destinations: {d: {buffer: {max_bytes: 1KiB}}}",

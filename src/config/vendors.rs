@@ -150,7 +150,8 @@ pub(super) fn warnings(config: &Config) -> Vec<Problem> {
 /// Destinations that share an account, told by vendor, host and token, may not take more together than it has. A token file
 /// that cannot be read is told elsewhere.
 pub(super) fn shared_accounts(config: &Config) -> Vec<Problem> {
-    let mut accounts: BTreeMap<(&str, String, String), Vec<(&str, &Destination)>> = BTreeMap::new();
+    type Account<'a> = (&'a str, String, String);
+    let mut accounts: BTreeMap<Account<'_>, Vec<(&str, &Destination)>> = BTreeMap::new();
     for (id, destination) in config.enabled() {
         let settings = &destination.settings;
         let inline = settings.token.as_ref().map(|token| token.expose_secret().to_owned());

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::guard::Stream;
-use super::health::{Cause, Outcome, Sent};
+use super::health::{Cause, Outcome, Sent, Sign};
 use super::row::{Row, Stage, Trouble};
 use super::rows::RowIndex;
 use super::verdict::{Answer, Fault, JobId, Outage, RejectReason, Rejection, Verdict};
@@ -256,7 +256,12 @@ impl Engine {
         // A first failure between successes has its witness; and whoever says that a job has failed has worked on it.
         let is_witnessed = (trouble.failures.total == 0 && !seen.is_lanes) || reason == "job_failed";
         let due = self.health.suspect(&mut trouble.failures, seen.sent.rows, is_witnessed, seen.now);
-        if seen.sent.rows == 1 && self.health.is_to_blame(&trouble.failures, arrived, seen.now) {
+        let sign = match (&last, seen.status) {
+            (DeadLetterCause::Rejected(_), _) => Sign::Refused,
+            (_, Some(400..500)) => Sign::Blamed,
+            _ => Sign::Broken,
+        };
+        if seen.sent.rows == 1 && self.health.is_to_blame(sign, &trouble.failures, arrived, seen.now) {
             return self.bury_row(index, last);
         }
         trouble.last = last;

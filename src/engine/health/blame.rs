@@ -6,9 +6,29 @@ use std::time::{Duration, Instant};
 /// A row is to blame when as many failures in a row would come by chance once in a million rows.
 const CHANCE: f64 = 1e-6;
 
-/// With no other row left to try, this long a row of failures is the row's own, if others got through after it came. A guess:
-/// well within the ten minutes in which a bad row is to be a dead letter, and longer than a restart of a provider.
-const UNWITNESSED: Duration = Duration::from_secs(180);
+/// In which way a row fails: how likely that is to be the provider's doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// The vendor refuses the row in its own words, which no accident brings about, though the account may.
+    Refused,
+    /// A status that blames the request, of whoever stands before the provider.
+    Blamed,
+    /// An error of the server, a timeout, a reset, a success that cannot be read.
+    Broken,
+}
+
+impl Sign {
+    /// With no other row left to try, so long a time of failures is the row's own, if others got through after it came. Guesses:
+    /// longer than what was seen of accounts that are blocked (32 s) and of gateways that refuse everybody (40 s), than the
+    /// restart of a provider; and well within the ten minutes in which a bad row is to be a dead letter.
+    fn patience(self) -> Duration {
+        Duration::from_secs(match self {
+            Sign::Refused => 40,
+            Sign::Blamed => 60,
+            Sign::Broken => 180,
+        })
+    }
+}
 
 /// So many failed requests are remembered until a row turns out to have been their fault; older ones count as chance. A guess:
 /// at 5% of bad rows each is told within some hundred requests.
@@ -123,13 +143,21 @@ impl Failures {
     ///
     /// Only failures count between which others got through: an outage fails everybody. Where no other row is left to get
     /// through, time counts, and that others did since the row `arrived`.
-    pub fn are_its_own(&self, controls: &Controls, last_pass: Option<Instant>, arrived: Instant, now: Instant) -> bool {
+    pub fn are_its_own(
+        &self,
+        sign: Sign,
+        controls: &Controls,
+        last_pass: Option<Instant>,
+        arrived: Instant,
+        now: Instant,
+    ) -> bool {
         let needed = controls.failures_needed(self);
+        if self.witnessed >= needed {
+            return true;
+        }
         let has_witness = last_pass.is_some_and(|at| at > arrived);
-        self.witnessed >= needed
-            || (has_witness
-                && self.witnessed + self.unwitnessed >= needed
-                && now.saturating_duration_since(self.unwitnessed_since) >= UNWITNESSED)
+        let is_enough = sign == Sign::Refused || self.witnessed + self.unwitnessed >= needed;
+        has_witness && is_enough && now.saturating_duration_since(self.unwitnessed_since) >= sign.patience()
     }
 }
 
@@ -181,24 +209,29 @@ mod tests {
         (1..50).for_each(|n| failures.note(1, false, None, at(n)));
         let well = controls(1000, 0);
         assert!(
-            !failures.are_its_own(&well, Some(at(50)), at(0), at(50)),
+            !failures.are_its_own(Sign::Broken, &well, Some(at(50)), at(0), at(50)),
             "an outage of 50 s, and one success after it"
         );
         for n in 51..55 {
             failures.note(1, false, Some(at(n) - Duration::from_millis(500)), at(n));
         }
-        assert!(failures.are_its_own(&well, Some(at(54)), at(0), at(55)));
+        assert!(failures.are_its_own(Sign::Broken, &well, Some(at(54)), at(0), at(55)));
     }
 
     #[test]
-    fn where_no_other_row_is_left_what_got_through_since_it_came_counts_after_three_minutes() {
+    fn where_no_other_row_is_left_what_got_through_since_it_came_counts_after_a_time() {
         let at = |seconds| start() + Duration::from_secs(seconds);
         let mut failures = Failures::new(&Controls::default(), None, at(10));
         (10..40).for_each(|n| failures.note(1, false, Some(at(5)), at(n)));
         let controls = Controls::default();
-        assert!(!failures.are_its_own(&controls, Some(at(5)), at(0), at(180)));
-        assert!(failures.are_its_own(&controls, Some(at(5)), at(0), at(190)));
-        assert!(!failures.are_its_own(&controls, Some(at(5)), at(6), at(3000)), "nothing got through since it came");
-        assert!(!failures.are_its_own(&controls, None, at(0), at(3000)));
+        assert!(!failures.are_its_own(Sign::Broken, &controls, Some(at(5)), at(0), at(180)));
+        assert!(failures.are_its_own(Sign::Broken, &controls, Some(at(5)), at(0), at(190)));
+        assert!(
+            !failures.are_its_own(Sign::Broken, &controls, Some(at(5)), at(6), at(3000)),
+            "nothing got through since it came"
+        );
+        assert!(!failures.are_its_own(Sign::Broken, &controls, None, at(0), at(3000)));
+        assert!(failures.are_its_own(Sign::Blamed, &controls, Some(at(5)), at(0), at(70)));
+        assert!(!failures.are_its_own(Sign::Blamed, &controls, Some(at(5)), at(0), at(60)));
     }
 }

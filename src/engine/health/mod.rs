@@ -18,7 +18,7 @@ mod size;
 use std::time::{Duration, Instant};
 
 use blame::Controls;
-pub use blame::Failures;
+pub use blame::{Failures, Sign};
 pub use hold::{Cause, Hold};
 use size::RequestSize;
 
@@ -357,7 +357,8 @@ impl Health {
             return now;
         }
         let age = now.saturating_duration_since(failures.first);
-        now + (age / 4).clamp(self.retry.initial, self.retry.max.max(self.retry.initial)).mul_f64(self.jitter.factor())
+        // Twice as often as a lane is probed: it is one row.
+        now + (age / 8).clamp(self.retry.initial, self.retry.max.max(self.retry.initial)).mul_f64(self.jitter.factor())
     }
 
     /// The record of a row's first failure, in this request.
@@ -371,9 +372,9 @@ impl Health {
     }
 
     /// Whether a row is to blame for its failures: they are more than chance explains, given how other rows fared meanwhile.
-    pub fn is_to_blame(&mut self, failures: &Failures, arrived: Instant, now: Instant) -> bool {
+    pub fn is_to_blame(&mut self, sign: Sign, failures: &Failures, arrived: Instant, now: Instant) -> bool {
         let is_to_blame = failures.total >= self.retry.max_attempts
-            && failures.are_its_own(&self.controls, self.last_pass, arrived, now);
+            && failures.are_its_own(sign, &self.controls, self.last_pass, arrived, now);
         if is_to_blame {
             self.controls.explain(failures);
         }

@@ -35,6 +35,17 @@ enum Bad {
 }
 
 impl Bad {
+    fn status(self) -> Option<u16> {
+        match self {
+            Bad::Refused | Bad::Page => Some(400),
+            Bad::Forbidden => Some(403),
+            Bad::NotFound => Some(404),
+            Bad::Server => Some(500),
+            Bad::Unreadable | Bad::Job => Some(200),
+            Bad::Timeout | Bad::Reset => None,
+        }
+    }
+
     fn answer(self, rows: usize) -> Answer {
         let refused = || Rejection::local(RejectReason::Invalid, None, "no");
         Answer::All(match self {
@@ -257,7 +268,7 @@ impl Run {
                 Happening::Arrives(rows) => self.provider.arrivals.push((self.now, rows)),
                 Happening::Answers(batch, answer) => {
                     self.in_flight -= usize::from(!matches!(answer, Answer::Pending { .. }));
-                    self.engine.on_answer(batch, answer, Some(500), self.now);
+                    self.engine.on_answer(batch, answer, self.case.bad.status(), self.now);
                 }
                 Happening::Commits(id) => self.engine.on_commit(id, CommitOutcome::Done, self.now),
                 Happening::Written(id, user) => {
