@@ -298,12 +298,13 @@ impl Engine {
     fn send(&mut self, turn: Turn, rows: usize, now: Instant) -> Action {
         let taken: Vec<_> = self.outbox.of(turn).drain(..rows).collect();
         let mut encoded = Vec::with_capacity(rows);
-        let mut is_control = true;
+        let (mut is_control, mut arrived) = (true, now);
         for (index, _) in &taken {
             self.rows.set_stage(*index, Stage::InFlight);
             if let Some(row) = self.rows.get_mut(*index) {
                 row.attempts += 1;
                 is_control &= row.trouble.is_none();
+                arrived = arrived.min(row.arrived);
                 // The same bytes again after a failure: kept until the content changes.
                 encoded.extend(row.encoded.as_deref().cloned());
                 if let Some(partition) = self.partitions.get_mut(&row.partition) {
@@ -315,7 +316,7 @@ impl Engine {
         self.last_sent = Some(now);
         self.health.sent(turn);
         let batch = BatchId(self.next_id());
-        let sent = Sent { turn, rows: taken.len(), at: now, control: is_control.then_some(batch.0) };
+        let sent = Sent { turn, rows: taken.len(), at: now, arrived, control: is_control.then_some(batch.0) };
         self.batches.insert(batch, Batch { rows: taken, sent, job: None });
         Action::Send { batch, rows: encoded }
     }

@@ -2,7 +2,7 @@
 //!
 //! One reply cannot always tell. So a verdict says what is likely, and other rows decide:
 //!
-//! - A failure with no success shortly before it *holds* the whole lane ([`hold`]). While a hold lasts one probe at a time goes,
+//! - A failure with no success shortly before it, or none since its rows arrived, *holds* the whole lane ([`hold`]). While a hold lasts one probe at a time goes,
 //!   after a wait that follows the fault's age; each failed probe halves the next. The rows that have waited longest since they
 //!   were part of a failure are the next probe. A probe that passes ends the hold.
 //! - A failure between successes is not the lane's. It halves the size of the next requests, and a run of successes doubles it
@@ -91,6 +91,8 @@ pub struct Sent {
     pub turn: Turn,
     pub rows: usize,
     pub at: Instant,
+    /// When the first of its rows arrived.
+    pub arrived: Instant,
     /// Its number, if none of its rows had failed before: it shows how others fare.
     pub control: Option<u64>,
 }
@@ -275,8 +277,9 @@ impl Health {
     }
 
     fn failed(&mut self, sent: Sent, cause: Cause, asked: Option<Duration>, now: Instant) -> bool {
-        let is_between_successes =
-            !self.has_failed_since && self.last_pass.is_some_and(|at| at + FRESH >= sent.at) && cause.may_be_a_row();
+        let is_between_successes = !self.has_failed_since
+            && self.last_pass.is_some_and(|at| at + FRESH >= sent.at && at > sent.arrived)
+            && cause.may_be_a_row();
         match self.hold {
             Some(_) => self.hold_longer(sent, cause, asked, now),
             // Suspects are expected to fail; they have waits of their own.

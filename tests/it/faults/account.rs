@@ -44,8 +44,9 @@ async fn a_wrong_token_sends_single_probes_ever_more_rarely_until_its_file_is_re
         let arrivals = world.simulator.provider(kind).arrivals();
         for (n, pair) in arrivals.windows(2).take(5).enumerate() {
             assert_eq!(pair[1].1, 1, "{kind:?}: a probe is one row");
-            // Doubled from 100 ms, jittered down to a half at most.
-            let (gap, least) = (pair[1].0 - pair[0].0, Duration::from_millis(50) * 2u32.pow(n as u32));
+            // A quarter of the fault's age, 100 ms at least, jittered down to a half at most.
+            let (gap, age) = (pair[1].0 - pair[0].0, pair[0].0 - arrivals[0].0);
+            let least = (age / 4).max(Duration::from_millis(100)) / 2;
             assert!(gap >= least, "{kind:?}: probe {n} came after {gap:?}, not {least:?}");
         }
     }

@@ -76,7 +76,8 @@ async fn a_request_that_is_too_large_is_halved_until_it_fits() {
     for kind in Kind::ALL {
         set(&world, kind, Faults { max_bytes: Some(3_000), ..Faults::default() });
     }
-    world.produce_all(round(80, 1)).await;
+    // The first requests are small, so it takes more rows than those hold.
+    world.produce_all(round(300, 1)).await;
     let worker = Worker::start(&world.config(&wide_blocks(&world, QUICK))).await;
     for kind in Kind::ALL {
         all_delivered(&world, &worker, kind).await;
