@@ -107,9 +107,9 @@ impl Rows {
         self.ready
     }
 
-    /// Whether all rows are suspects that wait.
+    /// Whether of all rows that could be sent there are only suspects.
     pub fn are_only_suspects(&self) -> bool {
-        !self.due.is_empty() && self.due.len() == self.rows.len()
+        !self.due.is_empty() && self.ready == 0
     }
 
     /// Whether suspects wait.

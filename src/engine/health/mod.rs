@@ -277,13 +277,13 @@ impl Health {
     }
 
     fn failed(&mut self, sent: Sent, cause: Cause, asked: Option<Duration>, now: Instant) -> bool {
-        let is_between_successes = !self.has_failed_since
-            && self.last_pass.is_some_and(|at| at + FRESH >= sent.at && at > sent.arrived)
-            && cause.may_be_a_row();
+        let has_witness = cause.may_be_a_row() && self.last_pass.is_some_and(|at| at > sent.arrived);
+        let is_between_successes =
+            has_witness && !self.has_failed_since && self.last_pass.is_some_and(|at| at + FRESH >= sent.at);
         match self.hold {
             Some(_) => self.hold_longer(sent, cause, asked, now),
             // Suspects are expected to fail; they have waits of their own.
-            None if sent.turn == Turn::Suspects && cause.may_be_a_row() => return false,
+            None if sent.turn == Turn::Suspects && has_witness => return false,
             None if is_between_successes => {
                 self.has_failed_since = true;
                 self.size.failed(sent.rows);

@@ -368,14 +368,15 @@ fn so_do_they_in_requests_of_any_size() {
 
 #[test]
 fn so_do_they_at_any_limit_and_with_small_buffers() {
-    let limits = [Some(60), Some(240), Some(6000)];
-    all_hold(limits.map(|limit| Case { limit, in_flight: 16, ..CASE }));
-    // At the end of an unlimited stream the guard lets the last bad rows out at its trickle of one a second.
-    all_hold([Case { limit: None, in_flight: 16, minutes: 3, ..CASE }]);
+    // A batch of a minute's rows would leave all rows of a minute at once, and so one try a minute for each suspect.
+    all_hold([Case { limit: Some(60), batch: 10, ..CASE }]);
+    all_hold([Some(240), Some(6000)].map(|limit| Case { limit, in_flight: 16, ..CASE }));
+    // At the end of an unlimited stream the guard lets the last bad rows out at its trickle of one a second, so few are bad.
+    all_hold([Case { limit: None, share: 10, in_flight: 16, minutes: 3, ..CASE }]);
     let small = Case { buffer: 1 << 20, ..CASE };
     all_hold([Some(60), Some(1200)].map(|limit| Case { limit, ..small }));
     all_hold([1, 1000].map(|batch| Case { batch, ..small }));
-    all_hold([Case { limit: None, minutes: 3, ..small }, Case { in_flight: 1, ..CASE }]);
+    all_hold([Case { limit: None, minutes: 3, ..small }, Case { share: 20, in_flight: 1, ..CASE }]);
 }
 
 #[test]
