@@ -66,7 +66,7 @@ impl Bounded {
         let answered_ms = Arc::new(AtomicU64::new(millis(self.began.elapsed())));
         self.open.push(Open { answered_ms: Arc::clone(&answered_ms), close });
         let overdue = Box::pin(tokio::time::sleep(LONGEST_WITHOUT_ANSWER));
-        Connection { stream, began: self.began, answered_ms, closed, overdue }
+        Connection { stream, began: self.began, answered_ms, closed: Some(closed), overdue }
     }
 }
 
@@ -107,7 +107,8 @@ pub(super) struct Connection {
     stream: TcpStream,
     began: Instant,
     answered_ms: Arc<AtomicU64>,
-    closed: oneshot::Receiver<()>,
+    /// Until the listener has spoken, or is gone.
+    closed: Option<oneshot::Receiver<()>>,
     overdue: Pin<Box<Sleep>>,
 }
 
@@ -124,9 +125,14 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // The listener gone is no reason to end: requests under way have a second then.
-        if let Poll::Ready(Ok(())) = Pin::new(&mut self.closed).poll(context) {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        if let Some(closed) = &mut self.closed
+            && let Poll::Ready(word) = Pin::new(closed).poll(context)
+        {
+            self.closed = None;
+            // The listener gone is no reason to end: requests under way have a second then.
+            if word.is_ok() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
         }
         if self.overdue.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
