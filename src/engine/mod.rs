@@ -9,7 +9,7 @@
 //!                                     Sealed ── fence ──> InFlight ─> settled, or a dead letter
 //! ```
 //!
-//! [`health`] tells whose fault a failure is: a row that has failed is a suspect, and goes again apart from the others.
+//! `health` tells whose fault a failure is: a row that has failed is a suspect, and goes again apart from the others.
 //!
 //! A row is sealed (takes no more events) shortly before the budget lets it go, so that its events can lie below a committed
 //! fence at that time however fast its user talks.
