@@ -92,7 +92,7 @@ impl Request {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retry {
-    /// The first wait; each further one doubles, with jitter.
+    /// The first wait; further ones are a quarter of the fault's age, with jitter.
     pub initial: HumanDuration,
     /// The longest wait.
     pub max: HumanDuration,
