@@ -65,9 +65,10 @@ impl Fence {
         }
     }
 
-    /// The fence of an owner that has read up to here and says nothing about what it has sent.
-    pub fn silent(read: Position, wall_ms: i64) -> Self {
-        Fence { v: VERSION, fence: read.0, at: wall_ms, clean: false, bytes: 0, wait: None, counts: None, of: None }
+    /// The fence of this process itself, which has read up to here and has had all answers: the limiter knows what it sent.
+    pub fn own(read: Position, wall_ms: i64) -> Self {
+        let leaving = Leaving { clean: true, wait: Duration::ZERO, counts: Duration::ZERO, of: None };
+        Fence::new(read, wall_ms, leaving, 0)
     }
 
     /// Reads metadata back; `None` for an empty one, another version's or somebody else's.

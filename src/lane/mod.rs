@@ -230,7 +230,7 @@ impl Lane {
                         start: gained.start,
                         // What may have left before the log was known to be another one is as good as fenced.
                         fence: match gained.reread_to {
-                            Some(read) => Some(Fence::silent(read, now.wall_ms)),
+                            Some(read) => Some(Fence::own(read, now.wall_ms)),
                             None => gained.metadata.as_deref().and_then(Fence::parse),
                         },
                         settled: gained.metadata.as_deref().map_or_else(Settled::default, Settled::parse),
