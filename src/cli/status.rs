@@ -181,7 +181,7 @@ fn row(lane: &LaneStatus, now_ms: i64) -> [String; HEAD.len()] {
     ]
 }
 
-/// What has become of events, and the last error, below a lane's numbers.
+/// The ends of events, and the last error, below a lane's numbers.
 fn below(lane: &LaneStatus, now_ms: i64) -> String {
     let budget = match lane.budget.rows_per_minute {
         Some(rows) => format!("{}/{rows} a minute", lane.budget.window_rows),

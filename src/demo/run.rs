@@ -354,7 +354,7 @@ impl Demo {
         })
     }
 
-    /// What came of the user's own lines.
+    /// The result of the user's own lines.
     fn input(&self, log: &[LogEntry], letters: &[Vec<Letter>]) -> Input {
         let lines = self.feed.lines();
         let takes = |kind| takers(kind, &ReadRules::default(), log).len() as u64;

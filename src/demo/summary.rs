@@ -51,7 +51,7 @@ pub struct Summary {
     pub input: Option<Input>,
 }
 
-/// What came of the user's own lines.
+/// The result of the user's own lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Input {
     /// How many lines were JSON objects.

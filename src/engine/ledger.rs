@@ -31,6 +31,8 @@ impl Ledger {
 
     /// A request of this many rows has its response, or will never have one.
     pub fn answered(&mut self, rows: usize, now: Instant) {
+        // Without a limit nobody else asks, and slots would be kept that are free.
+        self.held(now);
         let rows = (rows as u64).min(self.unanswered);
         self.unanswered -= rows;
         let free_at = now + HOLD;
@@ -108,6 +110,17 @@ mod tests {
         assert_eq!(ledger.at_most(200), Some(now + HOLD + STEP));
         assert_eq!(ledger.at_most(100), Some(now + Duration::from_secs(5) + HOLD + STEP));
         assert_eq!(ledger.at_most(50), None, "the last hundred has no response yet");
+    }
+
+    #[test]
+    fn stays_small_where_nobody_asks_how_many_slots_are_held() {
+        let now = start();
+        let mut ledger = Ledger::default();
+        for second in 0..3600 {
+            ledger.sent(1);
+            ledger.answered(1, now + Duration::from_secs(second));
+        }
+        assert!(ledger.answered.len() <= 62, "{}", ledger.answered.len());
     }
 
     #[test]

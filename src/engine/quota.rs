@@ -230,7 +230,7 @@ impl Quota {
     }
 
     /// How long the next owner of a share that was given up at `even_at`, or is given up now, has to wait before it uses it:
-    /// until the burst is made up for, and for as long as a response took of late.
+    /// until the burst is made up for, and for as long as a recent response took.
     pub fn wait(&mut self, even_at: Option<Instant>, now: Instant) -> Duration {
         even_at.unwrap_or_else(|| self.even_at(now)).saturating_duration_since(now) + self.slowest.get(now)
     }

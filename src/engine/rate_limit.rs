@@ -59,7 +59,7 @@ impl RateLimit {
     }
 
     /// How long the next owner of a share that was given up at `even_at`, or is given up now, has to wait before it uses it:
-    /// until the burst is made up for, and for as long as a response took of late.
+    /// until the burst is made up for, and for as long as a recent response took.
     pub fn wait(&mut self, even_at: Option<Instant>, now: Instant) -> Duration {
         self.quotas().map(|quota| quota.wait(even_at, now)).fold(Duration::ZERO, Duration::max)
     }

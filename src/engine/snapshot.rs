@@ -40,11 +40,17 @@ impl Snapshot {
         self.counters.events_consumed as i64 - self.counters.events_settled() as i64 - self.pending_events as i64
     }
 
-    /// How long the pending rows take at the limit; `None` for unlimited, without a share, or while nothing gets through.
+    /// How long the pending rows take at the limit; `None` for unlimited, without a share, or while nothing gets through or only
+    /// the guard's trickle, which a person has to end.
     pub fn drain_eta(&self) -> Option<Duration> {
         if matches!(
             self.state,
-            LaneState::BackingOff | LaneState::AccountFault | LaneState::DeadLetterBlocked | LaneState::MembershipStale
+            LaneState::BackingOff
+                | LaneState::AccountFault
+                | LaneState::UnreadableSuccess
+                | LaneState::Guarded
+                | LaneState::DeadLetterBlocked
+                | LaneState::MembershipStale
         ) {
             return None;
         }

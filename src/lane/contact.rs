@@ -9,7 +9,7 @@ use crate::kafka::Repeats;
 /// The wait before the lane tries again what Kafka refused; it doubles with each refusal. A guess: rights take effect within
 /// seconds of being granted.
 const FIRST_WAIT: Duration = Duration::from_secs(5);
-/// The longest such wait. A guess: an operator who has mended the rights does not wait much longer for the effect.
+/// The longest such wait. A guess: an operator who has granted the rights does not wait much longer for the effect.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// How long a commit goes without an answer before the brokers count as silent. As long as it takes the consumer to find that
@@ -79,7 +79,7 @@ impl Lane {
         self.contact.committing_since = since;
     }
 
-    /// Takes a commit without an answer for silence: the consumer's thread waits for it, for a minute amid an outage, and tells
+    /// Takes a commit without an answer for silence: the consumer's thread waits for it, for a minute during an outage, and tells
     /// nothing meanwhile.
     pub(super) fn watch_commit(&mut self, now: Instant) {
         let is_late =

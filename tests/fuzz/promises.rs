@@ -236,7 +236,7 @@ fn statuses() -> impl Strategy<Value = StatusCode> {
     prop::sample::select(usual.to_vec()).prop_map(|status| StatusCode::from_u16(status).expect("a status"))
 }
 
-/// What becomes of a row: taken, refused, or neither.
+/// The end of a row: taken, refused, or neither.
 fn outcome(verdict: &Verdict) -> Option<bool> {
     match verdict {
         Verdict::Delivered => Some(true),
