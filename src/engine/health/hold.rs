@@ -106,3 +106,45 @@ impl Hold {
         self.asked.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::start;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn nothing_shortens_a_wait_that_the_provider_asked_for() {
+        let now = start();
+        let hour = 3600 * SECOND;
+        let mut hold = Hold::new(Cause::Throttled, 100, hour, Some(hour), 100, now);
+        hold.probe_failed(Cause::Unavailable(Outage::Timeout), 4 * SECOND, now + 4 * SECOND);
+        assert_eq!(hold.until, now + hour);
+        hold.ask(now + 10 * SECOND);
+        hold.probe_at(now + 20 * SECOND);
+        assert_eq!(hold.until, now + hour);
+        hold.ask(now + 2 * hour);
+        assert_eq!((hold.until, hold.asked_for(now + hour)), (now + 2 * hour, hour));
+    }
+
+    #[test]
+    fn each_failed_probe_halves_the_next_down_to_one_row() {
+        let now = start();
+        let server = Cause::Unavailable(Outage::Server);
+        let mut hold = Hold::new(server, 100, SECOND, None, 100, now);
+        let mut rows = vec![hold.probe_rows];
+        for _ in 0..7 {
+            hold.probe_failed(server, SECOND, now);
+            rows.push(hold.probe_rows);
+        }
+        assert_eq!(rows, [50, 25, 13, 7, 4, 2, 1, 1]);
+    }
+
+    #[test]
+    fn a_success_that_cannot_be_read_and_an_account_fault_are_probed_with_one_row() {
+        for cause in [Cause::Unavailable(Outage::UnreadableSuccess), Cause::Fault(Fault::Unauthorized)] {
+            assert_eq!(Hold::new(cause, 100, SECOND, None, 100, start()).probe_rows, 1);
+        }
+    }
+}
