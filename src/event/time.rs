@@ -1,6 +1,6 @@
 //! Points in time, in the forms that producers write them in.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, civil};
@@ -37,7 +37,28 @@ pub fn date(text: &str) -> Option<Timestamp> {
 
 /// Whether an event can have happened at this time, as far as that can be told without a clock.
 pub fn is_event_time(text: &str) -> bool {
-    date(text).is_some_and(|time| time.as_second() >= FIRST_EVENT)
+    // As nearly all are written, which takes a tenth of reading it to see.
+    is_iso_of_this_century(text) || date(text).is_some_and(|time| time.as_second() >= FIRST_EVENT)
+}
+
+/// Whether a text has the form `2018-05-15T12:31:12Z` or `2018-05-15T12:31:12.123Z`, of the years 2000 to 2099 and a day that every
+/// month has.
+fn is_iso_of_this_century(text: &str) -> bool {
+    let number = |range: Range<usize>| match text.as_bytes()[range] {
+        [ten @ b'0'..=b'9', one @ b'0'..=b'9'] => Some(10 * (ten - b'0') + (one - b'0')),
+        _ => None,
+    };
+    let is_in = |range: Range<usize>, values: RangeInclusive<u8>| number(range).is_some_and(|n| values.contains(&n));
+    let bytes = text.as_bytes();
+    matches!(bytes.get(19..), Some([b'Z'] | [b'.', b'0'..=b'9', b'0'..=b'9', b'0'..=b'9', b'Z']))
+        && (bytes[0], bytes[1], bytes[4], bytes[7]) == (b'2', b'0', b'-', b'-')
+        && (bytes[10], bytes[13], bytes[16]) == (b'T', b':', b':')
+        && number(2..4).is_some()
+        && is_in(5..7, 1..=12)
+        && is_in(8..10, 1..=28)
+        && is_in(11..13, 0..=23)
+        && is_in(14..16, 0..=59)
+        && is_in(17..19, 0..=59)
 }
 
 /// Milliseconds since 1970 as a date of the years 1970 to 2100.
@@ -237,5 +258,35 @@ mod tests {
         assert!(is_event_time("2000-01-01T00:00:00Z") && is_event_time("1257894000000"));
         // The seconds of 2018 taken for milliseconds.
         assert!(!is_event_time("1970-01-18T15:59:47.472Z") && !is_event_time("1999-12-31T23:59:59Z"));
+    }
+
+    /// One character of a good text replaced by another: whatever the quick look takes, jiff reads as a time of this century.
+    #[test]
+    fn the_quick_look_takes_nothing_that_is_no_time() {
+        let mut taken = 0;
+        for good in ["2018-05-15T12:31:12Z", "2099-12-28T23:59:59.999Z", "2000-01-01T00:00:00.000Z"] {
+            assert!(is_iso_of_this_century(good), "{good}");
+            for at in 0..good.len() {
+                for byte in b' '..=b'~' {
+                    let mut text = good.as_bytes().to_vec();
+                    text[at] = byte;
+                    let text = String::from_utf8(text).expect("ASCII");
+                    if is_iso_of_this_century(&text) {
+                        taken += 1;
+                        assert!(date(&text).is_some_and(|time| time.as_second() >= FIRST_EVENT), "{text}");
+                    }
+                }
+            }
+        }
+        assert!(taken > 100, "{taken}");
+        for other in [
+            "2018-02-29T12:31:12Z",
+            "1999-05-15T12:31:12Z",
+            "2018-05-15T12:31:12+02:00",
+            "2018-05-15",
+            "äääääääääääääääääääää",
+        ] {
+            assert!(!is_iso_of_this_century(other), "{other}");
+        }
     }
 }
