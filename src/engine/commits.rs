@@ -80,6 +80,8 @@ impl Commits {
     }
 
     pub fn release_when_committed(&mut self, id: PartitionId) {
+        // An earlier assignment of it that has ended must not end this one.
+        self.released.retain(|released| *released != id);
         self.releasing.insert(id);
     }
 
@@ -228,13 +230,13 @@ impl Engine {
                     partition.ahead.committed(entry.position);
                 }
                 self.commits.is_final |= out.is_final;
-                self.release(&out.releasing, now);
+                self.release(&out, now);
             }
             CommitOutcome::Failed => {
                 self.counters.commit_failures += 1;
                 self.commits.failures += 1;
                 // A revoke does not wait for ever, nor does a drain: the next owner replays.
-                self.release(&out.releasing, now);
+                self.release(&out, now);
                 self.commits.is_final |= out.is_final && self.commits.failures >= 3;
             }
             CommitOutcome::Fenced => {
@@ -245,7 +247,7 @@ impl Engine {
                 };
                 let gone: Vec<PartitionId> =
                     out.entries.iter().filter(is_current).map(|entry| entry.partition).collect();
-                self.release(&out.releasing, now);
+                self.release(&out, now);
                 for id in &gone {
                     self.drop_partition(*id, now);
                 }
@@ -254,9 +256,13 @@ impl Engine {
         }
     }
 
-    fn release(&mut self, partitions: &[PartitionId], now: Instant) {
-        for id in partitions {
-            self.drop_partition(*id, now);
+    /// Lets go of what the group waits for, unless it was lost and came back meanwhile.
+    fn release(&mut self, out: &Out, now: Instant) {
+        for id in &out.releasing {
+            let epoch = out.entries.iter().find(|entry| entry.partition == *id).map(|entry| entry.epoch);
+            if self.partitions.get(id).is_some_and(|partition| Some(partition.epoch) == epoch) {
+                self.drop_partition(*id, now);
+            }
         }
     }
 

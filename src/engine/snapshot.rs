@@ -115,7 +115,7 @@ impl Engine {
             _ if self.partitions.values().any(Partition::is_replaying) => LaneState::Replaying,
             _ if self.partitions.values().any(|partition| !partition.is_open) => LaneState::Starting,
             _ if self.is_full => LaneState::BufferFull,
-            _ if self.rows.has_suspects() => LaneState::BackingOff,
+            _ if self.has_rows() => LaneState::BackingOff,
             _ => LaneState::Idle,
         }
     }

@@ -322,7 +322,8 @@ impl Health {
     /// A lane that is held is open again once a probe has passed. `is_taken`: a row was taken or refused by name, so the
     /// account is in order.
     fn release(&mut self, sent: Sent, is_taken: bool) {
-        let Some(hold) = self.hold.filter(|hold| sent.at >= hold.since) else { return };
+        // What left before says nothing new, also if that was at the same instant.
+        let Some(hold) = self.hold.filter(|hold| sent.turn == Turn::Probe && sent.at >= hold.since) else { return };
         if hold.cause.is_fault() && !is_taken {
             return;
         }

@@ -38,4 +38,7 @@ fn random_schedules_end_as_a_plain_replay_of_the_log_does() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     // A simulation that provokes nothing shows nothing.
     assert!(totals.everything_happened(), "{totals:?}");
+    if std::env::var("SLUICEGATE_SIM_VERBOSE").is_ok() {
+        println!("{totals:?}");
+    }
 }

@@ -25,7 +25,9 @@ impl Run {
         if rows.is_empty() || rows.len() > self.policy.batch.max_rows {
             self.faults.push(format!("a request of {} rows", rows.len()));
         }
+        self.seen.out.insert(batch, self.now);
         for row in &rows {
+            self.judge_row(row);
             let last = self.delivered.get(&(row.partition, row.user.clone()));
             if self.is_clean && last.is_some_and(|last| row.last <= *last) {
                 self.faults.push(format!("a row of {} is sent again after clean restarts", row.user));
@@ -120,7 +122,11 @@ impl Run {
     }
 
     fn submit(&mut self, job: JobId, rows: Vec<SentRow>, users: Vec<String>, arrival: Duration) {
-        let length = arrival + self.random.millis(50, 5000);
+        // Another account's import of millions of rows may run first.
+        let is_long = !self.is_mended && self.random.chance(5);
+        self.totals.long_jobs += u64::from(is_long);
+        let (from, to) = if is_long { (60_000, 600_000) } else { (50, 5000) };
+        let length = arrival + self.random.millis(from, to);
         let failed = rows.iter().any(|row| row.has("poison"));
         self.jobs.push(Job { id: job.0.clone(), has_ended: false, failed });
         let applied = if failed { Vec::new() } else { rows };
@@ -178,6 +184,8 @@ impl Run {
         if snapshot.pending_bytes > bound {
             self.faults.push(format!("{} bytes pending, {bound} allowed", snapshot.pending_bytes));
         }
+        self.judge_replay(bound);
+        self.judge_snapshot(&snapshot);
         self.faults.append(&mut self.provider.faults);
         match self.faults.is_empty() {
             true => Ok(()),
@@ -204,7 +212,7 @@ impl Run {
         }
         for (id, events) in &self.log.partitions {
             for (offset, event) in events.iter().enumerate() {
-                if matches!(event.kind, Kind::Unreadable | Kind::Skipped | Kind::Duplicate) {
+                if matches!(event.kind, Kind::Unreadable | Kind::Skipped | Kind::Duplicate | Kind::Gone) {
                     continue;
                 }
                 if self.graves.holds(*id, offset as i64, event) {
