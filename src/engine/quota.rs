@@ -56,7 +56,7 @@ pub enum Grant {
 }
 
 /// A gained partition's part of the share.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Part {
     /// From when it may be used.
     usable_at: Instant,
@@ -65,6 +65,11 @@ struct Part {
 }
 
 impl Part {
+    /// From when all of it may stand in the window.
+    fn full_at(&self) -> Instant {
+        if self.ramp { self.usable_at + WINDOW } else { self.usable_at }
+    }
+
     /// How much of the partition's share may stand in the window.
     fn weight(&self, now: Instant) -> f64 {
         match now.checked_duration_since(self.usable_at) {
@@ -84,6 +89,8 @@ struct Falling {
     weight: f64,
     /// Its part of the whole limit.
     share: f64,
+    /// The part that it was cut off from, where there are more partitions now: one of the new ones may take its place.
+    cut_off: Option<Part>,
 }
 
 impl Falling {
@@ -150,10 +157,15 @@ impl Quota {
                 let lost = 1.0 / self.total as f64 - 1.0 / total as f64;
                 self.falling.retain(|falling| falling.until > now);
                 let until = now + WINDOW;
-                let (whole, rising): (Vec<f64>, Vec<f64>) =
-                    self.parts.values().map(|part| part.weight(now)).partition(|weight| *weight >= 1.0);
-                self.falling.push(Falling { until, weight: 1.0, share: lost * whole.len() as f64 });
-                self.falling.extend(rising.into_iter().map(|weight| Falling { until, weight, share: lost }));
+                for part in self.parts.values() {
+                    let weight = part.weight(now);
+                    // Those that are used in full are alike.
+                    let part = if weight < 1.0 { *part } else { Part { usable_at: now, ramp: false } };
+                    match self.falling.iter_mut().find(|f| f.until == until && f.cut_off == Some(part)) {
+                        Some(falling) => falling.share += lost,
+                        None => self.falling.push(Falling { until, weight, share: lost, cut_off: Some(part) }),
+                    }
+                }
                 (self.total, self.shrinks) = (total, None);
             }
         }
@@ -182,8 +194,9 @@ impl Quota {
     pub fn gain(&mut self, partition: PartitionId, former: Former, now: Instant) -> Instant {
         let part = match former {
             Former::Nobody => Part { usable_at: now, ramp: false },
-            Former::Others if self.take_back(now) => Part { usable_at: now, ramp: false },
-            Former::Others => Part { usable_at: now + self.hearsay(), ramp: true },
+            Former::Others => {
+                self.take_back(now).unwrap_or_else(|| Part { usable_at: now + self.hearsay(), ramp: true })
+            }
             Former::Owner(last) if last.age > last.counts.unwrap_or(self.counts()) + COMMIT_AGE => {
                 Part { usable_at: now, ramp: false }
             }
@@ -194,15 +207,34 @@ impl Quota {
         part.usable_at
     }
 
-    /// Takes a new partition's share out of what this replica itself gives up because of it.
-    fn take_back(&mut self, now: Instant) -> bool {
-        let share = 1.0 / self.total as f64;
-        // A hair is added, since many small shares are added up.
-        let given = self
+    /// Takes a new partition's share out of what this replica itself has given up because of it and like it; `None` where
+    /// that is not enough.
+    fn take_back(&mut self, now: Instant) -> Option<Part> {
+        let mut cut_off: Vec<(Part, &mut f64)> = self
             .falling
             .iter_mut()
-            .find(|falling| falling.until == now + WINDOW && falling.weight >= 1.0 && falling.share + 1e-9 >= share);
-        given.map(|given| given.share -= share).is_some()
+            .filter(|falling| falling.until > now)
+            .filter_map(|falling| Some((falling.cut_off?, &mut falling.share)))
+            .collect();
+        cut_off.sort_by_key(|(part, _)| part.full_at());
+        // A hair is taken off, since many small shares are added up.
+        let mut wanted = 1.0 / self.total as f64 - 1e-9;
+        if cut_off.iter().map(|(_, share)| **share).sum::<f64>() < wanted {
+            return None;
+        }
+        let mut last = None;
+        for (part, share) in cut_off {
+            if wanted <= 0.0 {
+                break;
+            }
+            if *share > 0.0 {
+                last = Some(part);
+            }
+            let some = share.min(wanted);
+            *share -= some;
+            wanted -= some;
+        }
+        last
     }
 
     /// How long after a commit what was sent on the strength of it may stand in the window: membership lasts a session.
@@ -218,7 +250,8 @@ impl Quota {
         if let Some(part) = self.parts.get(&partition) {
             let weight = part.weight(now);
             self.falling.retain(|falling| falling.until > now);
-            self.falling.push(Falling { until: now + WINDOW, weight, share: 1.0 / self.total as f64 });
+            let share = 1.0 / self.total as f64;
+            self.falling.push(Falling { until: now + WINDOW, weight, share, cut_off: None });
         }
         self.lose(partition, now);
         even_at

@@ -79,6 +79,11 @@ impl Consumer {
     }
 }
 
+/// Whether the group goes by the protocol of KIP-848, in which the broker assigns partitions.
+pub(super) fn broker_assigns(properties: &BTreeMap<String, String>) -> bool {
+    properties.get("group.protocol").is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer"))
+}
+
 /// The properties of a lane's consumer.
 pub(super) fn consumer_config(settings: &ConsumerSettings) -> ClientConfig {
     let mut defaults = vec![
@@ -102,7 +107,7 @@ pub(super) fn consumer_config(settings: &ConsumerSettings) -> ClientConfig {
     ];
     // `session.timeout.ms`, `heartbeat.interval.ms` and `partition.assignment.strategy` are refused together with the
     // new protocol. Eager strategies take all partitions away at each rebalance (measured: redelivers).
-    if settings.properties.get("group.protocol").is_none_or(|protocol| !protocol.eq_ignore_ascii_case("consumer")) {
+    if !broker_assigns(&settings.properties) {
         defaults.push(("partition.assignment.strategy", "cooperative-sticky"));
         // Default 3,000. Members learn of a rebalance from a heartbeat, twice in a cooperative one: measured 6 s from join to
         // the end, most of it waiting for heartbeats.

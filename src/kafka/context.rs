@@ -16,7 +16,7 @@ use tokio::sync::mpsc::{Sender, error::TrySendError};
 use super::assignment::partition_id;
 use super::client::is_unauthorized;
 use super::complaints::{AGAIN, Complaints};
-use super::consumer::Start;
+use super::consumer::{Start, broker_assigns};
 use super::contact::{BrokerStatistics, Contact};
 use super::mark::Mark;
 use super::native::set_leader_epoch;
@@ -42,6 +42,8 @@ pub(super) struct Context {
     pub group: String,
     pub start: Start,
     pub session_timeout: Duration,
+    /// A rebalance is told only to members whose own partitions change.
+    pub broker_assigns: bool,
     /// Where the records of gained partitions are led.
     pub records: Destination,
     complaints: Complaints,
@@ -119,6 +121,7 @@ impl Context {
             group: settings.group.clone(),
             start: settings.start,
             session_timeout,
+            broker_assigns: broker_assigns(&settings.properties),
             records: Destination::default(),
             complaints: Complaints::default(),
             events,

@@ -1,4 +1,4 @@
-//! Questions about the ends of logs and the ids of topics, asked on a thread of their own: when a broker is gone, librdkafka takes its time for
+//! Questions about the ends of logs and about the topics, asked on a thread of their own: when a broker is gone, librdkafka takes its time for
 //! them (measured: 5.5 s where 1 s was allowed), and reading and committing must not wait for that.
 
 use std::io;
@@ -23,15 +23,15 @@ pub(super) struct Inquiry {
 pub(super) enum Question {
     /// Where the log of this partition begins and ends.
     Ends(PartitionId),
-    /// Which ids the topics have.
-    Ids,
+    /// Which ids and how many partitions the topics have.
+    Topics,
 }
 
 pub(super) enum Answer {
     /// The log's start and end; `None` where no broker told.
     Ends { partition: PartitionId, ends: Option<(Position, Position)> },
-    /// By the topic's index; those that do not exist, or whose brokers know no ids, are absent. `None` where no broker told.
-    Ids(Option<Vec<(u16, String)>>),
+    /// All that exist, by index. `None` where no broker told.
+    Topics(Option<Vec<(u16, Topic)>>),
 }
 
 impl Inquiry {
@@ -79,13 +79,11 @@ fn answer(consumer: &BaseConsumer<Context>, question: Question, timeout: Duratio
             let ends = consumer.fetch_watermarks(topic, partition.partition, timeout);
             Answer::Ends { partition, ends: ends.ok().map(|(low, high)| (Position(low), Position(high))) }
         }
-        Question::Ids => {
+        Question::Topics => {
             let described = describe_topics(consumer, topics, timeout).ok();
-            let id = |topic: Topic| {
-                let index = topics.iter().position(|name| *name == topic.name)?;
-                Some((u16::try_from(index).ok()?, topic.id.filter(|_| topic.partitions.is_ok())?))
-            };
-            Answer::Ids(described.map(|topics| topics.into_iter().filter_map(id).collect()))
+            let index = |topic: &Topic| topics.iter().position(|name| *name == topic.name);
+            let indexed = |topic: Topic| Some((u16::try_from(index(&topic)?).ok()?, topic));
+            Answer::Topics(described.map(|topics| topics.into_iter().filter_map(indexed).collect()))
         }
     }
 }

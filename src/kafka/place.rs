@@ -25,6 +25,7 @@ use rdkafka::topic_partition_list::Offset as RdOffset;
 use super::consumer::Start;
 use super::context::{Context, Owned, State};
 use super::mark::Mark;
+use super::native::Topic;
 use super::{Assignment, CommitEntry, SourceEvent};
 use crate::record::{PartitionId, Position};
 
@@ -120,6 +121,15 @@ impl State {
         self.outbox.push_back(SourceEvent::Gap { partition: id, from: next, to });
     }
 
+    /// Tells the lane of partitions that were added to the topics or went: it may be given none of them, but its share of the
+    /// limit is another one. With the classic protocol a rebalance tells every member, at the moment at which they have owners.
+    fn on_total(&mut self, total: usize) {
+        if total != self.total_partitions && !self.owned.is_empty() {
+            self.total_partitions = total;
+            self.outbox.push_back(SourceEvent::Assigned { gained: Vec::new(), total_partitions: total });
+        }
+    }
+
     /// Whether a partition is doubtful whose topic's id has to be asked for; it will be now.
     pub fn doubts_ids(&mut self) -> bool {
         let mut any = false;
@@ -169,15 +179,28 @@ impl Context {
     }
 
     /// The brokers told the topics' ids, or did not.
-    pub fn on_ids(&self, consumer: &BaseConsumer<Context>, state: &mut State, ids: Option<Vec<(u16, String)>>) {
-        for (topic, id) in ids.iter().flatten() {
-            self.on_topic_id(consumer, state, *topic, id);
+    pub fn on_topics(&self, consumer: &BaseConsumer<Context>, state: &mut State, topics: Option<&[(u16, Topic)]>) {
+        for (index, topic) in topics.into_iter().flatten() {
+            if let Some(id) = topic.id.as_ref().filter(|_| topic.partitions.is_ok()) {
+                self.on_topic_id(consumer, state, *index, id);
+            }
+        }
+        if self.broker_assigns
+            && let Some(total) = topics.and_then(|topics| self.total(topics))
+        {
+            state.on_total(total);
         }
         for owned in state.owned.values_mut() {
             if let Place::Doubtful(_, doubt @ Doubt::IdAsked) = &mut owned.place {
-                *doubt = if ids.is_some() { Doubt::SameTopic } else { Doubt::New };
+                *doubt = if topics.is_some() { Doubt::SameTopic } else { Doubt::New };
             }
         }
+    }
+
+    /// The number of all partitions; `None` while a topic does not tell.
+    fn total(&self, topics: &[(u16, Topic)]) -> Option<usize> {
+        let counts: Vec<usize> = topics.iter().filter_map(|(_, topic)| topic.partitions.ok()).collect();
+        (counts.len() == self.topics.len()).then(|| counts.iter().sum())
     }
 
     /// Something came from below the position that was read: nothing is taken from the partition before it is known why.

@@ -41,7 +41,7 @@ const QUIET_END_INTERVAL: Duration = Duration::from_millis(500);
 const LOST_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the topics' ids are asked for: what comes of a topic that was made again is at most this late in being noticed. A guess:
 /// a topic that was deleted is made again in about a second, and one small request in that time is nothing to a broker.
-const IDS_INTERVAL: Duration = Duration::from_secs(1);
+const TOPICS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a question besides reading may take. A guess: brokers answer in milliseconds.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause after a question that was not answered, so that an outage costs a tenth of the thread's time.
@@ -69,7 +69,7 @@ pub(super) struct Reader {
     quiet_end_asked: Instant,
     quiet_end_last: Option<PartitionId>,
     topics_asked: Instant,
-    ids_asked: Instant,
+    topics_described: Instant,
     /// When a record or a command last came.
     busy_at: Instant,
 }
@@ -90,7 +90,7 @@ impl Reader {
             quiet_end_asked: Instant::now(),
             quiet_end_last: None,
             topics_asked: Instant::now(),
-            ids_asked: Instant::now(),
+            topics_described: Instant::now(),
             busy_at: Instant::now(),
         })
     }
@@ -257,12 +257,14 @@ impl Reader {
             drop(state);
             return self.inquiry.ask(Question::Ends(id), now);
         }
-        let is_time = |interval| now.saturating_duration_since(self.ids_asked) >= interval;
+        let is_time = |interval| now.saturating_duration_since(self.topics_described) >= interval;
         // At most ten times a second: records that come twice raise doubts, too.
-        if (is_time(IDS_INTERVAL / 10) && state.doubts_ids()) || (is_time(IDS_INTERVAL) && !state.owned.is_empty()) {
-            self.ids_asked = now;
+        if (is_time(TOPICS_INTERVAL / 10) && state.doubts_ids())
+            || (is_time(TOPICS_INTERVAL) && !state.owned.is_empty())
+        {
+            self.topics_described = now;
             drop(state);
-            return self.inquiry.ask(Question::Ids, now);
+            return self.inquiry.ask(Question::Topics, now);
         }
         // Zero for the future, where a pause puts it.
         if now.saturating_duration_since(self.quiet_end_asked) < QUIET_END_INTERVAL {
@@ -286,7 +288,7 @@ impl Reader {
         let mut state = self.context.state();
         let (partition, ends) = match answer {
             Answer::Ends { partition, ends } => (partition, ends),
-            Answer::Ids(ids) => return self.context.on_ids(&self.consumer, &mut state, ids),
+            Answer::Topics(topics) => return self.context.on_topics(&self.consumer, &mut state, topics.as_deref()),
         };
         state.asking = None;
         let Some(owned) = state.owned.get_mut(&partition) else { return };

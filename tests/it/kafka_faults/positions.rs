@@ -67,7 +67,7 @@ async fn made_again(start: &str, protocol: &str, later: u32) {
     // Not the commit: until the new log is noticed, it may be one of positions in its middle.
     until("all of the new log is delivered", async || {
         let users = world.simulator.provider(KIND).users();
-        (0..later).all(|n| users[&format!("user-{n}")]["traits"]["version"] == 2)
+        (0..later).all(|n| users.get(&format!("user-{n}")).is_some_and(|user| user["traits"]["version"] == 2))
     })
     .await;
     world.wait_committed(ID).await;
@@ -155,6 +155,40 @@ async fn a_position_beyond_the_end_of_the_log_sets_nobody_back_and_is_counted() 
     assert_eq!((received(&world), gaps(&worker).await), (40, 1.0), "nothing was replayed");
     all_well(&mut world, &worker, 0).await;
     worker.stop().await;
+}
+
+/// Rows a minute that a worker may send.
+async fn share(worker: &Worker) -> f64 {
+    worker.metric("sluicegate_rate_limit_rows_per_minute", &[]).await
+}
+
+/// KIP-848: a heartbeat tells a member of its own partitions only. Who got none of the new ones has a smaller share all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_new_partitions_every_member_has_its_part_of_the_limit_whoever_got_them() {
+    let mut world = World::start(2, without_limits()).await;
+    if only_the_mock(&world, "adds no partitions") {
+        return;
+    }
+    let config = with_start(&world, "earliest", NEW_PROTOCOL);
+    let workers = [Worker::start(&config).await, Worker::start(&config).await];
+    let owned = async |worker: &Worker| worker.metric("sluicegate_partitions_assigned", &[]).await;
+    until("each has one partition", async || owned(&workers[0]).await == 1.0 && owned(&workers[1]).await == 1.0).await;
+    world.produce_all(events(0..10, 1)).await;
+    world.wait_committed(ID).await;
+    // Of `FAST`.
+    let limit = 60_000.0;
+    until("each has its half", async || {
+        share(&workers[0]).await == limit / 2.0 && share(&workers[1]).await == limit / 2.0
+    })
+    .await;
+    let more = admin(&world).create_partitions([&NewPartitions::new(&world.topic, 3)], &AdminOptions::new()).await;
+    assert!(more.expect("an answer").iter().all(Result::is_ok));
+    until("one has two partitions", async || owned(&workers[0]).await + owned(&workers[1]).await == 3.0).await;
+    let smaller = if owned(&workers[0]).await == 1.0 { &workers[0] } else { &workers[1] };
+    until("the other one gives up a sixth", async || share(smaller).await <= limit / 3.0 + 1.0).await;
+    let [first, second] = workers;
+    first.stop().await;
+    second.stop().await;
 }
 
 /// Writes each chunk in a transaction of its own; the last one stays open until the producer goes.
