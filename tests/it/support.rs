@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// Longest wait for a condition; a pass takes a fraction of it, also on a loaded machine.
-pub const DEADLINE: Duration = Duration::from_secs(120);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Broker, topic and providers of one test.
 pub struct World {

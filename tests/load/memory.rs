@@ -99,7 +99,8 @@ async fn events_that_compress_well_take_no_more_memory_than_others() {
             && metric(&text, "sluicegate_partitions_paused", &[]) == 12.0
     })
     .await;
-    let most = worker.memory("VmHWM");
+    // Without the pages of the binary itself, of which a build without optimization has several times as many.
+    let most = worker.memory("VmHWM") - worker.memory("RssFile");
     println!("memory: {most:.0} MiB at most");
     assert!(most <= BESIDE_BUFFERS / 2.0 + (BUFFER / MIB) as f64, "{most} MiB");
     assert_eq!(worker.stop().await, 0);
