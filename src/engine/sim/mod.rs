@@ -26,7 +26,8 @@ fn random_schedules_end_as_a_plain_replay_of_the_log_does() {
     }
     let mut totals = run::Totals::default();
     let mut faults = Vec::new();
-    for seed in 0..setting("SLUICEGATE_SIM_SCHEDULES").unwrap_or(SCHEDULES) {
+    let schedules = setting("SLUICEGATE_SIM_SCHEDULES").unwrap_or(SCHEDULES);
+    for seed in 0..schedules {
         match Run::new(seed).finish() {
             Ok(run) => totals += run,
             Err(fault) => faults.push(format!("seed {seed}: {fault}")),
@@ -36,8 +37,8 @@ fn random_schedules_end_as_a_plain_replay_of_the_log_does() {
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
-    // A simulation that provokes nothing shows nothing.
-    assert!(totals.everything_happened(), "{totals:?}");
+    // A simulation that provokes nothing shows nothing; a short one may.
+    assert!(schedules < SCHEDULES || totals.everything_happened(), "{totals:?}");
     if std::env::var("SLUICEGATE_SIM_VERBOSE").is_ok() {
         println!("{totals:?}");
     }

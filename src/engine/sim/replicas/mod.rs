@@ -89,7 +89,8 @@ fn no_hand_over_exceeds_the_limit_loses_an_event_or_sends_a_user_back() {
     }
     let mut faults = Vec::new();
     let mut hand_overs = 0;
-    for seed in 0..setting("SLUICEGATE_SIM_REPLICAS").unwrap_or(SCHEDULES) {
+    let schedules = setting("SLUICEGATE_SIM_REPLICAS").unwrap_or(SCHEDULES);
+    for seed in 0..schedules {
         match Cluster::run(random_plan(seed)) {
             Ok(report) => hand_overs += report.hand_overs,
             Err(fault) => faults.push(format!("seed {seed}: {fault}")),
@@ -99,7 +100,7 @@ fn no_hand_over_exceeds_the_limit_loses_an_event_or_sends_a_user_back() {
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
-    assert!(hand_overs > 300, "only {hand_overs} partitions changed hands");
+    assert!(schedules < SCHEDULES || hand_overs > 300, "only {hand_overs} partitions changed hands");
 }
 
 /// What an operator gets who sets nothing.
