@@ -308,3 +308,65 @@ fn asked_for(verdict: &Verdict) -> Option<Duration> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::engine::testing::{policy, start};
+    use crate::engine::verdict::EncodedRow;
+    use crate::engine::{Action, CommitOutcome, Gained, Now, Outgoing, Settled};
+    use crate::record::{Offset, PartitionId, Position, Record};
+
+    const PARTITION: PartitionId = PartitionId { topic: 0, partition: 0 };
+
+    /// Does what the engine says, but for requests and polls, which it returns.
+    fn turn(engine: &mut Engine, now: Instant) -> Vec<BatchId> {
+        let mut encode = |_: &Outgoing<'_>| Ok(EncodedRow { body: Bytes::from_static(b"{}"), identity: Uuid::nil() });
+        let mut asked = Vec::new();
+        while let Some(action) = engine.poll(Now { at: now, wall_ms: 0 }, &mut encode) {
+            match action {
+                Action::Send { batch, .. } | Action::Poll { batch, .. } => asked.push(batch),
+                Action::Commit { id, .. } => engine.on_commit(id, CommitOutcome::Done, now),
+                _ => {}
+            }
+        }
+        asked
+    }
+
+    #[test]
+    fn a_job_whose_end_nobody_tells_is_given_up_after_five_minutes_and_goes_again() {
+        let mut now = start();
+        let mut engine = Engine::new(policy(), now);
+        let gained = Gained {
+            partition: PARTITION,
+            start: Position(0),
+            fence: None,
+            settled: Settled::default(),
+            is_added: false,
+        };
+        engine.assigned(&[gained], 1, Now { at: now, wall_ms: 0 });
+        let payload = Some(br#"{"userId":"u"}"#.as_slice());
+        engine.on_record(&Record { partition: PARTITION, offset: Offset(0), timestamp_ms: 0, key: None, payload }, now);
+        let (mut sent_at, mut submitted) = (None, None);
+        // A second try comes a moment after the first one is given up.
+        for _ in 0..400 {
+            for batch in turn(&mut engine, now) {
+                if submitted.is_none_or(|first| first != batch) {
+                    if let Some(sent_at) = sent_at {
+                        let after = now - sent_at;
+                        assert!(after >= Duration::from_secs(300) && after < Duration::from_secs(310), "{after:?}");
+                        return;
+                    }
+                    (sent_at, submitted) = (Some(now), Some(batch));
+                }
+                let answer = Answer::Pending { job: JobId("j".into()), poll_after: Duration::from_secs(1) };
+                engine.on_answer(batch, answer, Some(200), now);
+            }
+            now += Duration::from_secs(1);
+        }
+        panic!("the row never went again");
+    }
+}
