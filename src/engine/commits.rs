@@ -85,6 +85,11 @@ impl Commits {
         self.releasing.insert(id);
     }
 
+    /// Whether the last commit of this partition is out.
+    pub fn is_releasing(&self, id: PartitionId) -> bool {
+        self.out.as_ref().is_some_and(|out| out.releasing.contains(&id))
+    }
+
     /// The partition is gone: if the group waits for it, it need not any more.
     pub fn forget(&mut self, id: PartitionId) {
         if self.releasing.remove(&id) {

@@ -137,8 +137,10 @@ impl Engine {
         if self.draining {
             return None;
         }
-        while let Some(id) = self.letters.queue.front().copied()
-            && !self.letters.letters.contains_key(&id)
+        // What is about to be let go is the next owner's to write.
+        let is_ours = |letter: &Letter| !self.commits.is_releasing(letter.content.partition);
+        while let Some(id) = self.letters.queue.front()
+            && !self.letters.letters.get(id).is_some_and(is_ours)
         {
             self.letters.queue.pop_front();
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Kind, Run, SentRow};
+use super::{Happening, Kind, Run, SentRow};
 use crate::engine::sim::world::Event;
 use crate::engine::verdict::{Answer, Verdict};
 use crate::engine::{BatchId, DeadLetter, DeadLetterCause, Fence, LaneState, LetterId, Snapshot};
@@ -137,6 +137,25 @@ impl Run {
         {
             let until = Some(self.now + *wait);
             self.seen.asked_until = self.seen.asked_until.max(until);
+        }
+    }
+
+    /// A partition that the group wants back is let go: its next owner may not meet requests, jobs or dead letters of ours.
+    pub(super) fn judge_release(&mut self, id: PartitionId) {
+        let of_it =
+            |batch: &BatchId| self.sent.get(batch).is_some_and(|rows| rows.iter().any(|row| row.partition == id));
+        // What left under an earlier assignment was lost with it.
+        let since = self.gained.get(&id).map_or(self.now, |(_, since)| *since);
+        let is_ours = |sent: Instant| sent > since && sent + JOB_IS_LOST > self.now;
+        let mut out = self.seen.out.iter().filter(|(_, sent)| is_ours(**sent));
+        let is_letter_of_it = |happening: &Happening| match happening {
+            Happening::Buried { life, id: letter, .. } => {
+                *life == self.life && self.seen.letters.get(letter) == Some(&id)
+            }
+            _ => false,
+        };
+        if out.any(|(batch, _)| of_it(batch)) || self.happenings.values().any(is_letter_of_it) {
+            self.faults.push(format!("{id} is let go before all that left of it has come to an end"));
         }
     }
 

@@ -379,7 +379,7 @@ impl Run {
                 if outcome == CommitOutcome::Fenced {
                     self.is_clean = false;
                     // The group takes everything away and gives it back.
-                    let owned: Vec<PartitionId> = self.readers.keys().copied().collect();
+                    let owned: Vec<PartitionId> = self.readers.keys().chain(self.revoking.keys()).copied().collect();
                     self.lose(&owned);
                 }
             }
@@ -472,6 +472,7 @@ impl Run {
                 Action::Resume(ids) => ids.iter().for_each(|id| self.set_paused(*id, false)),
                 Action::Release(ids) => {
                     for id in ids.iter().filter(|id| self.revoking.contains_key(id)).copied().collect::<Vec<_>>() {
+                        self.judge_release(id);
                         self.given_up(id);
                     }
                 }
