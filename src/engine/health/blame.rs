@@ -234,4 +234,14 @@ mod tests {
         assert!(failures.are_its_own(Sign::Blamed, &controls, Some(at(5)), at(0), at(70)));
         assert!(!failures.are_its_own(Sign::Blamed, &controls, Some(at(5)), at(0), at(60)));
     }
+
+    #[test]
+    fn a_suspect_that_passes_alone_shows_that_its_failures_alone_were_chance() {
+        let mut controls = controls(10, 1);
+        let mut row = Failures::new(&controls, None, start());
+        row.note(100, true, None, start());
+        (0..3).for_each(|_| row.note(1, true, None, start()));
+        controls.acquit(&row);
+        assert_eq!((controls.passed, controls.failed), (11, 4));
+    }
 }

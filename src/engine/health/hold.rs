@@ -109,7 +109,9 @@ impl Hold {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Health, Outcome, Sent, Turn};
     use super::*;
+    use crate::engine::RetryPolicy;
     use crate::engine::testing::start;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -146,5 +148,21 @@ mod tests {
         for cause in [Cause::Unavailable(Outage::UnreadableSuccess), Cause::Fault(Fault::Unauthorized)] {
             assert_eq!(Hold::new(cause, 100, SECOND, None, 100, start()).probe_rows, 1);
         }
+    }
+
+    #[test]
+    fn only_a_probe_ends_a_hold_whatever_comes_of_requests_that_left_before() {
+        let now = start();
+        let retry = RetryPolicy { initial: SECOND, max: 30 * SECOND, max_attempts: 5 };
+        let mut health = Health::new(retry, 100, 4, 7);
+        let sent = |turn, after| Sent { turn, rows: 1, at: now + after * SECOND, arrived: now, control: None };
+        let hour = Some(3600 * SECOND);
+        health.note(sent(Turn::Others, 1), Outcome::Failed(Cause::Throttled), hour, now + 2 * SECOND);
+        for before in [0, 1, 2] {
+            health.note(sent(Turn::Others, before), Outcome::Passed, None, now + 3 * SECOND);
+            assert!(health.hold().is_some(), "of one that left after {before} s");
+        }
+        health.note(sent(Turn::Probe, 3602), Outcome::Passed, None, now + 3603 * SECOND);
+        assert_eq!(health.hold(), None);
     }
 }
