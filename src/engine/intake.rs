@@ -165,10 +165,8 @@ impl Engine {
             && !self.draining
         {
             partition.read = position;
-            match partition.replay_until {
-                Some(until) if position < until => _ = partition.ends_short.get_or_insert(now),
-                Some(_) => self.end_replay(id),
-                None => {}
+            if partition.replay_until.is_some_and(|until| position < until) {
+                partition.ends_short.get_or_insert(now);
             }
             self.open(id, now);
         }
