@@ -85,7 +85,7 @@ impl Commits {
         self.releasing.insert(id);
     }
 
-    /// Whether the last commit of this partition is out.
+    /// True while the last commit of this partition is out.
     pub fn is_releasing(&self, id: PartitionId) -> bool {
         self.out.as_ref().is_some_and(|out| out.releasing.contains(&id))
     }

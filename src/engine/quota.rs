@@ -547,6 +547,23 @@ mod tests {
     }
 
     #[test]
+    fn a_new_partition_rises_with_the_share_that_it_comes_from_also_some_seconds_after_the_total_is_known() {
+        let now = start();
+        let seconds = Duration::from_secs;
+        let last = LastOwner { age: seconds(5), wait: Some(seconds(10)), counts: None };
+        let [mut as_before, mut grown] = [limit(), limit()];
+        for limit in [&mut as_before, &mut grown] {
+            (0..4).for_each(|n| assert_eq!(limit.gain(id(n), Former::Owner(last), now), now + seconds(10)));
+        }
+        grown.resize(8, now + seconds(30));
+        (4..8).for_each(|n| assert_eq!(grown.gain(id(n), Former::Others, now + seconds(35)), now + seconds(10)));
+        for second in 35..120 {
+            let at = now + seconds(second);
+            assert_eq!(grown.bound(at), as_before.bound(at), "{second} s");
+        }
+    }
+
+    #[test]
     fn a_share_that_grows_because_partitions_are_gone_does_so_when_everybody_knows() {
         let now = start();
         let mut limit = limit();

@@ -406,6 +406,6 @@ fn a_provider_that_fails_every_second_request_by_chance_costs_no_good_row() {
     all_hold([1, 100].map(|batch| Case { batch, ..by_chance }));
     all_hold([Bad::Refused, Bad::Forbidden].map(|bad| Case { bad, batch: 1, ..by_chance }));
     all_hold([Case { limit: Some(60), batch: 1, ..by_chance }]);
-    // Soon every row has failed, and only what becomes of those shows what chance does.
+    // Soon every row has failed, and only such rows show how often requests fail by chance.
     all_hold([1, 100].map(|batch| Case { chance: 80, limit: Some(240), batch, ..by_chance }));
 }

@@ -123,7 +123,7 @@ impl Run {
 
     fn submit(&mut self, job: JobId, rows: Vec<SentRow>, users: Vec<String>, arrival: Duration) {
         // Another account's import of millions of rows may run first.
-        let is_long = !self.is_mended && self.random.chance(5);
+        let is_long = !self.is_well && self.random.chance(5);
         self.totals.long_jobs += u64::from(is_long);
         let (from, to) = if is_long { (60_000, 600_000) } else { (50, 5000) };
         let length = arrival + self.random.millis(from, to);

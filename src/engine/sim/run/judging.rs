@@ -1,4 +1,4 @@
-//! What is compared with the log and with what happened: rows as they leave, dead letters, states and ages.
+//! Comparisons with the log and with what happened: rows as they leave, dead letters, states and ages.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,16 +11,16 @@ use crate::engine::verdict::{Answer, Verdict};
 use crate::engine::{BatchId, DeadLetter, DeadLetterCause, Fence, LaneState, LetterId, Snapshot};
 use crate::record::{PartitionId, Position};
 
-/// A job of a few rows is given up after so long, whatever becomes of it.
+/// The time after which the engine gives up a job of a few rows.
 const JOB_IS_LOST: Duration = Duration::from_secs(300);
 
-/// What the model knows of the engine's present life.
+/// The model's knowledge of the engine's present life.
 #[derive(Default)]
 pub struct Life {
     pub is_draining: bool,
     /// Requests and jobs without an answer, and when each left.
     pub out: BTreeMap<BatchId, Instant>,
-    /// When the last commit began that was told as done, and of each partition since it was gained.
+    /// The start of the last commit that was told as done, and the same for each partition since it was gained.
     pub last_commit: Option<Instant>,
     pub proofs: BTreeMap<PartitionId, Instant>,
     /// Until when the provider wants to be left alone.
@@ -51,7 +51,7 @@ impl Life {
 }
 
 impl Event {
-    /// Whether it is merged into a row.
+    /// True for an event that is merged into a row.
     fn is_taken(&self) -> bool {
         matches!(self.kind, Kind::Plain | Kind::Poison | Kind::Unsendable | Kind::Toxic)
     }
@@ -196,7 +196,7 @@ impl Run {
         self.faults.extend(fault.map(|fault| format!("a dead letter {fault}: {letter:?}")));
     }
 
-    /// What the lane tells of itself agrees with what happened to it.
+    /// Compares the lane's state and ages with what happened to it.
     pub(super) fn judge_snapshot(&mut self, snapshot: &Snapshot) {
         let state = snapshot.state;
         let is_ours = !self.readers.is_empty() || !self.revoking.is_empty();
@@ -246,8 +246,8 @@ impl Run {
         }
     }
 
-    /// What a successor has to hold before it may send fits the buffer, one turn of the reader apart: of each user at least
-    /// the newest event.
+    /// Compares the buffer with the bytes that a successor has to hold before it may send: of each user at least the newest
+    /// event.
     pub(super) fn judge_replay(&mut self, bound: u64) {
         let mut bytes = 0;
         for (id, (read, _)) in &self.readers {

@@ -1,4 +1,4 @@
-//! What befalls a lane: partitions that come and go, crashes, drains, logs that lose events.
+//! Mishaps of a lane: partitions that come and go, crashes, drains, logs that lose events.
 
 use std::time::Instant;
 

@@ -81,7 +81,7 @@ pub struct Run {
     /// No crash, rebalance or drain: what was read is remembered, so that repeats can be told.
     is_settled: bool,
     /// All mishaps are over, and the rest is to be delivered.
-    is_mended: bool,
+    is_well: bool,
     /// Users are not keyed to partitions.
     is_miskeyed: bool,
     n_partitions: u64,
@@ -155,7 +155,7 @@ impl Run {
         let engine = Engine::new(policy.clone(), now);
         let mut run = Run {
             is_settled: random.chance(30),
-            is_mended: false,
+            is_well: false,
             is_miskeyed: random.chance(20),
             has_steady_clock: random.chance(40),
             n_partitions: 1 + random.below(3),
@@ -195,7 +195,7 @@ impl Run {
         run
     }
 
-    /// Runs the schedule, then mends everything and lets the rest be delivered.
+    /// Runs the schedule, then ends all faults and lets the rest be delivered.
     pub fn finish(mut self) -> Result<Totals, String> {
         for _ in 0..self.random.below(400) + 100 {
             match self.random.below(100) {
@@ -227,20 +227,20 @@ impl Run {
             }
             self.check()?;
         }
-        (self.fault_percent, self.is_mended) = (0, true);
-        let mended = self.now;
-        let mut next_witness = mended;
+        (self.fault_percent, self.is_well) = (0, true);
+        let well_since = self.now;
+        let mut next_witness = well_since;
         for turn in 0..20_000 {
             if self.is_over() {
-                self.totals.slowest = self.now - mended;
+                self.totals.slowest = self.now - well_since;
                 if self.totals.slowest > LONGEST {
                     return Err(format!("the rest took {:?} once all was well", self.totals.slowest));
                 }
                 return self.verdict();
             }
-            // A row that makes every request fail, or a lone suspect, is told by what becomes of other users' rows. In the end
+            // A row that makes every request fail, or a lone suspect, is told by how other users' rows fare. In the end
             // the last of those has to have its end, too.
-            if self.now >= next_witness && self.now < mended + Duration::from_secs(7200) {
+            if self.now >= next_witness && self.now < well_since + Duration::from_secs(7200) {
                 next_witness = self.now + Duration::from_secs(10);
                 let id = PartitionId { topic: 0, partition: 0 };
                 self.log.produce_plain(id, &format!("witness{}", turn % 3), self.wall_ms);
