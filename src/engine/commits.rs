@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::fence::Leaving;
-use super::quota::WINDOW;
+use super::share::WINDOW;
 use super::{Action, CommitId, Engine, Fence, Note, Now, Settled};
 use crate::record::{PartitionId, Position};
 

@@ -36,6 +36,7 @@ pub mod rate_limit;
 mod replay;
 mod row;
 mod rows;
+mod share;
 mod slowest;
 mod snapshot;
 mod state;

@@ -1,16 +1,12 @@
 //! One limit of a provider, as far as this replica may use it: a pacer and a ledger over its share.
 
-use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::ledger::Ledger;
 use super::pacer::Pacer;
+use super::share::{Former, Part, Share, WINDOW};
 use super::slowest::Slowest;
 use crate::record::PartitionId;
-
-/// The window that providers count in.
-pub(super) const WINDOW: Duration = Duration::from_secs(60);
 
 /// The pace is this much slower than the limit, so that batches of one size never meet the ledger's bound for timer grain
 /// alone (simulated: 50.05 ms instead of 50 ms keeps full batches at 1,200 in any window).
@@ -23,27 +19,6 @@ const LATE: f64 = 60.0;
 /// What a commit's age may hide: five seconds between commits, and five of clock skew between replicas.
 const COMMIT_AGE: Duration = Duration::from_secs(10);
 
-/// Who used a gained partition's share before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Former {
-    /// Nobody: the group has read nothing of the topic yet.
-    Nobody,
-    /// The owners of the topic's other partitions: this one is new, and its share was part of theirs.
-    Others,
-    Owner(LastOwner),
-}
-
-/// How the last owner of a partition left it, from its commit metadata.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LastOwner {
-    /// Age of the last commit.
-    pub age: Duration,
-    /// How long it says to wait (`RateLimit::wait`, or `longest`); `None` from a version that did not say.
-    pub wait: Option<Duration>,
-    /// How long after that commit its rows may count (`RateLimit::counts`); `None` from a version that did not say.
-    pub counts: Option<Duration>,
-}
-
 /// What the limiter says to a wish for rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grant {
@@ -55,51 +30,6 @@ pub enum Grant {
     Blocked,
 }
 
-/// A gained partition's part of the share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Part {
-    /// From when it may be used.
-    usable_at: Instant,
-    /// Whether the ledger's bound rises with it over one window instead of at once.
-    ramp: bool,
-}
-
-impl Part {
-    /// From when all of it may stand in the window.
-    fn full_at(&self) -> Instant {
-        if self.ramp { self.usable_at + WINDOW } else { self.usable_at }
-    }
-
-    /// How much of the partition's share may stand in the window.
-    fn weight(&self, now: Instant) -> f64 {
-        match now.checked_duration_since(self.usable_at) {
-            None => 0.0,
-            Some(age) if self.ramp => age.as_secs_f64().min(WINDOW.as_secs_f64()) / WINDOW.as_secs_f64(),
-            Some(_) => 1.0,
-        }
-    }
-}
-
-/// A share that was given up while this replica goes on. What was sent under it leaves the window within 60 s; meanwhile it
-/// would stand against what is left, so the bound falls only as fast as the next owner's rises: together they stay the same.
-#[derive(Clone, Copy, Debug)]
-struct Falling {
-    until: Instant,
-    /// How much of it stood in the window at first.
-    weight: f64,
-    /// Its part of the whole limit.
-    share: f64,
-    /// The part that it was cut off from, where there are more partitions now: one of the new ones may take its place.
-    cut_off: Option<Part>,
-}
-
-impl Falling {
-    fn now(&self, now: Instant) -> f64 {
-        let left = self.until.saturating_duration_since(now).as_secs_f64() / WINDOW.as_secs_f64();
-        self.weight.min(left) * self.share
-    }
-}
-
 /// A limit of one destination: `per_minute` rows, or calls, which here are called rows as well.
 #[derive(Debug)]
 pub(super) struct Quota {
@@ -108,15 +38,11 @@ pub(super) struct Quota {
     batch: u32,
     timeout: Duration,
     session: Duration,
-    parts: BTreeMap<PartitionId, Part>,
-    total: usize,
-    /// When a smaller total counts.
-    shrinks: Option<(Instant, usize)>,
+    share: Share,
     pacer: Option<Pacer>,
     /// The number of usable partitions and of all partitions that the pacer was made for.
     paced_for: (usize, usize),
     ledger: Ledger,
-    falling: Vec<Falling>,
     slowest: Slowest,
 }
 
@@ -130,45 +56,18 @@ impl Quota {
             batch: u32::try_from(batch.max(1)).unwrap_or(u32::MAX).max(late),
             timeout,
             session,
-            parts: BTreeMap::new(),
-            total: 1,
-            shrinks: None,
+            share: Share::default(),
             pacer: None,
             paced_for: (0, 1),
             ledger: Ledger::default(),
-            falling: Vec::new(),
             slowest: Slowest::new(WINDOW + timeout),
         }
     }
 
     /// The number of all partitions has changed, and with it the share of each; to be told before what is gained.
-    ///
-    /// A share that falls is given up to the owners of the new partitions, as a partition is to its next owner. One that
-    /// grows does so when everybody has heard of it, and what was sent under the partitions that are gone does not count
-    /// any more.
     pub fn resize(&mut self, total: usize, now: Instant) {
-        let total = total.max(1);
-        match total.cmp(&self.total) {
-            _ if self.parts.is_empty() => (self.total, self.shrinks) = (total, None),
-            Ordering::Equal => self.shrinks = None,
-            Ordering::Less if self.shrinks.is_some_and(|(_, to)| to == total) => {}
-            Ordering::Less => self.shrinks = Some((now + self.hearsay() + WINDOW, total)),
-            Ordering::Greater => {
-                let lost = 1.0 / self.total as f64 - 1.0 / total as f64;
-                self.falling.retain(|falling| falling.until > now);
-                let until = now + WINDOW;
-                for part in self.parts.values() {
-                    let weight = part.weight(now);
-                    // Those that are used in full are alike.
-                    let part = if weight < 1.0 { *part } else { Part { usable_at: now, ramp: false } };
-                    match self.falling.iter_mut().find(|f| f.until == until && f.cut_off == Some(part)) {
-                        Some(falling) => falling.share += lost,
-                        None => self.falling.push(Falling { until, weight, share: lost, cut_off: Some(part) }),
-                    }
-                }
-                (self.total, self.shrinks) = (total, None);
-            }
-        }
+        let known_at = now + self.hearsay() + WINDOW;
+        self.share.resize(total, known_at, now);
     }
 
     /// How long a share that others give up has to wait: a member that says nothing is one for a session more, hears of what
@@ -193,48 +92,14 @@ impl Quota {
     /// `B`, `T` and `L` are the last owner's: another version with other settings may follow it.
     pub fn gain(&mut self, partition: PartitionId, former: Former, now: Instant) -> Instant {
         let part = match former {
-            Former::Nobody => Part { usable_at: now, ramp: false },
-            Former::Others => {
-                self.take_back(now).unwrap_or_else(|| Part { usable_at: now + self.hearsay(), ramp: true })
-            }
-            Former::Owner(last) if last.age > last.counts.unwrap_or(self.counts()) + COMMIT_AGE => {
-                Part { usable_at: now, ramp: false }
-            }
+            Former::Nobody => Part::whole(now),
+            Former::Others => self.share.take_back(now).unwrap_or_else(|| Part::rising(now + self.hearsay())),
+            Former::Owner(last) if last.age > last.counts.unwrap_or(self.counts()) + COMMIT_AGE => Part::whole(now),
             // An owner that does not say how long may have sent all that the limit lets through.
-            Former::Owner(last) => Part { usable_at: now + last.wait.unwrap_or(WINDOW + self.timeout), ramp: true },
+            Former::Owner(last) => Part::rising(now + last.wait.unwrap_or(WINDOW + self.timeout)),
         };
-        self.parts.insert(partition, part);
-        part.usable_at
-    }
-
-    /// Takes a new partition's share out of what this replica itself has given up because of it and like it; `None` where
-    /// that is not enough.
-    fn take_back(&mut self, now: Instant) -> Option<Part> {
-        let mut cut_off: Vec<(Part, &mut f64)> = self
-            .falling
-            .iter_mut()
-            .filter(|falling| falling.until > now)
-            .filter_map(|falling| Some((falling.cut_off?, &mut falling.share)))
-            .collect();
-        cut_off.sort_by_key(|(part, _)| part.full_at());
-        // A hair is taken off, since many small shares are added up.
-        let mut wanted = 1.0 / self.total as f64 - 1e-9;
-        if cut_off.iter().map(|(_, share)| **share).sum::<f64>() < wanted {
-            return None;
-        }
-        let mut last = None;
-        for (part, share) in cut_off {
-            if wanted <= 0.0 {
-                break;
-            }
-            if *share > 0.0 {
-                last = Some(part);
-            }
-            let some = share.min(wanted);
-            *share -= some;
-            wanted -= some;
-        }
-        last
+        self.share.gain(partition, part);
+        part.usable_at()
     }
 
     /// How long after a commit what was sent on the strength of it may stand in the window: membership lasts a session.
@@ -247,13 +112,8 @@ impl Quota {
     /// Returns when the burst that it used is made up for.
     pub fn hand_on(&mut self, partition: PartitionId, now: Instant) -> Instant {
         let even_at = self.even_at(now);
-        if let Some(part) = self.parts.get(&partition) {
-            let weight = part.weight(now);
-            self.falling.retain(|falling| falling.until > now);
-            let share = 1.0 / self.total as f64;
-            self.falling.push(Falling { until: now + WINDOW, weight, share, cut_off: None });
-        }
-        self.lose(partition, now);
+        self.share.hand_on(partition, now);
+        self.adjust(now);
         even_at
     }
 
@@ -270,13 +130,13 @@ impl Quota {
 
     /// Gives a partition's share up that may be somebody else's already.
     pub fn lose(&mut self, partition: PartitionId, now: Instant) {
-        self.parts.remove(&partition);
+        self.share.lose(partition);
         self.adjust(now);
     }
 
     /// Rows a minute that this replica may send.
     pub fn per_minute(&self, now: Instant) -> Option<f64> {
-        self.per_minute.map(|limit| f64::from(limit) * self.usable(now) as f64 / self.total as f64)
+        self.per_minute.map(|limit| f64::from(limit) * self.share.usable(now) as f64 / self.share.total() as f64)
     }
 
     /// Rows that hold a slot of the window.
@@ -301,7 +161,7 @@ impl Quota {
         self.adjust(now);
         let rows = rows.min(self.burst(now)).max(1);
         if self.pacer.is_none() {
-            return self.next_change(now);
+            return self.share.next_change(now);
         }
         let granted = self.grantable(rows, now);
         let paced = self.pacer.as_ref()?.ready_at(u32::try_from(granted.unwrap_or(rows)).unwrap_or(u32::MAX));
@@ -321,7 +181,7 @@ impl Quota {
         self.adjust(now);
         let rows = rows.min(self.burst(now));
         if rows == 0 {
-            return self.next_change(now).map_or(Grant::Blocked, Grant::Wait);
+            return self.share.next_change(now).map_or(Grant::Blocked, Grant::Wait);
         }
         let Some(rows) = self.grantable(rows, now) else {
             return self.slots_at(rows, now).map_or(Grant::Blocked, Grant::Wait);
@@ -350,10 +210,6 @@ impl Quota {
         }
     }
 
-    fn usable(&self, now: Instant) -> usize {
-        self.parts.values().filter(|part| part.usable_at <= now).count()
-    }
-
     /// How many of these rows the ledger has room for, if it is worth sending so few.
     fn grantable(&mut self, rows: usize, now: Instant) -> Option<usize> {
         let free = usize::try_from(self.room(now)).unwrap_or(usize::MAX);
@@ -365,9 +221,7 @@ impl Quota {
     /// How many more rows the window may hold, now and at every moment until a falling bound has come to its end.
     fn room(&mut self, now: Instant) -> u64 {
         let mut room = self.bound(now).saturating_sub(self.ledger.held(now));
-        let Some(end) = self.falling.iter().map(|falling| falling.until).max().filter(|end| *end > now) else {
-            return room;
-        };
+        let Some(end) = self.share.falls_until(now) else { return room };
         let mut held_at_end = self.ledger.held(now);
         for (at, held) in self.ledger.steps().take_while(|(at, _)| *at <= end) {
             room = room.min(self.bound(at).saturating_sub(held));
@@ -380,29 +234,20 @@ impl Quota {
     /// grown since they became usable.
     fn bound(&self, now: Instant) -> u64 {
         let Some(limit) = self.per_minute else { return u64::MAX };
-        let held: f64 = self.parts.values().map(|part| part.weight(now)).sum();
-        let falling: f64 = self.falling.iter().map(|falling| falling.now(now)).sum();
         // A hair is added so that a whole number does not fall below itself in floating point.
-        (f64::from(limit) * (held / self.total as f64 + falling) + 1e-6) as u64
+        (f64::from(limit) * self.share.in_window(now) + 1e-6) as u64
     }
 
     /// When the ledger may have room for `rows`: a slot is freed, or the bound has risen far enough.
     fn slots_at(&self, rows: usize, now: Instant) -> Option<Instant> {
         let bound = self.bound(now);
         let freed = bound.checked_sub(rows as u64).and_then(|held| self.ledger.at_most(held));
-        let rising = self.parts.values().any(|part| part.ramp && now < part.usable_at + WINDOW)
-            || self.falling.iter().any(|falling| falling.until > now);
         // A rising bound grows by a row every 50 ms at 1,200 rows a minute: two rows are worth another look.
-        let risen = rising.then(|| now + Duration::from_millis(100));
+        let risen = self.share.is_changing(now).then(|| now + Duration::from_millis(100));
         match (freed, risen) {
             (Some(freed), Some(risen)) => Some(freed.min(risen).max(now + Duration::from_millis(1))),
             (at, None) | (None, at) => at.map(|at| at.max(now + Duration::from_millis(1))),
         }
-    }
-
-    /// When the next part becomes usable.
-    fn next_change(&self, now: Instant) -> Option<Instant> {
-        self.parts.values().map(|part| part.usable_at).filter(|at| *at > now).min()
     }
 
     /// Makes the pacer anew when the share has changed, as if each partition had one of its own: what is gained starts
@@ -410,18 +255,15 @@ impl Quota {
     /// stays keeps it.
     fn adjust(&mut self, now: Instant) {
         let Some(limit) = self.per_minute else { return };
-        if let Some((_, total)) = self.shrinks.take_if(|(at, _)| *at <= now) {
-            self.total = total;
-        }
-        let usable = self.usable(now);
-        if self.paced_for == (usable, self.total) {
+        let (usable, total) = (self.share.usable(now), self.share.settled_total(now));
+        if self.paced_for == (usable, total) {
             return;
         }
-        let unused = self.pacer.is_none() && self.parts.values().all(|part| !part.ramp);
+        let unused = self.pacer.is_none() && !self.share.has_rising_parts();
         let before = self.paced_for.0 as f64 / self.paced_for.1 as f64;
-        let share = usable as f64 / self.total as f64;
+        let share = usable as f64 / total as f64;
         let credit = self.pacer.as_ref().map_or(0.0, |pacer| pacer.credit(now)) * (share / before.max(share));
-        self.paced_for = (usable, self.total);
+        self.paced_for = (usable, total);
         self.pacer = (usable > 0).then(|| {
             let period = row_period(f64::from(limit) * share);
             // Rounded down, so that the bursts of all replicas together stay one batch; one row must be able to go.
@@ -440,6 +282,7 @@ fn row_period(rows_per_minute: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::share::LastOwner;
     use crate::engine::testing::start;
 
     const TIMEOUT: Duration = Duration::from_secs(10);

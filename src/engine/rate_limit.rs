@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+pub use super::quota::Grant;
 use super::quota::Quota;
-pub use super::quota::{Former, Grant, LastOwner};
+pub use super::share::{Former, LastOwner};
 use crate::record::PartitionId;
 
 /// What one destination's limits are made from.

@@ -1,0 +1,232 @@
+//! The share of a limit that this replica may use: a part for each of its partitions.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::record::PartitionId;
+
+/// The window that providers count in.
+pub(super) const WINDOW: Duration = Duration::from_secs(60);
+
+/// Who used a gained partition's share before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Former {
+    /// Nobody: the group has read nothing of the topic yet.
+    Nobody,
+    /// The owners of the topic's other partitions: this one is new, and its share was part of theirs.
+    Others,
+    Owner(LastOwner),
+}
+
+/// How the last owner of a partition left it, from its commit metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastOwner {
+    /// Age of the last commit.
+    pub age: Duration,
+    /// How long it says to wait (`RateLimit::wait`, or `longest`); `None` from a version that did not say.
+    pub wait: Option<Duration>,
+    /// How long after that commit its rows may count (`RateLimit::counts`); `None` from a version that did not say.
+    pub counts: Option<Duration>,
+}
+
+/// A gained partition's part of the share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    /// From when it may be used.
+    usable_at: Instant,
+    /// Whether the ledger's bound rises with it over one window instead of at once.
+    ramp: bool,
+}
+
+impl Part {
+    /// All of it may stand in the window from then on.
+    pub fn whole(usable_at: Instant) -> Self {
+        Part { usable_at, ramp: false }
+    }
+
+    /// It starts with nothing then, and is whole a window later.
+    pub fn rising(usable_at: Instant) -> Self {
+        Part { usable_at, ramp: true }
+    }
+
+    pub fn usable_at(&self) -> Instant {
+        self.usable_at
+    }
+
+    /// From when all of it may stand in the window.
+    fn full_at(&self) -> Instant {
+        if self.ramp { self.usable_at + WINDOW } else { self.usable_at }
+    }
+
+    /// How much of the partition's share may stand in the window.
+    fn weight(&self, now: Instant) -> f64 {
+        match now.checked_duration_since(self.usable_at) {
+            None => 0.0,
+            Some(age) if self.ramp => age.as_secs_f64().min(WINDOW.as_secs_f64()) / WINDOW.as_secs_f64(),
+            Some(_) => 1.0,
+        }
+    }
+}
+
+/// A share that was given up while this replica goes on. What was sent under it leaves the window within 60 s; meanwhile it
+/// would stand against what is left, so the bound falls only as fast as the next owner's rises: together they stay the same.
+#[derive(Clone, Copy, Debug)]
+struct Falling {
+    until: Instant,
+    /// How much of it stood in the window at first.
+    weight: f64,
+    /// Its part of the whole limit.
+    share: f64,
+    /// The part that it was cut off from, where there are more partitions now: one of the new ones may take its place.
+    cut_off: Option<Part>,
+}
+
+impl Falling {
+    fn now(&self, now: Instant) -> f64 {
+        let left = self.until.saturating_duration_since(now).as_secs_f64() / WINDOW.as_secs_f64();
+        self.weight.min(left) * self.share
+    }
+}
+
+/// The parts of one limit that this replica holds, and those that it gave up within the last window.
+#[derive(Debug)]
+pub(super) struct Share {
+    parts: BTreeMap<PartitionId, Part>,
+    total: usize,
+    /// When a smaller total counts.
+    shrinks: Option<(Instant, usize)>,
+    falling: Vec<Falling>,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Share { parts: BTreeMap::new(), total: 1, shrinks: None, falling: Vec::new() }
+    }
+}
+
+impl Share {
+    /// The number of all partitions has changed, and with it the share of each. Everybody knows of it at `known_at`.
+    ///
+    /// A share that falls is given up to the owners of the new partitions, as a partition is to its next owner. One that
+    /// grows does so when everybody has heard of it, and what was sent under the partitions that are gone does not count
+    /// any more.
+    pub fn resize(&mut self, total: usize, known_at: Instant, now: Instant) {
+        let total = total.max(1);
+        match total.cmp(&self.total) {
+            _ if self.parts.is_empty() => (self.total, self.shrinks) = (total, None),
+            Ordering::Equal => self.shrinks = None,
+            Ordering::Less if self.shrinks.is_some_and(|(_, to)| to == total) => {}
+            Ordering::Less => self.shrinks = Some((known_at, total)),
+            Ordering::Greater => {
+                let lost = 1.0 / self.total as f64 - 1.0 / total as f64;
+                self.falling.retain(|falling| falling.until > now);
+                let until = now + WINDOW;
+                for part in self.parts.values() {
+                    let weight = part.weight(now);
+                    // Those that are used in full are alike.
+                    let part = if weight < 1.0 { *part } else { Part { usable_at: now, ramp: false } };
+                    match self.falling.iter_mut().find(|f| f.until == until && f.cut_off == Some(part)) {
+                        Some(falling) => falling.share += lost,
+                        None => self.falling.push(Falling { until, weight, share: lost, cut_off: Some(part) }),
+                    }
+                }
+                (self.total, self.shrinks) = (total, None);
+            }
+        }
+    }
+
+    pub fn gain(&mut self, partition: PartitionId, part: Part) {
+        self.parts.insert(partition, part);
+    }
+
+    /// Takes a new partition's share out of what this replica itself has given up because of it and like it; `None` where
+    /// that is not enough.
+    pub fn take_back(&mut self, now: Instant) -> Option<Part> {
+        let mut cut_off: Vec<(Part, &mut f64)> = self
+            .falling
+            .iter_mut()
+            .filter(|falling| falling.until > now)
+            .filter_map(|falling| Some((falling.cut_off?, &mut falling.share)))
+            .collect();
+        cut_off.sort_by_key(|(part, _)| part.full_at());
+        // A hair is taken off, since many small shares are added up.
+        let mut wanted = 1.0 / self.total as f64 - 1e-9;
+        if cut_off.iter().map(|(_, share)| **share).sum::<f64>() < wanted {
+            return None;
+        }
+        let mut last = None;
+        for (part, share) in cut_off {
+            if wanted <= 0.0 {
+                break;
+            }
+            if *share > 0.0 {
+                last = Some(part);
+            }
+            let some = share.min(wanted);
+            *share -= some;
+            wanted -= some;
+        }
+        last
+    }
+
+    /// Gives a partition's part up on the way to its next owner.
+    pub fn hand_on(&mut self, partition: PartitionId, now: Instant) {
+        if let Some(part) = self.parts.remove(&partition) {
+            let weight = part.weight(now);
+            self.falling.retain(|falling| falling.until > now);
+            let share = 1.0 / self.total as f64;
+            self.falling.push(Falling { until: now + WINDOW, weight, share, cut_off: None });
+        }
+    }
+
+    /// Gives a partition's part up that may be somebody else's already.
+    pub fn lose(&mut self, partition: PartitionId) {
+        self.parts.remove(&partition);
+    }
+
+    /// Partitions whose part may be used.
+    pub fn usable(&self, now: Instant) -> usize {
+        self.parts.values().filter(|part| part.usable_at <= now).count()
+    }
+
+    /// Partitions of the whole group.
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
+    /// The same, after a smaller total that everybody knows of by now has come to count.
+    pub fn settled_total(&mut self, now: Instant) -> usize {
+        if let Some((_, total)) = self.shrinks.take_if(|(at, _)| *at <= now) {
+            self.total = total;
+        }
+        self.total
+    }
+
+    /// How much of the limit may stand in this replica's window, 0.0 to 1.0.
+    pub fn in_window(&self, now: Instant) -> f64 {
+        let held: f64 = self.parts.values().map(|part| part.weight(now)).sum();
+        let falling: f64 = self.falling.iter().map(|falling| falling.now(now)).sum();
+        held / self.total as f64 + falling
+    }
+
+    /// The end of what still falls.
+    pub fn falls_until(&self, now: Instant) -> Option<Instant> {
+        self.falling.iter().map(|falling| falling.until).max().filter(|end| *end > now)
+    }
+
+    /// Whether some part rises or falls.
+    pub fn is_changing(&self, now: Instant) -> bool {
+        self.parts.values().any(|part| part.ramp && now < part.full_at()) || self.falls_until(now).is_some()
+    }
+
+    /// Whether some part came from a recent owner.
+    pub fn has_rising_parts(&self) -> bool {
+        self.parts.values().any(|part| part.ramp)
+    }
+
+    /// When the next part becomes usable.
+    pub fn next_change(&self, now: Instant) -> Option<Instant> {
+        self.parts.values().map(|part| part.usable_at).filter(|at| *at > now).min()
+    }
+}
