@@ -95,7 +95,9 @@ async fn a_coordinator_that_loads_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_that_moved_is_found() {
-    commits_refused(RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR, false, false).await;
+    for classic in [false, true] {
+        commits_refused(RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR, classic, false).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
