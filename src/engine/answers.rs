@@ -311,62 +311,54 @@ fn asked_for(verdict: &Verdict) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use uuid::Uuid;
-
     use super::*;
-    use crate::engine::testing::{policy, start};
-    use crate::engine::verdict::EncodedRow;
-    use crate::engine::{Action, CommitOutcome, Gained, Now, Outgoing, Settled};
-    use crate::record::{Offset, PartitionId, Position, Record};
-
-    const PARTITION: PartitionId = PartitionId { topic: 0, partition: 0 };
-
-    /// Does what the engine says, but for requests and polls, which it returns.
-    fn turn(engine: &mut Engine, now: Instant) -> Vec<BatchId> {
-        let mut encode = |_: &Outgoing<'_>| Ok(EncodedRow { body: Bytes::from_static(b"{}"), identity: Uuid::nil() });
-        let mut asked = Vec::new();
-        while let Some(action) = engine.poll(Now { at: now, wall_ms: 0 }, &mut encode) {
-            match action {
-                Action::Send { batch, .. } | Action::Poll { batch, .. } => asked.push(batch),
-                Action::Commit { id, .. } => engine.on_commit(id, CommitOutcome::Done, now),
-                _ => {}
-            }
-        }
-        asked
-    }
+    use crate::engine::Policy;
+    use crate::engine::testing::{ByHand, PARTITION, gained, policy};
 
     #[test]
     fn a_job_whose_end_nobody_tells_is_given_up_after_five_minutes_and_goes_again() {
-        let mut now = start();
-        let mut engine = Engine::new(policy(), now);
-        let gained = Gained {
-            partition: PARTITION,
-            start: Position(0),
-            fence: None,
-            settled: Settled::default(),
-            is_added: false,
-        };
-        engine.assigned(&[gained], 1, Now { at: now, wall_ms: 0 });
-        let payload = Some(br#"{"userId":"u"}"#.as_slice());
-        engine.on_record(&Record { partition: PARTITION, offset: Offset(0), timestamp_ms: 0, key: None, payload }, now);
-        let (mut sent_at, mut submitted) = (None, None);
-        // A second try comes a moment after the first one is given up.
-        for _ in 0..400 {
-            for batch in turn(&mut engine, now) {
-                if submitted.is_none_or(|first| first != batch) {
-                    if let Some(sent_at) = sent_at {
-                        let after = now - sent_at;
-                        assert!(after >= Duration::from_secs(300) && after < Duration::from_secs(310), "{after:?}");
-                        return;
-                    }
-                    (sent_at, submitted) = (Some(now), Some(batch));
+        let mut lane = ByHand::new(policy());
+        lane.gain(&[gained(PARTITION)]);
+        lane.read(0, r#"{"userId":"u"}"#);
+        lane.pass(Duration::from_secs(2));
+        let (submitted, _) = lane.out.remove(0);
+        let sent_at = lane.now.at;
+        let pending = || Answer::Pending { job: JobId("j".into()), poll_after: Duration::from_secs(1) };
+        lane.engine.on_answer(submitted, pending(), Some(200), sent_at);
+        while lane.now.at < sent_at + Duration::from_secs(400) {
+            lane.pass(Duration::from_millis(100));
+            match lane.out.pop() {
+                Some((batch, _)) if batch == submitted => {
+                    lane.engine.on_answer(batch, pending(), Some(200), lane.now.at);
                 }
-                let answer = Answer::Pending { job: JobId("j".into()), poll_after: Duration::from_secs(1) };
-                engine.on_answer(batch, answer, Some(200), now);
+                Some((_, users)) => {
+                    let after = lane.now.at - sent_at;
+                    assert!(after >= Duration::from_secs(300) && after < Duration::from_secs(310), "{after:?}");
+                    assert_eq!(users, ["u"]);
+                    return;
+                }
+                None => {}
             }
-            now += Duration::from_secs(1);
         }
         panic!("the row never went again");
+    }
+
+    #[test]
+    fn a_hold_lets_rows_that_were_chosen_take_more_events() {
+        let mut lane = ByHand::new(Policy {
+            rows_per_minute: Some(60),
+            batch: crate::engine::BatchPolicy { max_rows: 1, linger: Duration::ZERO, ..policy().batch },
+            ..policy()
+        });
+        lane.gain(&[gained(PARTITION)]);
+        lane.read(0, r#"{"userId":"a"}"#);
+        lane.read(1, r#"{"userId":"b"}"#);
+        lane.pass(Duration::from_millis(900));
+        let sealed = |lane: &ByHand| lane.engine.rows.iter().filter(|(_, row)| row.stage == Stage::Sealed).count();
+        assert_eq!((lane.out.len(), sealed(&lane)), (1, 1), "the next one is chosen before its second comes");
+        lane.answer("a", Verdict::AccountFault(Fault::Unauthorized));
+        assert_eq!(sealed(&lane), 0);
+        lane.read(2, r#"{"userId":"b","traits":{"plan":"pro"}}"#);
+        assert_eq!(lane.engine.counters.events_merged, 1);
     }
 }

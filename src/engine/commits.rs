@@ -289,22 +289,13 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::engine::testing::{policy, start};
+    use crate::engine::Gained;
+    use crate::engine::testing::{PARTITION, gained, policy, start};
     use crate::engine::verdict::EncodedRow;
-    use crate::engine::{Gained, Settled};
-
-    const PARTITION: PartitionId = PartitionId { topic: 0, partition: 0 };
 
     /// Takes the partition over, and asks for its first commit.
     fn takes_over(engine: &mut Engine, now: Now) -> CommitId {
-        let gained = Gained {
-            partition: PARTITION,
-            start: Position(0),
-            fence: None,
-            settled: Settled::default(),
-            is_added: false,
-        };
-        engine.assigned(&[gained], 1, now);
+        engine.assigned(&[gained(PARTITION)], 1, now);
         engine.on_end(PARTITION, Position(5), now.at);
         let mut encode = |_: &super::super::Outgoing<'_>| Ok(EncodedRow { body: Bytes::new(), identity: Uuid::nil() });
         std::iter::from_fn(|| engine.poll(now, &mut encode))
@@ -323,14 +314,7 @@ mod tests {
             let refused = takes_over(&mut engine, now);
             if is_over {
                 engine.lost(&[PARTITION], now.at);
-                let gained = Gained {
-                    partition: PARTITION,
-                    start: Position(0),
-                    fence: None,
-                    settled: Settled::default(),
-                    is_added: false,
-                };
-                engine.assigned(&[gained], 1, now);
+                engine.assigned(&[gained(PARTITION)], 1, now);
             }
             engine.on_commit(refused, CommitOutcome::Fenced, now.at);
             assert_eq!(engine.snapshot(now).partitions, usize::from(is_over));
@@ -345,9 +329,7 @@ mod tests {
         // The owner before ran a release with a batch of 1,000.
         let leaving = Leaving { clean: false, wait: seconds(60), counts: seconds(115), of: None };
         let fence = Some(Fence::new(Position(0), 0, leaving, 0));
-        let gained =
-            Gained { partition: PARTITION, start: Position(0), fence, settled: Settled::default(), is_added: false };
-        engine.assigned(&[gained], 1, now);
+        engine.assigned(&[Gained { fence, ..gained(PARTITION) }], 1, now);
         let later = Now { at: now.at + seconds(20), wall_ms: 20_000 };
         engine.revoking(&[PARTITION], later.at);
         let mut encode = |_: &super::super::Outgoing<'_>| Ok(EncodedRow { body: Bytes::new(), identity: Uuid::nil() });

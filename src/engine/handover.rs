@@ -178,6 +178,10 @@ mod tests {
 
     use std::time::Duration;
 
+    use crate::engine::testing::{ByHand, PARTITION, gained, policy};
+    use crate::engine::verdict::Verdict;
+    use crate::engine::{BatchPolicy, Policy};
+
     use super::super::fence::Leaving;
     use super::*;
     use crate::record::Position;
@@ -254,5 +258,33 @@ mod tests {
         {
             assert!(Settled::parse(metadata).is_empty(), "{metadata}");
         }
+    }
+
+    #[test]
+    fn a_repeat_that_was_skipped_beyond_the_commit_is_no_event_of_the_next_owners() {
+        let single = BatchPolicy { max_rows: 1, linger: Duration::ZERO, ..policy().batch };
+        let policy = || Policy { rows_per_minute: None, batch: single, ..policy() };
+        let mut lane = ByHand::new(policy());
+        lane.gain(&[gained(PARTITION)]);
+        for (offset, plan) in [(0, "free"), (1, "pro")] {
+            lane.read(offset, &format!(r#"{{"userId":"a","messageId":"{plan}","traits":{{"plan":"{plan}"}}}}"#));
+            lane.pass(Duration::from_millis(200));
+            lane.answer("a", Verdict::Delivered);
+        }
+        lane.read(2, r#"{"userId":"b"}"#);
+        lane.read(3, r#"{"userId":"a","messageId":"free","traits":{"plan":"free"}}"#);
+        lane.pass(Duration::from_millis(200));
+        lane.engine.revoking(&[PARTITION], lane.now.at);
+        lane.answer("b", Verdict::Throttled { retry_after: None });
+        lane.pass(Duration::from_secs(1));
+        assert_eq!((lane.released.as_slice(), lane.commits[0].position), (&[PARTITION][..], Position(2)));
+
+        let mut next = lane.successor(policy());
+        next.read(2, r#"{"userId":"b"}"#);
+        next.read(3, r#"{"userId":"a","messageId":"free","traits":{"plan":"free"}}"#);
+        next.engine.on_end(PARTITION, Position(4), next.now.at);
+        next.pass(Duration::from_secs(30));
+        let users: Vec<&str> = next.out.iter().flat_map(|(_, users)| users).map(String::as_str).collect();
+        assert_eq!(users, ["b"], "the repeat would set a back from pro to free");
     }
 }

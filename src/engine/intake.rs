@@ -400,3 +400,56 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::fence::Leaving;
+    use crate::engine::testing::{ByHand, PARTITION, gained, policy};
+    use crate::engine::verdict::Verdict;
+    use crate::engine::{BatchPolicy, Policy};
+
+    fn one_by_one(buffer_bytes: u64) -> ByHand {
+        let batch = BatchPolicy { max_rows: 1, linger: Duration::ZERO, ..policy().batch };
+        ByHand::new(Policy { rows_per_minute: None, buffer_bytes, batch, ..policy() })
+    }
+
+    #[test]
+    fn replays_begin_one_after_the_other_where_they_do_not_fit_beside_each_other() {
+        let mut lane = one_by_one(10_000);
+        let zero = Duration::ZERO;
+        let leaving = Leaving { clean: true, wait: zero, counts: zero, of: Some(3) };
+        let fence = Fence::new(Position(1), lane.now.wall_ms, leaving, 6_000);
+        let [a, b, c] = [0, 1, 2].map(|partition| PartitionId { topic: 0, partition });
+        let replays = [a, b, c].map(|partition| Gained { fence: Some(fence), ..gained(partition) });
+        lane.gain(&replays);
+        // While one has to wait, those that have been read up to the fence wait with it.
+        for partition in [a, b] {
+            assert_eq!(lane.reading.iter().copied().collect::<Vec<_>>(), [partition]);
+            lane.engine.on_end(partition, Position(1), lane.now.at);
+            lane.pass(Duration::from_secs(1));
+        }
+        assert_eq!(lane.reading.len(), 3);
+    }
+
+    #[test]
+    fn rows_that_are_settled_behind_one_that_is_not_count_until_they_can_be_committed() {
+        const BUFFER: u64 = 40_000;
+        let mut lane = one_by_one(BUFFER);
+        lane.gain(&[gained(PARTITION)]);
+        lane.read(0, r#"{"userId":"slow"}"#);
+        lane.pass(Duration::from_millis(200));
+        let mut read = 1;
+        while lane.reading.contains(&PARTITION) {
+            assert!(read < 1000, "a thousand rows would have to be read again, in a buffer for a hundred");
+            lane.read(read, &format!(r#"{{"userId":"{read}"}}"#));
+            lane.pass(Duration::from_millis(200));
+            lane.answer(&read.to_string(), Verdict::Delivered);
+            read += 1;
+        }
+        assert!(read as u64 * ROW_OVERHEAD as u64 > BUFFER / 2, "full after {read} rows");
+        lane.answer("slow", Verdict::Delivered);
+        lane.pass(Duration::from_secs(2));
+        assert!(lane.reading.contains(&PARTITION));
+    }
+}

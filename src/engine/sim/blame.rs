@@ -8,14 +8,10 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::world::{Provider, Random};
-use crate::engine::testing::{policy, start};
+use crate::engine::testing::{PARTITION, gained, policy, start};
 use crate::engine::verdict::{Answer, EncodedRow, Fault, JobId, Outage, RejectReason, Rejection, Verdict};
-use crate::engine::{
-    Action, BatchId, BatchPolicy, CommitOutcome, Engine, Gained, LetterId, Now, Outgoing, Policy, Settled,
-};
-use crate::record::{Offset, PartitionId, Position, Record};
-
-const PARTITION: PartitionId = PartitionId { topic: 0, partition: 0 };
+use crate::engine::{Action, BatchId, BatchPolicy, CommitOutcome, Engine, LetterId, Now, Outgoing, Policy};
+use crate::record::{Offset, Record};
 
 /// How the provider answers a request that holds a bad row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +77,8 @@ struct Case {
     limit: Option<u32>,
     buffer: u64,
     timeout: Duration,
+    /// So many events are there, all from the start.
+    events: i64,
     minutes: u64,
     /// At least one row in so many of the limit gets through.
     part: usize,
@@ -95,6 +93,7 @@ const CASE: Case = Case {
     limit: Some(1200),
     buffer: 256 << 20,
     timeout: Duration::from_secs(10),
+    events: i64::MAX,
     minutes: 10,
     part: 2,
 };
@@ -139,14 +138,7 @@ impl Run {
         };
         let began = start();
         let mut engine = Engine::new(policy, began);
-        let gained = Gained {
-            partition: PARTITION,
-            start: Position(0),
-            fence: None,
-            settled: Settled::default(),
-            is_added: false,
-        };
-        engine.assigned(&[gained], 1, Now { at: began, wall_ms: 0 });
+        engine.assigned(&[gained(PARTITION)], 1, Now { at: began, wall_ms: 0 });
         Run {
             case,
             random: Random(seed),
@@ -180,7 +172,8 @@ impl Run {
     }
 
     /// Reads on while there are few rows, as a stream does that brings a little more than the limit.
-    fn feed(&mut self, until: i64) {
+    fn feed(&mut self) {
+        let until = self.case.events;
         let few = self.case.limit.map_or(2_000, |limit| 2 * limit as usize).max(2 * self.case.batch);
         while !self.is_paused && self.read < until && self.engine.snapshot(self.clock()).pending_rows < few {
             for _ in 0..100.min(until - self.read) {
@@ -291,7 +284,7 @@ impl Run {
         let end = self.began + Duration::from_secs(60 * self.case.minutes);
         let mut faults = Vec::new();
         while self.now < end && faults.is_empty() {
-            self.feed(i64::MAX);
+            self.feed();
             faults.extend(self.step().err());
         }
         let last = self.read;
@@ -408,4 +401,6 @@ fn a_provider_that_fails_every_second_request_by_chance_costs_no_good_row() {
     all_hold([Case { limit: Some(60), batch: 1, ..by_chance }]);
     // Soon every row has failed, and only such rows show how often requests fail by chance.
     all_hold([1, 100].map(|batch| Case { chance: 80, limit: Some(240), batch, ..by_chance }));
+    // Also where no other row comes any more.
+    all_hold([Case { chance: 80, events: 100, minutes: 5, ..by_chance }; 40]);
 }

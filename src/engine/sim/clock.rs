@@ -6,12 +6,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::engine::testing::{policy, start};
+use crate::engine::testing::{PARTITION, gained, policy, start};
 use crate::engine::verdict::{Answer, EncodedRow, Outage, Verdict};
-use crate::engine::{Action, BatchId, CommitId, CommitOutcome, Engine, Gained, Now, Outgoing, Settled};
-use crate::record::{Offset, PartitionId, Position, Record};
-
-const PARTITION: PartitionId = PartitionId { topic: 0, partition: 0 };
+use crate::engine::{Action, BatchId, CommitId, CommitOutcome, Engine, Now, Outgoing};
+use crate::record::{Offset, Record};
 
 /// Five windows of the limit.
 const PLAYED: Duration = Duration::from_secs(300);
@@ -43,9 +41,7 @@ fn sends(began: Instant, leap: Leap) -> Vec<(Duration, usize)> {
         Now { at, wall_ms: WALL_MS + since.as_millis() as i64 + leap(since) }
     };
     let mut engine = Engine::new(policy(), began);
-    let gained =
-        Gained { partition: PARTITION, start: Position(0), fence: None, settled: Settled::default(), is_added: false };
-    engine.assigned(&[gained], 1, clock(began));
+    engine.assigned(&[gained(PARTITION)], 1, clock(began));
     for offset in 0..10_000 {
         let payload = format!(r#"{{"userId":"u{offset}"}}"#);
         let payload = Some(payload.as_bytes());

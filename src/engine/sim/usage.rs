@@ -8,14 +8,11 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::world::{Provider, Random};
-use crate::engine::testing::{policy, start};
+use crate::engine::testing::{PARTITION, gained, policy, start};
 use crate::engine::verdict::{Answer, EncodedRow, JobId, Verdict};
-use crate::engine::{
-    Action, BatchId, BatchPolicy, CommitOutcome, Engine, Fence, Gained, Now, Outgoing, Policy, Settled,
-};
-use crate::record::{Offset, PartitionId, Position, Record};
+use crate::engine::{Action, BatchId, BatchPolicy, CommitOutcome, Engine, Fence, Gained, Now, Outgoing, Policy};
+use crate::record::{Offset, Position, Record};
 
-const PARTITION: PartitionId = PartitionId { topic: 0, partition: 0 };
 const LIMIT: usize = 1200;
 
 struct Case {
@@ -57,11 +54,7 @@ fn run(case: &Case, seed: u64) -> (usize, f64) {
     let begin = |now: Instant, broker: &Option<(Position, String)>| {
         let mut engine = Engine::new(policy.clone(), now);
         let (start, fence) = broker.as_ref().map_or((Position(0), None), |(p, m)| (*p, Fence::parse(m)));
-        engine.assigned(
-            &[Gained { partition: PARTITION, start, fence, settled: Settled::default(), is_added: false }],
-            1,
-            wall(now),
-        );
+        engine.assigned(&[Gained { start, fence, ..gained(PARTITION) }], 1, wall(now));
         (engine, start)
     };
     let (mut engine, mut read) = begin(now, &broker);
