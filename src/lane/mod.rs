@@ -162,8 +162,14 @@ impl Lane {
     /// group.
     pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
         let mut drain_until: Option<Instant> = None;
+        let mut has_read = false;
         loop {
             self.perform();
+            if std::mem::take(&mut has_read) {
+                // A backlog is always ready: a lane would keep its thread for 128 batches (tokio's budget of a task), and on one
+                // core probes, scrapes and replies would wait for seconds.
+                tokio::task::yield_now().await;
+            }
             let now = Instant::now();
             let is_over = drain_until.is_some_and(|until| until <= now);
             if drain_until.is_some() && (self.engine.is_drained() || is_over) {
@@ -184,7 +190,10 @@ impl Lane {
                 .fold(now + TURN, Instant::min);
             tokio::select! {
                 event = self.source.recv(), if !self.has_left() => match event {
-                    Some(event) => self.on_source(event),
+                    Some(event) => {
+                        self.on_source(event);
+                        has_read = true;
+                    }
                     // The channel of a consumer that leaves can close while this waits for it.
                     None if self.rejoin_at.is_some() => {}
                     None => self.on_refused("the consumer thread has ended; this is a bug".to_owned(), now),

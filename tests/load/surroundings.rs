@@ -1,11 +1,14 @@
-//! What surrounds the process fails it: no disk to write to, a log that nobody reads, scrapers that never take their answer.
+//! What surrounds the process fails it: no disk to write to, a log that nobody reads, scrapers that never take their answer, one
+//! thread for everything.
 
 use std::io::Write as _;
 use std::net::TcpStream;
 use std::path::Path;
+use std::time::Duration;
 
 use sluicegate::demo::simulator::Kind;
 
+use crate::backlog::Backlog;
 use crate::confined::Confined;
 use crate::support::{QUICK, World, one_event_each, without_limits};
 
@@ -81,4 +84,29 @@ async fn a_log_that_nobody_reads_and_scrapers_that_take_nothing_leave_the_data_p
     world.wait_committed("vibefollow").await;
     is_intact(&world, &worker).await;
     assert_eq!(worker.stop().await, 0, "it ends though nobody reads its log");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_are_answered_while_lanes_with_one_thread_for_all_of_them_read_a_backlog() {
+    let world = World::start(4, without_limits()).await;
+    let backlog = Backlog { users: 20_000, events: 60_000 };
+    backlog.write(&world);
+    let blocks = world.block("vibefollow", Kind::Vibefollow, "") + &world.block("vitally", Kind::Vitally, "");
+    let yaml = world.yaml(&blocks, "group.protocol: consumer", "10s");
+    // As in a pod of one core.
+    let worker = Confined::start(&yaml, "taskset -p -c 0 $$; export TOKIO_WORKER_THREADS=1", Path::new(UNWRITABLE));
+    // So long the chart's liveness probe gives it, over a connection of its own.
+    let patience = Duration::from_secs(5);
+    let probe = reqwest::Client::builder().timeout(patience).pool_max_idle_per_host(0).build().expect("a client");
+    let all = 2.0 * backlog.events as f64;
+    let (mut seen, mut read) = (0, 0.0);
+    while read < all {
+        let reply = probe.get(format!("http://{}/livez", worker.address())).send().await;
+        let reply = reply.unwrap_or_else(|error| panic!("with {read} of {all} events read: {error}"));
+        assert_eq!(reply.status().as_u16(), 200);
+        let scrape = worker.metric("sluicegate_events_consumed_total", &[]);
+        read = tokio::time::timeout(patience, scrape).await.expect("a scrape is answered");
+        seen += u32::from(read > 0.0 && read < all);
+    }
+    assert!(seen > 3, "of {all} events somebody who asks again and again saw {seen} numbers");
 }
