@@ -220,22 +220,23 @@ impl Quota {
 
     /// How many more rows the window may hold, now and at every moment until a falling bound has come to its end.
     fn room(&mut self, now: Instant) -> u64 {
-        let mut room = self.bound(now).saturating_sub(self.ledger.held(now));
-        let Some(end) = self.share.falls_until(now) else { return room };
+        let Some(limit) = self.per_minute else { return u64::MAX };
+        let course = self.share.course(now);
+        let bound = |at| rows_of(limit, course(at));
         let mut held_at_end = self.ledger.held(now);
+        let mut room = bound(now).saturating_sub(held_at_end);
+        let Some(end) = self.share.falls_until(now) else { return room };
         for (at, held) in self.ledger.steps().take_while(|(at, _)| *at <= end) {
-            room = room.min(self.bound(at).saturating_sub(held));
+            room = room.min(bound(at).saturating_sub(held));
             held_at_end = held;
         }
-        room.min(self.bound(end).saturating_sub(held_at_end))
+        room.min(bound(end).saturating_sub(held_at_end))
     }
 
     /// Most rows in the window: the limit's share of the usable partitions, of those with a recent owner as much as has
     /// grown since they became usable.
     fn bound(&self, now: Instant) -> u64 {
-        let Some(limit) = self.per_minute else { return u64::MAX };
-        // A hair is added so that a whole number does not fall below itself in floating point.
-        (f64::from(limit) * self.share.in_window(now) + 1e-6) as u64
+        self.per_minute.map_or(u64::MAX, |limit| rows_of(limit, self.share.in_window(now)))
     }
 
     /// When the ledger may have room for `rows`: a slot is freed, or the bound has risen far enough.
@@ -272,6 +273,11 @@ impl Quota {
             Pacer::with_credit(period, burst, credit, now)
         });
     }
+}
+
+/// This part of a limit in whole rows. A hair is added so that a whole number does not fall below itself in floating point.
+fn rows_of(limit: u32, part: f64) -> u64 {
+    (f64::from(limit) * part + 1e-6) as u64
 }
 
 /// The time between two rows at this limit.

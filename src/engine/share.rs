@@ -122,17 +122,23 @@ impl Share {
                 let lost = 1.0 / self.total as f64 - 1.0 / total as f64;
                 self.falling.retain(|falling| falling.until > now);
                 let until = now + WINDOW;
-                for part in self.parts.values() {
+                for part in self.parts.values().copied().collect::<Vec<_>>() {
                     let weight = part.weight(now);
                     // Those that are used in full are alike.
-                    let part = if weight < 1.0 { *part } else { Part { usable_at: now, ramp: false } };
-                    match self.falling.iter_mut().find(|f| f.until == until && f.cut_off == Some(part)) {
-                        Some(falling) => falling.share += lost,
-                        None => self.falling.push(Falling { until, weight, share: lost, cut_off: Some(part) }),
-                    }
+                    let part = if weight < 1.0 { part } else { Part::whole(now) };
+                    self.fall(until, weight, lost, Some(part));
                 }
                 (self.total, self.shrinks) = (total, None);
             }
+        }
+    }
+
+    /// Lets a share fall beside those that fall alike.
+    fn fall(&mut self, until: Instant, weight: f64, share: f64, cut_off: Option<Part>) {
+        let is_alike = |f: &&mut Falling| f.until == until && f.weight == weight && f.cut_off == cut_off;
+        match self.falling.iter_mut().find(is_alike) {
+            Some(falling) => falling.share += share,
+            None => self.falling.push(Falling { until, weight, share, cut_off }),
         }
     }
 
@@ -173,10 +179,8 @@ impl Share {
     /// Gives a partition's part up on the way to its next owner.
     pub fn hand_on(&mut self, partition: PartitionId, now: Instant) {
         if let Some(part) = self.parts.remove(&partition) {
-            let weight = part.weight(now);
             self.falling.retain(|falling| falling.until > now);
-            let share = 1.0 / self.total as f64;
-            self.falling.push(Falling { until: now + WINDOW, weight, share, cut_off: None });
+            self.fall(now + WINDOW, part.weight(now), 1.0 / self.total as f64, None);
         }
     }
 
@@ -205,9 +209,20 @@ impl Share {
 
     /// How much of the limit may stand in this replica's window, 0.0 to 1.0.
     pub fn in_window(&self, now: Instant) -> f64 {
-        let held: f64 = self.parts.values().map(|part| part.weight(now)).sum();
-        let falling: f64 = self.falling.iter().map(|falling| falling.now(now)).sum();
-        held / self.total as f64 + falling
+        self.course(now)(now)
+    }
+
+    /// How much of the limit may stand in the window at any moment from now on, unless something changes.
+    ///
+    /// Parts that do not rise any more are counted once, so that many moments of many partitions cost little.
+    pub fn course(&self, now: Instant) -> impl Fn(Instant) -> f64 {
+        let rising: Vec<Part> = self.parts.values().filter(|part| part.weight(now) < 1.0).copied().collect();
+        let whole = (self.parts.len() - rising.len()) as f64;
+        move |at| {
+            let held = whole + rising.iter().map(|part| part.weight(at)).sum::<f64>();
+            let falling: f64 = self.falling.iter().map(|falling| falling.now(at)).sum();
+            held / self.total as f64 + falling
+        }
     }
 
     /// The end of what still falls.
