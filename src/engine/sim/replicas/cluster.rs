@@ -257,8 +257,11 @@ impl Cluster {
         let calls_only = self.plan.calls.filter(|_| self.plan.releases.iter().all(|release| release.batch == 1));
         let limit = u64::from(calls_only.unwrap_or(self.plan.limit));
         let work = Duration::from_secs(60) * u32::try_from(rows).unwrap_or(u32::MAX) / limit as u32;
-        // Jobs cost time beside their rows, and one that finds another waits.
-        let work = if self.plan.jobs { work * 3 } else { work * 3 / 2 };
+        // Jobs cost time beside their rows: they are submitted and asked about, and one that finds another waits.
+        let batch = self.plan.releases.iter().map(|release| release.batch).min().unwrap_or(1);
+        let job = QUEUE + CLOSING + Duration::from_millis(3 * self.plan.latency_ms.1 + 500);
+        let jobs = u32::try_from(rows as usize / batch).unwrap_or(u32::MAX);
+        let work = if self.plan.jobs { work * 3 + job * jobs * 3 / 2 } else { work * 3 / 2 };
         fault.max().unwrap_or_default() + session * 3 + (timeout + Duration::from_secs(60)) * 3 + work
     }
 

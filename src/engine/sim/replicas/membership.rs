@@ -131,20 +131,18 @@ impl Cluster {
     }
 
     pub(super) fn revoke(&mut self, id: PartitionId) {
-        let owner = self.group.owners.get(&id).copied();
-        if owner == self.group.target.get(&id).copied() {
+        // Its owner came back meanwhile, and had never heard of it.
+        let Some(owner) = self.group.owners.get(&id).copied() else { return self.give(id) };
+        if Some(owner) == self.group.target.get(&id).copied() {
             self.group.moving.remove(&id);
             return;
         }
-        let Some(replica) = owner
-            .and_then(|owner| self.replicas.get_mut(&owner))
-            .filter(|replica| !replica.is_frozen && !replica.is_cut_off)
-        else {
+        let can_hear = |replica: &&mut Replica| !replica.is_frozen && !replica.is_cut_off;
+        let Some(replica) = self.replicas.get_mut(&owner).filter(can_hear) else {
             // Nobody hears it: the session's end will tell.
             self.group.moving.remove(&id);
             return;
         };
-        let owner = owner.unwrap_or_default();
         if replica.readers.remove(&id).is_none() {
             self.released(owner, id);
             return;
