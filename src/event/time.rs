@@ -27,6 +27,7 @@ const UNITS: [i64; 4] = [1, 1_000, 1_000_000, 1_000_000_000];
 pub fn date(text: &str) -> Option<Timestamp> {
     let text = text.trim();
     let time = match text.as_bytes().first()? {
+        b'0'..=b'9' if is_iso_of_this_century(text) => text.parse().ok(),
         b'0'..=b'9' => digits(text).or_else(|| unix(text)).or_else(|| iso(text)).or_else(|| rfc2822(text)),
         b'/' => text.strip_prefix("/Date(")?.strip_suffix(")/").and_then(dot_net),
         b'A'..=b'Z' | b'a'..=b'z' => rfc2822(text).or_else(|| java_script(text)),

@@ -38,10 +38,12 @@ fn decode_text<'a, T: Traits<'a>>(payload: &'a str, rules: &Rules) -> Result<Dec
     if !surrogates_pair_up(payload) {
         return Err(DecodeError::NotJson);
     }
-    Ok(match found? {
-        Found::Skipped(reason) => Decoded::Skipped(reason),
-        Found::Event(Content { identify, .. }) => Decoded::Identify(identify),
-    })
+    match found? {
+        Found::Skipped(reason) => Ok(Decoded::Skipped(reason)),
+        // Only here: what is merged later has been accepted.
+        Found::Event(Content { identify, .. }) if rules.refuses(&identify.user_id) => Err(DecodeError::JunkUserId),
+        Found::Event(Content { identify, .. }) => Ok(Decoded::Identify(identify)),
+    }
 }
 
 /// An event with its traits.
@@ -106,6 +108,7 @@ fn refuse<'a>(payload: &'a str, rules: &Rules) -> Result<Decoded<'a>, DecodeErro
     match parse::<&RawValue, &RawValue, &RawValue>(payload) {
         Some(fields) if surrogates_pair_up(payload) => {
             match user(fields.kind, fields.user_id, fields.anonymous_id, rules)? {
+                User::Known(id) if rules.refuses(&id) => Err(DecodeError::JunkUserId),
                 User::Known(_) => Err(DecodeError::WrongType),
                 User::Skipped(reason) => Ok(Decoded::Skipped(reason)),
             }
@@ -196,13 +199,12 @@ fn user<'a, S: Scalar<'a>>(
     let anonymous_id = anonymous_id.and_then(Scalar::id);
     // A blank one beside an anonymous id is how SDKs write "not known yet".
     let user_id = user_id.filter(|user_id| anonymous_id.is_none() || !user_id.is_blank());
-    let id = match (user_id, anonymous_id) {
-        (Some(user_id), _) => user_id.id().ok_or(DecodeError::BadUserId)?,
-        (None, Some(anonymous_id)) if rules.use_anonymous_id => anonymous_id,
-        (None, Some(_)) => return Ok(User::Skipped(SkipReason::Anonymous)),
-        (None, None) => return Err(DecodeError::NoUserId),
-    };
-    if rules.refuses(&id) { Err(DecodeError::JunkUserId) } else { Ok(User::Known(id)) }
+    match (user_id, anonymous_id) {
+        (Some(user_id), _) => user_id.id().map(User::Known).ok_or(DecodeError::BadUserId),
+        (None, Some(anonymous_id)) if rules.use_anonymous_id => Ok(User::Known(anonymous_id)),
+        (None, Some(_)) => Ok(User::Skipped(SkipReason::Anonymous)),
+        (None, None) => Err(DecodeError::NoUserId),
+    }
 }
 
 fn is_identify<'a>(kind: Option<impl Scalar<'a>>) -> Result<bool, DecodeError> {
