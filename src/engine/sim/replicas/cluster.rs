@@ -254,14 +254,21 @@ impl Cluster {
         });
         let committed = |id: PartitionId| self.broker.get(&id).map_or(0, |(position, _)| position.0);
         let rows: i64 = self.ids().into_iter().map(|id| self.end(id).0 - committed(id)).sum();
-        let calls_only = self.plan.calls.filter(|_| self.plan.releases.iter().all(|release| release.batch == 1));
-        let limit = u64::from(calls_only.unwrap_or(self.plan.limit));
-        let work = Duration::from_secs(60) * u32::try_from(rows).unwrap_or(u32::MAX) / limit as u32;
-        // Jobs cost time beside their rows: they are submitted and asked about, and one that finds another waits.
+        // The slowest release may be the one that is left: rows one by one, or few in a buffer, count as calls; and so many
+        // requests at a time last as long as they last.
         let batch = self.plan.releases.iter().map(|release| release.batch).min().unwrap_or(1);
-        let job = QUEUE + CLOSING + Duration::from_millis(3 * self.plan.latency_ms.1 + 500);
-        let jobs = u32::try_from(rows as usize / batch).unwrap_or(u32::MAX);
-        let work = if self.plan.jobs { work * 3 + job * jobs * 3 / 2 } else { work * 3 / 2 };
+        let limit = self.plan.calls.unwrap_or(self.plan.limit);
+        let paced = Duration::from_secs(60) * u32::try_from(rows).unwrap_or(u32::MAX) / limit;
+        let requests = |at_once: usize| u32::try_from(rows as usize / (batch * at_once)).unwrap_or(u32::MAX);
+        let latency = Duration::from_millis(self.plan.latency_ms.1);
+        let work = if self.plan.jobs {
+            // Jobs cost time beside their rows: they are submitted and asked about, and one that finds another waits.
+            paced * 3 + (QUEUE + CLOSING + latency * 3 + Duration::from_millis(500)) * requests(1) * 3 / 2
+        } else {
+            let answered = latency + timeout * self.plan.timeout_percent as u32 / 100;
+            let at_once = if batch == 1 { 64 } else { self.plan.in_flight };
+            paced.max(answered * requests(at_once)) * 3 / 2
+        };
         fault.max().unwrap_or_default() + session * 3 + (timeout + Duration::from_secs(60)) * 3 + work
     }
 
