@@ -99,10 +99,11 @@ async fn events_that_compress_well_take_no_more_memory_than_others() {
             && metric(&text, "sluicegate_partitions_paused", &[]) == 12.0
     })
     .await;
-    // Without the pages of the binary itself, of which a build without optimization has several times as many.
+    // Without the pages of the binary itself, of which a build without optimization has several times as many. Then it is 51 MiB
+    // alone and 95 beside other tests; with responses of 4 MiB it was 198 (measured).
     let most = worker.memory("VmHWM") - worker.memory("RssFile");
     println!("memory: {most:.0} MiB at most");
-    assert!(most <= BESIDE_BUFFERS / 2.0 + (BUFFER / MIB) as f64, "{most} MiB");
+    assert!(most <= BESIDE_BUFFERS * 2.0 / 3.0 + (BUFFER / MIB) as f64, "{most} MiB");
     assert_eq!(worker.stop().await, 0);
 }
 
