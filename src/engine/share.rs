@@ -9,7 +9,7 @@ use crate::record::PartitionId;
 /// The window that providers count in.
 pub(super) const WINDOW: Duration = Duration::from_secs(60);
 
-/// Who used a gained partition's share before.
+/// The user of a gained partition's share before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Former {
     /// Nobody: the group has read nothing of the topic yet.
@@ -19,23 +19,23 @@ pub enum Former {
     Owner(LastOwner),
 }
 
-/// How the last owner of a partition left it, from its commit metadata.
+/// The state in which the last owner left a partition, from its commit metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastOwner {
     /// Age of the last commit.
     pub age: Duration,
-    /// How long it says to wait (`RateLimit::wait`, or `longest`); `None` from a version that did not say.
+    /// The wait that it asks for (`RateLimit::wait`, or `longest`); `None` from a version that did not say.
     pub wait: Option<Duration>,
-    /// How long after that commit its rows may count (`RateLimit::counts`); `None` from a version that did not say.
+    /// The time after that commit in which its rows may count (`RateLimit::counts`); `None` from a version that did not say.
     pub counts: Option<Duration>,
 }
 
 /// A gained partition's part of the share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Part {
-    /// From when it may be used.
+    /// The moment from which it may be used.
     usable_at: Instant,
-    /// Whether the ledger's bound rises with it over one window instead of at once.
+    /// True where the ledger's bound rises with it over one window instead of at once.
     ramp: bool,
 }
 
@@ -54,12 +54,12 @@ impl Part {
         self.usable_at
     }
 
-    /// From when all of it may stand in the window.
+    /// The moment from which all of it may stand in the window.
     fn full_at(&self) -> Instant {
         if self.ramp { self.usable_at + WINDOW } else { self.usable_at }
     }
 
-    /// How much of the partition's share may stand in the window.
+    /// The part of the partition's share that may stand in the window.
     fn weight(&self, now: Instant) -> f64 {
         match now.checked_duration_since(self.usable_at) {
             None => 0.0,
@@ -74,7 +74,7 @@ impl Part {
 #[derive(Clone, Copy, Debug)]
 struct Falling {
     until: Instant,
-    /// How much of it stood in the window at first.
+    /// The part of it that stood in the window at first.
     weight: f64,
     /// Its part of the whole limit.
     share: f64,
@@ -94,7 +94,7 @@ impl Falling {
 pub(super) struct Share {
     parts: BTreeMap<PartitionId, Part>,
     total: usize,
-    /// When a smaller total counts.
+    /// A smaller total, and the moment from which it counts.
     shrinks: Option<(Instant, usize)>,
     falling: Vec<Falling>,
 }
@@ -207,12 +207,12 @@ impl Share {
         self.total
     }
 
-    /// How much of the limit may stand in this replica's window, 0.0 to 1.0.
+    /// The part of the limit that may stand in this replica's window, 0.0 to 1.0.
     pub fn in_window(&self, now: Instant) -> f64 {
         self.course(now)(now)
     }
 
-    /// How much of the limit may stand in the window at any moment from now on, unless something changes.
+    /// The same at any moment from now on, unless something changes.
     ///
     /// Parts that do not rise any more are counted once, so that many moments of many partitions cost little.
     pub fn course(&self, now: Instant) -> impl Fn(Instant) -> f64 {
@@ -230,17 +230,17 @@ impl Share {
         self.falling.iter().map(|falling| falling.until).max().filter(|end| *end > now)
     }
 
-    /// Whether some part rises or falls.
+    /// True while some part rises or falls.
     pub fn is_changing(&self, now: Instant) -> bool {
         self.parts.values().any(|part| part.ramp && now < part.full_at()) || self.falls_until(now).is_some()
     }
 
-    /// Whether some part came from a recent owner.
+    /// True where some part came from a recent owner.
     pub fn has_rising_parts(&self) -> bool {
         self.parts.values().any(|part| part.ramp)
     }
 
-    /// When the next part becomes usable.
+    /// The moment at which the next part becomes usable.
     pub fn next_change(&self, now: Instant) -> Option<Instant> {
         self.parts.values().map(|part| part.usable_at).filter(|at| *at > now).min()
     }

@@ -102,9 +102,9 @@ pub(super) fn consumer_config(settings: &ConsumerSettings) -> ClientConfig {
         // record or batch comes through alone.
         ("fetch.max.bytes", FETCH_BYTES),
         ("fetch.message.max.bytes", "65536"),
-        // Default 100. librdkafka looks for a coordinator that moved for half a second (`rkcg_coord_query_intvl`), and what it
-        // tries to commit again before that fails when the address is known, and makes it look anew: until the member was
-        // driven out (measured with two busy cores; 24 rounds without).
+        // Default 100. librdkafka looks for a coordinator that moved for half a second (`rkcg_coord_query_intvl`). A commit that
+        // it tries again within that time fails when the address is known, and makes it look anew, without a heartbeat:
+        // 24 times on an idle machine, on busy cores until the member was driven out (measured).
         ("retry.backoff.ms", "1000"),
         // Lag; every 5 s is finer than any scrape interval in use and cheap (one JSON per lane).
         ("statistics.interval.ms", "5000"),

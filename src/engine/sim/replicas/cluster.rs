@@ -243,6 +243,11 @@ impl Cluster {
         })
     }
 
+    /// Requests at a time: one-row modes have more by default.
+    fn in_flight(&self, release: Release) -> usize {
+        if release.batch == 1 { 64 } else { self.plan.in_flight }
+    }
+
     /// How long everything may take to come to its end when nothing happens any more: what the group needs to forget two
     /// deaths, what a share then waits for, and half as long again as the limit needs for what is left.
     fn patience(&self) -> Duration {
@@ -254,20 +259,21 @@ impl Cluster {
         });
         let committed = |id: PartitionId| self.broker.get(&id).map_or(0, |(position, _)| position.0);
         let rows: i64 = self.ids().into_iter().map(|id| self.end(id).0 - committed(id)).sum();
-        // The slowest release may be the one that is left: rows one by one, or few in a buffer, count as calls; and so many
-        // requests at a time last as long as they last.
-        let batch = self.plan.releases.iter().map(|release| release.batch).min().unwrap_or(1);
-        let limit = self.plan.calls.unwrap_or(self.plan.limit);
+        // The slowest release may be the one that is left. Rows that it sends one by one, or few at a time, count as calls.
+        let releases = &self.plan.releases;
+        let sends_calls = self.plan.single_below > 0 || releases.iter().any(|release| release.batch == 1);
+        let limit = self.plan.calls.filter(|_| sends_calls).unwrap_or(self.plan.limit);
         let paced = Duration::from_secs(60) * u32::try_from(rows).unwrap_or(u32::MAX) / limit;
-        let requests = |at_once: usize| u32::try_from(rows as usize / (batch * at_once)).unwrap_or(u32::MAX);
         let latency = Duration::from_millis(self.plan.latency_ms.1);
+        let in_turn = |at_once: usize| u32::try_from(rows as usize / at_once).unwrap_or(u32::MAX);
         let work = if self.plan.jobs {
             // Jobs cost time beside their rows: they are submitted and asked about, and one that finds another waits.
-            paced * 3 + (QUEUE + CLOSING + latency * 3 + Duration::from_millis(500)) * requests(1) * 3 / 2
+            let batch = releases.iter().map(|release| release.batch).min().unwrap_or(1);
+            paced * 3 + (QUEUE + CLOSING + latency * 3 + Duration::from_millis(500)) * in_turn(batch) * 3 / 2
         } else {
+            let at_once = releases.iter().map(|release| release.batch * self.in_flight(*release)).min().unwrap_or(1);
             let answered = latency + timeout * self.plan.timeout_percent as u32 / 100;
-            let at_once = if batch == 1 { 64 } else { self.plan.in_flight };
-            paced.max(answered * requests(at_once)) * 3 / 2
+            paced.max(answered * in_turn(at_once)) * 3 / 2
         };
         fault.max().unwrap_or_default() + session * 3 + (timeout + Duration::from_secs(60)) * 3 + work
     }
@@ -335,7 +341,7 @@ impl Cluster {
                 single_below: self.plan.single_below,
                 ..policy().batch
             },
-            max_in_flight: if release.batch == 1 { 64 } else { self.plan.in_flight },
+            max_in_flight: self.in_flight(release),
             request_timeout: release.timeout,
             buffer_bytes: self.plan.buffer_bytes,
             message_id_window: 0,
