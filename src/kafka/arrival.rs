@@ -6,7 +6,7 @@ use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::assignment::partition_id;
-use super::client::{is_silence, is_unauthorized, is_unknown_topic};
+use super::client::{is_silence, is_unknown_topic, right_to_grant};
 use super::context::{Context, State, is_fenced};
 use super::native::log_start;
 use super::place::Place;
@@ -84,7 +84,9 @@ impl Context {
             )),
             KafkaError::MessageConsumptionFatal(code) => state.refused(format!("group {group}: {code}: {text}")),
             _ => match error.rdkafka_error_code() {
-                Some(code) if is_unauthorized(code) => state.refused(format!("group {group}: {text}: grant the client read access to the topics and the group")),
+                Some(code) if let Some(remedy) = right_to_grant(code, group) => {
+                    state.refused(format!("group {group}: {text}: {remedy}"));
+                }
                 Some(code) if is_unknown_topic(code) => state.weather(format!(
                     "{text}: create the topic, or allow the broker to create it (auto.create.topics.enable)"
                 )),

@@ -15,7 +15,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::Offset as RdOffset;
 
 use super::BROKER_TIMEOUT;
-use super::client::{is_unauthorized, is_unknown_topic};
+use super::client::{is_unknown_topic, right_to_grant};
 use super::consumer::Start;
 use super::mark::Mark;
 use super::native::{Topic, describe_topics, leader_epoch};
@@ -218,8 +218,8 @@ impl Resolution<'_> {
 
     pub(super) fn obstacle(&self, question: &str, error: &KafkaError) -> Obstacle {
         match error.rdkafka_error_code() {
-            Some(code) if is_unauthorized(code) => {
-                Obstacle::Fatal(format!("{question}: {code}: grant the client read access to group {}", self.group))
+            Some(code) if let Some(remedy) = right_to_grant(code, self.group) => {
+                Obstacle::Fatal(format!("{question}: {code}: {remedy}"))
             }
             Some(code) if is_unknown_topic(code) => {
                 Obstacle::Later(format!("{question}: {code}: create the topic, or correct kafka.topics"))

@@ -140,14 +140,18 @@ fn scrub(text: &str, config: &ClientConfig) -> String {
     values.iter().fold(text.to_string(), |text, (value, key)| text.replace(value, &format!("<{key}>")))
 }
 
-/// Whether the broker refuses this client for good until an operator changes an ACL.
-pub(super) fn is_unauthorized(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::TopicAuthorizationFailed
-            | RDKafkaErrorCode::GroupAuthorizationFailed
-            | RDKafkaErrorCode::ClusterAuthorizationFailed
-    )
+/// The remedy for a right that an operator has to grant before the broker answers this client; `None` for all other errors.
+///
+/// Kafka's "Authorization using ACLs": Fetch and OffsetCommit need READ on the topic, members READ on the group.
+pub(super) fn right_to_grant(code: RDKafkaErrorCode, group: &str) -> Option<String> {
+    match code {
+        RDKafkaErrorCode::TopicAuthorizationFailed => Some("grant the client READ on the topics".to_owned()),
+        RDKafkaErrorCode::GroupAuthorizationFailed => Some(format!("grant the client READ on the group {group}")),
+        RDKafkaErrorCode::ClusterAuthorizationFailed => {
+            Some("grant the client the right on the cluster that the broker's authorizer log names".to_owned())
+        }
+        _ => None,
+    }
 }
 
 /// Whether the error says no more than that a broker could not be spoken to; `contact` tells when that lasts.

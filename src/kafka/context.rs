@@ -14,7 +14,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc::{Sender, error::TrySendError};
 
 use super::assignment::partition_id;
-use super::client::is_unauthorized;
+use super::client::right_to_grant;
 use super::complaints::{AGAIN, Complaints};
 use super::consumer::{Start, broker_assigns};
 use super::contact::{BrokerStatistics, Contact};
@@ -277,8 +277,8 @@ impl Context {
                 let code = error.rdkafka_error_code();
                 if code.is_some_and(is_fenced) {
                     state.fenced(&self.group, &error.to_string());
-                } else if code.is_some_and(is_unauthorized) {
-                    state.refused(format!("group {}: {error}: grant the client read access to the group", self.group));
+                } else if let Some(remedy) = code.and_then(|code| right_to_grant(code, &self.group)) {
+                    state.refused(format!("group {}: {error}: {remedy}", self.group));
                 }
                 Err(commit_error(&error, consumer.assignment_lost()))
             }

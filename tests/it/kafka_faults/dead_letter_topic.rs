@@ -18,7 +18,7 @@ pub async fn write_backlog(world: &mut World) {
     write_letters_and_more(world).await;
 }
 
-async fn write_letters_and_more(world: &mut World) {
+pub async fn write_letters_and_more(world: &mut World) {
     for _ in 0..3 {
         world.produce_at(0, None, Some(b"{broken")).await;
     }

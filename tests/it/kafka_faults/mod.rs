@@ -12,6 +12,7 @@
 //! | retention overtakes the reader | `log::a_log_that_*` |
 //! | a topic made again, partitions added, a log that was cut, transactions | `positions`; `kafka_edge::places` |
 //! | a new group, deleted offsets | `log::a_new_group_*`, `log::latest_is_chosen_once_*`, `log::deleted_offsets_*` |
+//! | a right is taken or missing | `rights` |
 //! | dead-letter topic missing, refusing, silent | `dead_letter_topic`, `real::a_dead_letter_topic_*`, `broker::a_missing_*` |
 
 mod commits;
@@ -22,6 +23,7 @@ mod own_kafka;
 mod positions;
 mod real;
 mod revoke;
+mod rights;
 mod slow;
 
 use std::collections::BTreeSet;

@@ -67,6 +67,22 @@ impl OwnKafka {
         assert!(output.status.success(), "{arguments:?}: {}{text}", String::from_utf8_lossy(&output.stdout));
     }
 
+    /// Runs a tool of Kafka's own that the script does not offer, by its class, to its end.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub async fn tool(&self, class: &str, arguments: &[&str]) {
+        let jars = std::fs::read_dir(self.home.path()).into_iter().flatten().flatten().map(|entry| entry.path());
+        let jars = jars.filter(|path| path.to_string_lossy().contains("/libs-")).map(|path| path.join("*"));
+        let jars = std::env::join_paths(jars).expect("no colon in a folder's name");
+        let mut command = Command::new("java");
+        command.arg("-cp").arg(jars).arg(class).args(arguments).stdin(Stdio::null());
+        let done = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic");
+        let output = done.expect("java is there, or no broker would run");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{class} {arguments:?}: {}{text}", String::from_utf8_lossy(&output.stdout));
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.script);
         command.arg(arguments[0]).arg(self.port.to_string()).args(&arguments[1..]);
