@@ -57,13 +57,7 @@ fn engine(now: Instant) -> Engine {
     };
     let mut engine = Engine::new(policy, now);
     engine.assigned(
-        &[Gained {
-            partition: PARTITION,
-            start: Position(0),
-            fence: None,
-            settled: Settled::default(),
-            is_added: false,
-        }],
+        &[Gained { partition: PARTITION, start: Position(0), fence: None, settled: Settled::default(), added: None }],
         1,
         Now { at: now, wall_ms: 0 },
     );

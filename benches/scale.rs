@@ -262,7 +262,7 @@ fn fresh(partitions: usize) -> Vec<Gained> {
         start: Position(0),
         fence: None,
         settled: Settled::default(),
-        is_added: false,
+        added: None,
     };
     (0..partitions).map(gained).collect()
 }
@@ -421,7 +421,7 @@ fn gained(commit: &Commit) -> Gained {
         start: commit.position,
         fence: Fence::parse(&commit.metadata),
         settled: Settled::parse(&commit.metadata),
-        is_added: false,
+        added: None,
     }
 }
 

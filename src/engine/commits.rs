@@ -141,7 +141,7 @@ impl Engine {
             let metadata = Fence::new(
                 fence,
                 now.wall_ms,
-                Leaving { clean, wait: wait.max(left), counts, of: partition.of },
+                Leaving { clean, wait: wait.max(left), counts, hears: self.limit.hearsay(), of: partition.of },
                 bytes,
             );
             let metadata = match clean {
@@ -327,7 +327,7 @@ mod tests {
         let mut engine = Engine::new(policy(), now.at);
         let seconds = Duration::from_secs;
         // The owner before ran a release with a batch of 1,000.
-        let leaving = Leaving { clean: false, wait: seconds(60), counts: seconds(115), of: None };
+        let leaving = Leaving { clean: false, wait: seconds(60), counts: seconds(115), hears: seconds(75), of: None };
         let fence = Some(Fence::new(Position(0), 0, leaving, 0));
         engine.assigned(&[Gained { fence, ..gained(PARTITION) }], 1, now);
         let later = Now { at: now.at + seconds(20), wall_ms: 20_000 };

@@ -28,6 +28,9 @@ pub struct Fence {
     /// How long after this commit what its owner sent may count at the provider, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     counts: Option<u32>,
+    /// How long its owner may send before it hears of a new partition, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hears: Option<u32>,
     /// How many partitions there were for all owners so far; nothing where that has changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     of: Option<u32>,
@@ -35,6 +38,10 @@ pub struct Fence {
 
 /// The version stays while an older release can read what it needs: it takes no notice of members that it does not know.
 const VERSION: u8 = 1;
+
+/// What `RateLimit::hearsay` is at most in versions that did not say, with the settings of their examples: a burst of a minute, a
+/// timeout of 10 s, a session of 45 s and the third of it between heartbeats.
+const UNSAID: Duration = Duration::from_secs(130);
 
 /// What an owner says about itself in a commit, so that a successor with other settings waits long enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,13 +52,15 @@ pub struct Leaving {
     pub wait: Duration,
     /// `RateLimit::counts`.
     pub counts: Duration,
+    /// `RateLimit::hearsay`.
+    pub hears: Duration,
     /// How many partitions there were for all owners so far, if always as many.
     pub of: Option<usize>,
 }
 
 impl Fence {
     pub fn new(read: Position, wall_ms: i64, leaving: Leaving, bytes: u64) -> Self {
-        let Leaving { clean, wait, counts, of } = leaving;
+        let Leaving { clean, wait, counts, hears, of } = leaving;
         let of = of.and_then(|of| u32::try_from(of).ok());
         Fence {
             v: VERSION,
@@ -61,13 +70,15 @@ impl Fence {
             bytes,
             wait: Some(millis(wait)),
             counts: Some(millis(counts)),
+            hears: Some(millis(hears)),
             of,
         }
     }
 
     /// The fence of this process itself, which has read up to here and has had all answers: the limiter knows what it sent.
     pub fn own(read: Position, wall_ms: i64) -> Self {
-        let leaving = Leaving { clean: true, wait: Duration::ZERO, counts: Duration::ZERO, of: None };
+        let leaving =
+            Leaving { clean: true, wait: Duration::ZERO, counts: Duration::ZERO, hears: Duration::ZERO, of: None };
         Fence::new(read, wall_ms, leaving, 0)
     }
 
@@ -98,6 +109,17 @@ impl Fence {
         self.bytes
     }
 
+    /// How long the owners that wrote these fences may go on with the share of a partition that is new to them; `None` where no
+    /// owner's share was ever larger than that of one among `total`.
+    pub fn unheard(fences: impl IntoIterator<Item = Fence>, total: usize) -> Option<Duration> {
+        let (mut longest, mut was_larger) = (Duration::ZERO, false);
+        for fence in fences {
+            was_larger |= !fence.was_always_one_of(total);
+            longest = longest.max(fence.hears.map_or(UNSAID, |hears| Duration::from_millis(hears.into())));
+        }
+        was_larger.then_some(longest)
+    }
+
     /// Whether its partition's share was never larger than that of one among `total`: then the share of a partition without
     /// an owner is nobody's.
     pub fn was_always_one_of(&self, total: usize) -> bool {
@@ -116,7 +138,13 @@ mod tests {
 
     #[test]
     fn comes_back_as_written_and_stays_small() {
-        let leaving = Leaving { clean: true, wait: Duration::MAX, counts: Duration::MAX, of: Some(usize::MAX) };
+        let leaving = Leaving {
+            clean: true,
+            wait: Duration::MAX,
+            counts: Duration::MAX,
+            hears: Duration::MAX,
+            of: Some(usize::MAX),
+        };
         let fence = Fence::new(Position(i64::MAX), i64::MAX, leaving, u64::MAX);
         let metadata = fence.to_metadata();
         assert_eq!(Fence::parse(&metadata), Some(fence));
@@ -132,9 +160,25 @@ mod tests {
     }
 
     #[test]
+    fn the_slowest_of_the_other_owners_decides_how_long_a_new_partitions_share_is_used_by_them() {
+        let seconds = Duration::from_secs;
+        let fence = |hears, of| {
+            let leaving = Leaving { clean: false, wait: seconds(60), counts: seconds(115), hears: seconds(hears), of };
+            Fence::new(Position(1), 0, leaving, 0)
+        };
+        let (slow, quick) = (fence(120, Some(3)), fence(16, Some(4)));
+        assert_eq!(Fence::unheard([quick, slow, quick], 4), Some(Duration::from_millis(120_001)));
+        assert_eq!(Fence::unheard([quick, quick], 4), None, "nobody had a larger share");
+        assert_eq!(Fence::unheard([], 4), None);
+        let silent = Fence::parse(r#"{"v":1,"fence":9,"at":0,"clean":false,"bytes":0}"#);
+        assert_eq!(Fence::unheard(silent, 4), Some(UNSAID), "a version that did not say");
+    }
+
+    #[test]
     fn says_how_its_owner_left_and_what_an_older_version_did_not_say_is_unknown() {
         let seconds = Duration::from_secs;
-        let leaving = Leaving { clean: false, wait: seconds(60), counts: seconds(115), of: Some(4) };
+        let leaving =
+            Leaving { clean: false, wait: seconds(60), counts: seconds(115), hears: seconds(120), of: Some(4) };
         let last = Fence::new(Position(1), 5_000, leaving, 0).last_owner(9_000);
         assert_eq!(last.age, seconds(4));
         // A millisecond more: rounded up.

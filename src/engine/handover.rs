@@ -187,7 +187,13 @@ mod tests {
     use crate::record::Position;
 
     fn fence() -> Fence {
-        let leaving = Leaving { clean: true, wait: Duration::MAX, counts: Duration::MAX, of: Some(usize::MAX) };
+        let leaving = Leaving {
+            clean: true,
+            wait: Duration::MAX,
+            counts: Duration::MAX,
+            hears: Duration::MAX,
+            of: Some(usize::MAX),
+        };
         Fence::new(Position(i64::MAX), i64::MAX, leaving, u64::MAX)
     }
 

@@ -30,9 +30,8 @@ pub struct Gained {
     pub fence: Option<Fence>,
     /// What it had settled beyond `start`.
     pub settled: Settled,
-    /// No owner has committed anything, though others have of other partitions, whose shares may have been larger without this
-    /// one: it was added later.
-    pub is_added: bool,
+    /// Where it was added later: how long the owners of the topic's other partitions may use its share (`Fence::unheard`).
+    pub added: Option<Duration>,
 }
 
 impl Engine {
@@ -55,8 +54,7 @@ impl Engine {
             }
             let former = match gained.fence {
                 Some(fence) => Former::Owner(fence.last_owner(now.wall_ms)),
-                None if gained.is_added => Former::Others,
-                None => Former::Nobody,
+                None => gained.added.map_or(Former::Nobody, Former::Others),
             };
             let usable_at = self.limit.gain(gained.partition, former, now.at);
             let partition = Partition {
@@ -72,7 +70,7 @@ impl Engine {
                 is_open: false,
                 of: match gained.fence {
                     Some(fence) => fence.was_always_one_of(total_partitions).then_some(total_partitions),
-                    None => (!gained.is_added).then_some(total_partitions),
+                    None => gained.added.is_none().then_some(total_partitions),
                 },
                 ends_short: None,
                 // Nothing to replay, nothing to hold.
@@ -418,7 +416,7 @@ mod tests {
     fn replays_begin_one_after_the_other_where_they_do_not_fit_beside_each_other() {
         let mut lane = one_by_one(10_000);
         let zero = Duration::ZERO;
-        let leaving = Leaving { clean: true, wait: zero, counts: zero, of: Some(3) };
+        let leaving = Leaving { clean: true, wait: zero, counts: zero, hears: zero, of: Some(3) };
         let fence = Fence::new(Position(1), lane.now.wall_ms, leaving, 6_000);
         let [a, b, c] = [0, 1, 2].map(|partition| PartitionId { topic: 0, partition });
         let replays = [a, b, c].map(|partition| Gained { fence: Some(fence), ..gained(partition) });

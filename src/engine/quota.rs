@@ -73,7 +73,7 @@ impl Quota {
     /// How long a share that others give up has to wait: a member that says nothing is one for a session more, hears of what
     /// has changed with its next heartbeat (a third of a session at most, says Kafka of `heartbeat.interval.ms`), and may
     /// until then have sent a burst.
-    fn hearsay(&self) -> Duration {
+    pub fn hearsay(&self) -> Duration {
         self.longest() + self.session + self.session / 3
     }
 
@@ -93,7 +93,9 @@ impl Quota {
     pub fn gain(&mut self, partition: PartitionId, former: Former, now: Instant) -> Instant {
         let part = match former {
             Former::Nobody => Part::whole(now),
-            Former::Others => self.share.take_back(now).unwrap_or_else(|| Part::rising(now + self.hearsay())),
+            Former::Others(hearsay) => {
+                self.share.take_back(now).unwrap_or_else(|| Part::rising(now + hearsay.max(self.hearsay())))
+            }
             Former::Owner(last) if last.age > last.counts.unwrap_or(self.counts()) + COMMIT_AGE => Part::whole(now),
             // An owner that does not say how long may have sent all that the limit lets through.
             Former::Owner(last) => Part::rising(now + last.wait.unwrap_or(WINDOW + self.timeout)),
@@ -365,7 +367,7 @@ mod tests {
             });
             let mut new = limit();
             new.resize(8, now);
-            let usable_at = (4..8).map(|n| new.gain(id(n), Former::Others, now)).max().expect("four");
+            let usable_at = (4..8).map(|n| new.gain(id(n), Former::Others(Duration::ZERO), now)).max().expect("four");
             let heard_at = now + Duration::from_secs(late);
             for second in 0..=200 {
                 let at = now + Duration::from_secs(second);
@@ -388,11 +390,11 @@ mod tests {
         });
         assert_eq!(limit.bound(now), 600);
         limit.resize(8, now);
-        assert_eq!([4, 5].map(|n| limit.gain(id(n), Former::Others, now)), [now, now]);
+        assert_eq!([4, 5].map(|n| limit.gain(id(n), Former::Others(Duration::ZERO), now)), [now, now]);
         for second in 0..70 {
             assert_eq!(limit.bound(now + Duration::from_secs(second)), 600);
         }
-        assert!(limit.gain(id(6), Former::Others, now) > now, "this one's share is still another's");
+        assert!(limit.gain(id(6), Former::Others(Duration::ZERO), now) > now, "this one's share is still another's");
     }
 
     #[test]
@@ -405,7 +407,9 @@ mod tests {
             (0..4).for_each(|n| assert_eq!(limit.gain(id(n), Former::Owner(last), now), now + seconds(10)));
         }
         grown.resize(8, now + seconds(30));
-        (4..8).for_each(|n| assert_eq!(grown.gain(id(n), Former::Others, now + seconds(35)), now + seconds(10)));
+        (4..8).for_each(|n| {
+            assert_eq!(grown.gain(id(n), Former::Others(Duration::ZERO), now + seconds(35)), now + seconds(10))
+        });
         for second in 35..120 {
             let at = now + seconds(second);
             assert_eq!(grown.bound(at), as_before.bound(at), "{second} s");

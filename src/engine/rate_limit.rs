@@ -76,6 +76,13 @@ impl RateLimit {
         self.rows.counts()
     }
 
+    /// How long this replica may send under the share that it has before it hears that there are more partitions, and until what
+    /// it sent is made up for.
+    pub fn hearsay(&self) -> Duration {
+        let calls = self.calls.as_ref().map_or(Duration::ZERO, Quota::hearsay);
+        self.rows.hearsay().max(calls)
+    }
+
     /// Gives a partition's share up that may be somebody else's already.
     pub fn lose(&mut self, partition: PartitionId, now: Instant) {
         self.quotas().for_each(|quota| quota.lose(partition, now));

@@ -14,8 +14,9 @@ pub(super) const WINDOW: Duration = Duration::from_secs(60);
 pub enum Former {
     /// Nobody: the group has read nothing of the topic yet.
     Nobody,
-    /// The owners of the topic's other partitions: this one is new, and its share was part of theirs.
-    Others,
+    /// The owners of the topic's other partitions: this one is new, and its share was part of theirs. They may use it for this
+    /// long before they have heard of it and what they sent is made up for.
+    Others(Duration),
     Owner(LastOwner),
 }
 
@@ -121,6 +122,8 @@ impl Share {
             Ordering::Greater => {
                 let lost = 1.0 / self.total as f64 - 1.0 / total as f64;
                 self.falling.retain(|falling| falling.until > now);
+                // What an older growth took goes to the partitions of that growth, whoever gains them.
+                self.falling.iter_mut().for_each(|falling| falling.cut_off = None);
                 let until = now + WINDOW;
                 for part in self.parts.values().copied().collect::<Vec<_>>() {
                     let weight = part.weight(now);
@@ -243,5 +246,25 @@ impl Share {
     /// The moment at which the next part becomes usable.
     pub fn next_change(&self, now: Instant) -> Option<Instant> {
         self.parts.values().map(|part| part.usable_at).filter(|at| *at > now).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::start;
+
+    #[test]
+    fn a_share_that_an_older_growth_took_is_not_taken_back_for_a_partition_of_a_younger_one() {
+        let now = start();
+        let mut share = Share::default();
+        share.resize(32, now, now);
+        (0..10).for_each(|partition| share.gain(PartitionId { topic: 0, partition }, Part::whole(now)));
+        share.resize(33, now, now);
+        // Ten partitions gave up 10 x (1/33 - 1/36) here, which is less than the 36th part that a new one has.
+        let later = now + WINDOW / 2;
+        share.resize(36, later, later);
+        assert_eq!(share.take_back(later), None);
+        assert!((share.in_window(later + WINDOW) - 10.0 / 36.0).abs() < 1e-9);
     }
 }

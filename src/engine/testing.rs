@@ -50,7 +50,7 @@ pub fn policy() -> Policy {
 
 /// A partition that nobody has read before.
 pub fn gained(partition: PartitionId) -> Gained {
-    Gained { partition, start: Position(0), fence: None, settled: Settled::default(), is_added: false }
+    Gained { partition, start: Position(0), fence: None, settled: Settled::default(), added: None }
 }
 
 /// An engine with a broker that commits and writes at once, and a provider that a test answers for.

@@ -244,9 +244,10 @@ impl Lane {
                         },
                         settled: gained.metadata.as_deref().map_or_else(Settled::default, Settled::parse),
                         // Metadata without a fence only says which log it is: nothing has been sent under it.
-                        is_added: gained.others.iter().any(|metadata| {
-                            Fence::parse(metadata).is_some_and(|fence| !fence.was_always_one_of(total_partitions))
-                        }),
+                        added: Fence::unheard(
+                            gained.others.iter().filter_map(|metadata| Fence::parse(metadata)),
+                            total_partitions,
+                        ),
                     })
                     .collect();
                 tracing::info!(destination = %self.id, gained = gained.len(), of = total_partitions, "partitions assigned");

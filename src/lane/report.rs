@@ -387,7 +387,7 @@ mod tests {
     fn read(payloads: &[&str]) -> Engine {
         let mut engine = Engine::new(policy(), at(0).at);
         let gained =
-            Gained { partition: ID, start: Position(0), fence: None, settled: Settled::default(), is_added: false };
+            Gained { partition: ID, start: Position(0), fence: None, settled: Settled::default(), added: None };
         engine.assigned(&[gained], 1, at(0));
         for (offset, payload) in (0..).zip(payloads) {
             let record = Record {

@@ -189,9 +189,9 @@ impl Cluster {
         let (start, metadata) = self.broker.get(&id).cloned().unwrap_or((Position(0), String::new()));
         self.hand_overs += 1;
         let fence = Fence::parse(&metadata);
-        let was_always = |metadata: &str| Fence::parse(metadata).is_some_and(|fence| fence.was_always_one_of(total));
-        let is_added = fence.is_none() && self.broker.values().any(|(_, metadata)| !was_always(metadata));
-        let gained = Gained { partition: id, start, fence, settled: Settled::parse(&metadata), is_added };
+        let others = self.broker.values().filter_map(|(_, metadata)| Fence::parse(metadata));
+        let added = if fence.is_none() { Fence::unheard(others, total) } else { None };
+        let gained = Gained { partition: id, start, fence, settled: Settled::parse(&metadata), added };
         let beyond = fence.map_or(0, |fence| fence.position().0 - start.0).max(0) as u64;
         let shows = self.random.chance(self.plan.lagging_percent).then(|| {
             let shown = Position(start.0 + self.random.below(beyond + 1) as i64);

@@ -23,7 +23,7 @@ impl Run {
             self.readers.insert(id, (start, true));
             self.gained.insert(id, (start, self.now));
             let settled = self.broker.get(&id).map_or_else(Settled::default, |(_, metadata)| Settled::parse(metadata));
-            gained.push(Gained { partition: id, start, fence, settled, is_added: false });
+            gained.push(Gained { partition: id, start, fence, settled, added: None });
         }
         if !gained.is_empty() {
             self.engine.assigned(&gained, self.n_partitions as usize, self.clock());
@@ -125,7 +125,7 @@ impl Run {
         self.most_read.insert(id, to);
         self.gained.insert(id, (to, self.now));
         self.engine.on_gap(id, to, read, self.now);
-        let gained = Gained { partition: id, start: to, fence: None, settled: Settled::default(), is_added: false };
+        let gained = Gained { partition: id, start: to, fence: None, settled: Settled::default(), added: None };
         self.engine.assigned(&[gained], self.n_partitions as usize, self.clock());
         self.pump();
     }
