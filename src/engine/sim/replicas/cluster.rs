@@ -272,7 +272,8 @@ impl Cluster {
             paced * 3 + (QUEUE + CLOSING + latency * 3 + Duration::from_millis(500)) * in_turn(batch) * 3 / 2
         } else {
             let at_once = releases.iter().map(|release| release.batch * self.in_flight(*release)).min().unwrap_or(1);
-            let answered = latency + timeout * self.plan.timeout_percent as u32 / 100;
+            // A request that times out takes that long, and holds the lane for as long at times.
+            let answered = latency + timeout * self.plan.timeout_percent as u32 / 50;
             paced.max(answered * in_turn(at_once)) * 3 / 2
         };
         fault.max().unwrap_or_default() + session * 3 + (timeout + Duration::from_secs(60)) * 3 + work
@@ -409,6 +410,9 @@ impl Cluster {
         let outcome = match is_owner {
             _ if fails => CommitOutcome::Failed,
             true => CommitOutcome::Done,
+            // A member whose partition has gone on meanwhile is of an older generation, which it hears of next; only who is no
+            // member any more has lost everything.
+            false if self.group.members.contains(&id) => CommitOutcome::Failed,
             false => CommitOutcome::Fenced,
         };
         // A broker may have done what it could not say any more.
