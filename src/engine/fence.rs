@@ -28,7 +28,7 @@ pub struct Fence {
     /// How long after this commit what its owner sent may count at the provider, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     counts: Option<u32>,
-    /// How long its owner may send before it hears of a new partition, in milliseconds.
+    /// The longest time for which its owner sends without having heard of a new partition, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hears: Option<u32>,
     /// How many partitions there were for all owners so far; nothing where that has changed.
@@ -39,8 +39,8 @@ pub struct Fence {
 /// The version stays while an older release can read what it needs: it takes no notice of members that it does not know.
 const VERSION: u8 = 1;
 
-/// What `RateLimit::hearsay` is at most in versions that did not say, with the settings of their examples: a burst of a minute, a
-/// timeout of 10 s, a session of 45 s and the third of it between heartbeats.
+/// The longest `RateLimit::hearsay` of versions that did not say, with their defaults: a burst of a minute at most, a timeout of
+/// 10 s, a session of 45 s (librdkafka's) and the third of it between heartbeats.
 const UNSAID: Duration = Duration::from_secs(130);
 
 /// What an owner says about itself in a commit, so that a successor with other settings waits long enough.
@@ -109,8 +109,8 @@ impl Fence {
         self.bytes
     }
 
-    /// How long the owners that wrote these fences may go on with the share of a partition that is new to them; `None` where no
-    /// owner's share was ever larger than that of one among `total`.
+    /// The longest time for which an owner that wrote one of these fences goes on with the share of a partition that is new to
+    /// it; `None` where no owner's share was ever larger than that of one among `total`.
     pub fn unheard(fences: impl IntoIterator<Item = Fence>, total: usize) -> Option<Duration> {
         let (mut longest, mut was_larger) = (Duration::ZERO, false);
         for fence in fences {
@@ -135,17 +135,11 @@ fn millis(duration: Duration) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::testing::largest_fence;
 
     #[test]
     fn comes_back_as_written_and_stays_small() {
-        let leaving = Leaving {
-            clean: true,
-            wait: Duration::MAX,
-            counts: Duration::MAX,
-            hears: Duration::MAX,
-            of: Some(usize::MAX),
-        };
-        let fence = Fence::new(Position(i64::MAX), i64::MAX, leaving, u64::MAX);
+        let fence = largest_fence();
         let metadata = fence.to_metadata();
         assert_eq!(Fence::parse(&metadata), Some(fence));
         // offset.metadata.max.bytes is 4096 by default.

@@ -178,24 +178,12 @@ mod tests {
 
     use std::time::Duration;
 
-    use crate::engine::testing::{ByHand, PARTITION, gained, policy};
+    use crate::engine::testing::{ByHand, PARTITION, gained, largest_fence, policy};
     use crate::engine::verdict::Verdict;
     use crate::engine::{BatchPolicy, Policy};
 
-    use super::super::fence::Leaving;
     use super::*;
     use crate::record::Position;
-
-    fn fence() -> Fence {
-        let leaving = Leaving {
-            clean: true,
-            wait: Duration::MAX,
-            counts: Duration::MAX,
-            hears: Duration::MAX,
-            of: Some(usize::MAX),
-        };
-        Fence::new(Position(i64::MAX), i64::MAX, leaving, u64::MAX)
-    }
 
     /// So many members, of which those are settled.
     fn roll(n: u64, is_settled: impl Fn(u64) -> bool) -> BTreeMap<Member, bool> {
@@ -207,8 +195,8 @@ mod tests {
     }
 
     fn handed_over(roll: &BTreeMap<Member, bool>) -> BTreeSet<Member> {
-        let metadata = Settled::new(roll, fence()).to_metadata(fence());
-        assert_eq!(Fence::parse(&metadata), Some(fence()), "the fence reads the same");
+        let metadata = Settled::new(roll, largest_fence()).to_metadata(largest_fence());
+        assert_eq!(Fence::parse(&metadata), Some(largest_fence()), "the fence reads the same");
         assert!(metadata.len() <= MOST, "{} bytes", metadata.len());
         Settled::parse(&metadata).among(&roll.keys().copied().collect())
     }
@@ -249,7 +237,7 @@ mod tests {
     #[test]
     fn nobody_is_settled_for_a_successor_that_read_something_else() {
         let roll = roll(100, |n| n % 3 == 0);
-        let settled = Settled::new(&roll, fence());
+        let settled = Settled::new(&roll, largest_fence());
         let mut members: BTreeSet<Member> = roll.keys().copied().collect();
         members.pop_first();
         assert!(settled.among(&members).is_empty(), "one less");
@@ -259,9 +247,12 @@ mod tests {
 
     #[test]
     fn nothing_is_settled_where_nothing_was_said() {
-        for metadata in
-            ["", "junk", &fence().to_metadata(), r#"{"v":1,"fence":9,"at":0,"clean":true,"bytes":0,"settled":"zz"}"#]
-        {
+        for metadata in [
+            "",
+            "junk",
+            &largest_fence().to_metadata(),
+            r#"{"v":1,"fence":9,"at":0,"clean":true,"bytes":0,"settled":"zz"}"#,
+        ] {
             assert!(Settled::parse(metadata).is_empty(), "{metadata}");
         }
     }

@@ -30,7 +30,8 @@ pub struct Gained {
     pub fence: Option<Fence>,
     /// What it had settled beyond `start`.
     pub settled: Settled,
-    /// Where it was added later: how long the owners of the topic's other partitions may use its share (`Fence::unheard`).
+    /// The time for which the owners of the topic's other partitions may still use its share (`Fence::unheard`); `None` where
+    /// that was never theirs.
     pub added: Option<Duration>,
 }
 

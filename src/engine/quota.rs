@@ -382,6 +382,17 @@ mod tests {
     }
 
     #[test]
+    fn a_new_partitions_share_waits_for_owners_of_another_release_that_hear_of_it_later_than_this_one_would() {
+        let now = start();
+        let own = limit().hearsay();
+        for (others, waits) in [(Duration::ZERO, own), (own * 2, own * 2)] {
+            let mut limit = limit();
+            limit.resize(8, now);
+            assert_eq!(limit.gain(id(4), Former::Others(others), now), now + waits);
+        }
+    }
+
+    #[test]
     fn a_replica_that_gains_as_many_new_partitions_as_it_gives_up_shares_goes_on_as_before() {
         let now = start();
         let mut limit = limit();

@@ -76,8 +76,8 @@ impl RateLimit {
         self.rows.counts()
     }
 
-    /// How long this replica may send under the share that it has before it hears that there are more partitions, and until what
-    /// it sent is made up for.
+    /// The longest time for which this replica sends under its share without having heard of more partitions, with the time until
+    /// that is made up for.
     pub fn hearsay(&self) -> Duration {
         let calls = self.calls.as_ref().map_or(Duration::ZERO, Quota::hearsay);
         self.rows.hearsay().max(calls)

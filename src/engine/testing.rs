@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use uuid::Uuid;
 
+use super::fence::Leaving;
 use super::verdict::{Answer, EncodedRow, Verdict};
 use super::{
     Action, BatchId, BatchPolicy, Commit, CommitOutcome, Engine, Fence, Gained, GuardPolicy, Now, Outgoing, Policy,
@@ -51,6 +52,13 @@ pub fn policy() -> Policy {
 /// A partition that nobody has read before.
 pub fn gained(partition: PartitionId) -> Gained {
     Gained { partition, start: Position(0), fence: None, settled: Settled::default(), added: None }
+}
+
+/// The fence with the longest text.
+pub fn largest_fence() -> Fence {
+    let longest = Duration::MAX;
+    let leaving = Leaving { clean: true, wait: longest, counts: longest, hears: longest, of: Some(usize::MAX) };
+    Fence::new(Position(i64::MAX), i64::MAX, leaving, u64::MAX)
 }
 
 /// An engine with a broker that commits and writes at once, and a provider that a test answers for.

@@ -142,7 +142,7 @@ fn scrub(text: &str, config: &ClientConfig) -> String {
 
 /// The remedy for a right that an operator has to grant before the broker answers this client; `None` for all other errors.
 ///
-/// Kafka's "Authorization using ACLs": Fetch and OffsetCommit need READ on the topic, members READ on the group.
+/// Kafka's wiki, "Kafka Authorizations ACLs": Fetch needs READ on the topic, JoinGroup on the group, OffsetCommit on both.
 pub(super) fn right_to_grant(code: RDKafkaErrorCode, group: &str) -> Option<String> {
     match code {
         RDKafkaErrorCode::TopicAuthorizationFailed => Some("grant the client READ on the topics".to_owned()),
