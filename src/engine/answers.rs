@@ -238,8 +238,7 @@ impl Engine {
         self.counters.retried(reason);
         let failures = self.health.failures(seen.sent, seen.now);
         if let Some(row) = self.rows.get_mut(index) {
-            let unknown = DeadLetterCause::Exhausted { failure: reason, status: seen.status };
-            let trouble = row.trouble.get_or_insert_with(|| Box::new(Trouble { failures, last: unknown }));
+            let trouble = row.trouble.get_or_insert_with(|| Box::new(Trouble { failures, refusal: None }));
             trouble.failures.halve(seen.sent.rows);
         }
         self.put_back_as(index, Stage::Suspect(seen.now));
@@ -252,7 +251,7 @@ impl Engine {
         let first = self.health.failures(seen.sent, seen.now);
         let Some(row) = self.rows.get_mut(index) else { return };
         let arrived = row.arrived;
-        let trouble = row.trouble.get_or_insert_with(|| Box::new(Trouble { failures: first, last: last.clone() }));
+        let trouble = row.trouble.get_or_insert_with(|| Box::new(Trouble { failures: first, refusal: None }));
         // A first failure between successes has its witness; and whoever says that a job has failed has worked on it.
         let is_witnessed = (trouble.failures.total == 0 && !seen.is_lanes) || reason == "job_failed";
         let due = self.health.suspect(&mut trouble.failures, seen.sent.rows, is_witnessed, seen.now);
@@ -261,10 +260,14 @@ impl Engine {
             (_, Some(400..500)) => Sign::Blamed,
             _ => Sign::Broken,
         };
-        if seen.sent.rows == 1 && self.health.is_to_blame(sign, &trouble.failures, arrived, seen.now) {
-            return self.bury_row(index, last);
+        if let DeadLetterCause::Rejected(rejection) = &last {
+            trouble.refusal = Some(rejection.clone());
         }
-        trouble.last = last;
+        if seen.sent.rows == 1 && self.health.is_to_blame(sign, &trouble.failures, arrived, seen.now) {
+            // What the vendor said of the row tells its reader more than a request that got no answer after it.
+            let cause = trouble.refusal.take().map_or(last, DeadLetterCause::Rejected);
+            return self.bury_row(index, cause);
+        }
         self.put_back_as(index, Stage::Suspect(due));
     }
 
@@ -312,8 +315,8 @@ fn asked_for(verdict: &Verdict) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Policy;
     use crate::engine::testing::{ByHand, PARTITION, gained, policy};
+    use crate::engine::{BatchPolicy, Policy};
 
     #[test]
     fn a_job_whose_end_nobody_tells_is_given_up_after_five_minutes_and_goes_again() {
@@ -344,10 +347,44 @@ mod tests {
     }
 
     #[test]
+    fn a_letter_says_what_the_vendor_said_of_the_row_though_its_last_request_got_no_answer() {
+        let batch = BatchPolicy { max_rows: 1, linger: Duration::ZERO, ..policy().batch };
+        let mut lane = ByHand::new(Policy { batch, ..policy() });
+        lane.gain(&[gained(PARTITION)]);
+        lane.read(0, r#"{"userId":"bad"}"#);
+        let refusal = Rejection {
+            reason: RejectReason::Invalid,
+            field: Some("email".to_owned()),
+            status: Some(400),
+            message: String::new(),
+        };
+        let mut tries = 0;
+        for offset in 1..1_000 {
+            lane.read(offset, &format!(r#"{{"userId":"good-{offset}"}}"#));
+            lane.pass(Duration::from_millis(100));
+            for user in lane.out.iter().flat_map(|(_, users)| users.clone()).collect::<Vec<_>>() {
+                tries += u32::from(user == "bad");
+                let verdict = match (user.as_str(), tries) {
+                    ("bad", 1) => Verdict::Suspect(refusal.clone()),
+                    ("bad", _) => Verdict::Unavailable(Outage::Timeout),
+                    _ => Verdict::Delivered,
+                };
+                lane.answer(&user, verdict);
+            }
+            if let Some(letter) = lane.letters.first() {
+                assert!(tries > 1);
+                assert_eq!(letter.cause, DeadLetterCause::Rejected(refusal));
+                return;
+            }
+        }
+        panic!("no letter after {tries} requests");
+    }
+
+    #[test]
     fn a_hold_lets_rows_that_were_chosen_take_more_events() {
         let mut lane = ByHand::new(Policy {
             rows_per_minute: Some(60),
-            batch: crate::engine::BatchPolicy { max_rows: 1, linger: Duration::ZERO, ..policy().batch },
+            batch: BatchPolicy { max_rows: 1, linger: Duration::ZERO, ..policy().batch },
             ..policy()
         });
         lane.gain(&[gained(PARTITION)]);

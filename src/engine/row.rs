@@ -4,12 +4,11 @@ use std::time::Instant;
 
 use compact_str::CompactString;
 
-use super::DeadLetterCause;
 use super::dedup::{IdsOfRow, MessageId};
 use super::events::Events;
 use super::health::Failures;
 use super::offsets::EntryId;
-use super::verdict::EncodedRow;
+use super::verdict::{EncodedRow, Rejection};
 use crate::event::{Identify, Profile, Rules};
 use crate::record::{Offset, PartitionId, Record};
 
@@ -54,11 +53,11 @@ impl Key {
     }
 }
 
-/// How a row has failed so far, and in which way the last time.
+/// The failures of a row, and what the vendor last said of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
     pub failures: Failures,
-    pub last: DeadLetterCause,
+    pub refusal: Option<Rejection>,
 }
 
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! The parts that the engine's tests begin with: a first instant, the default policy of a lane, and an engine driven by hand.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,8 +10,8 @@ use uuid::Uuid;
 use super::fence::Leaving;
 use super::verdict::{Answer, EncodedRow, Verdict};
 use super::{
-    Action, BatchId, BatchPolicy, Commit, CommitOutcome, Engine, Fence, Gained, GuardPolicy, Now, Outgoing, Policy,
-    RetryPolicy, Settled,
+    Action, BatchId, BatchPolicy, Commit, CommitOutcome, DeadLetter, Engine, Fence, Gained, GuardPolicy, Now, Outgoing,
+    Policy, RetryPolicy, Settled,
 };
 use crate::event::Rules;
 use crate::record::{Offset, PartitionId, Position, Record};
@@ -67,6 +68,7 @@ pub struct ByHand {
     pub now: Now,
     /// Requests without an answer, and the users in each.
     pub out: Vec<(BatchId, Vec<String>)>,
+    pub letters: Vec<Arc<DeadLetter>>,
     /// The last commit.
     pub commits: Vec<Commit>,
     pub reading: BTreeSet<PartitionId>,
@@ -80,6 +82,7 @@ impl ByHand {
             engine: Engine::new(policy, now.at),
             now,
             out: Vec::new(),
+            letters: Vec::new(),
             commits: Vec::new(),
             reading: BTreeSet::new(),
             released: Vec::new(),
@@ -124,7 +127,10 @@ impl ByHand {
                     self.commits = commits;
                     self.engine.on_commit(id, CommitOutcome::Done, self.now.at);
                 }
-                Action::Bury { id, .. } => self.engine.on_dead_letter(id, true, self.now.at),
+                Action::Bury { id, letter } => {
+                    self.letters.push(letter);
+                    self.engine.on_dead_letter(id, true, self.now.at);
+                }
                 Action::Pause(partitions) => partitions.iter().for_each(|id| {
                     self.reading.remove(id);
                 }),
