@@ -20,6 +20,9 @@ pub const CLOSING: Duration = Duration::from_millis(100);
 /// Records that a replica reads in one turn.
 pub const TURN: i64 = 200;
 
+/// What an event takes in a buffer: 300 to 500 fill 60 kB.
+const EVENT_BYTES: u64 = 200;
+
 #[derive(Clone, Debug)]
 pub enum Change {
     Join,
@@ -274,7 +277,10 @@ impl Cluster {
             let at_once = releases.iter().map(|release| release.batch * self.in_flight(*release)).min().unwrap_or(1);
             // A request that times out takes that long, and holds the lane for as long at times.
             let answered = latency + timeout * self.plan.timeout_percent as u32 / 50;
-            paced.max(answered * in_turn(at_once)) * 3 / 2
+            // And the events of one full buffer at most are read before a row that times out has its second try.
+            let buffers = u32::try_from(rows as u64 * EVENT_BYTES / self.plan.buffer_bytes).unwrap_or(u32::MAX);
+            let held = if self.plan.timeout_percent > 0 { timeout * buffers } else { Duration::ZERO };
+            (paced.max(answered * in_turn(at_once)) + held) * 3 / 2
         };
         fault.max().unwrap_or_default() + session * 3 + (timeout + Duration::from_secs(60)) * 3 + work
     }
