@@ -380,6 +380,45 @@ mod tests {
         panic!("no letter after {tries} requests");
     }
 
+    /// Probes of one row each that fail with `verdict` during so many seconds, each with the seconds since the one before.
+    fn probes(lane: &mut ByHand, verdict: &Verdict, seconds: u64) -> Vec<f64> {
+        let (mut gaps, mut last) = (Vec::new(), lane.now.at);
+        let end = last + Duration::from_secs(seconds);
+        while lane.now.at < end {
+            lane.pass(Duration::from_millis(100));
+            while let Some((_, users)) = lane.out.first() {
+                gaps.push((lane.now.at - last).as_secs_f64());
+                last = lane.now.at;
+                let user = users[0].clone();
+                lane.answer(&user, verdict.clone());
+            }
+        }
+        gaps
+    }
+
+    #[test]
+    fn the_wait_before_a_probe_is_a_quarter_of_the_faults_age() {
+        let mut lane = ByHand::new(policy());
+        lane.gain(&[gained(PARTITION)]);
+        lane.read(0, r#"{"userId":"u"}"#);
+        let gaps = probes(&mut lane, &Verdict::Unavailable(Outage::Server), 100);
+        // 1 s at first, then a quarter more of the age with each: about 14 in 100 s.
+        assert!((8..=24).contains(&gaps.len()), "{gaps:?}");
+        assert!(gaps.last().is_some_and(|gap| *gap > 7.0), "{gaps:?}");
+    }
+
+    #[test]
+    fn a_new_token_is_tried_at_once() {
+        let mut lane = ByHand::new(policy());
+        lane.gain(&[gained(PARTITION)]);
+        lane.read(0, r#"{"userId":"u"}"#);
+        probes(&mut lane, &Verdict::AccountFault(Fault::Unauthorized), 100);
+        assert!(lane.out.is_empty());
+        lane.engine.probe_now(lane.now.at);
+        lane.pass(Duration::from_millis(200));
+        assert_eq!(lane.out.len(), 1);
+    }
+
     #[test]
     fn a_hold_lets_rows_that_were_chosen_take_more_events() {
         let mut lane = ByHand::new(Policy {

@@ -290,8 +290,8 @@ mod tests {
 
     use super::*;
     use crate::engine::Gained;
-    use crate::engine::testing::{PARTITION, gained, policy, start};
-    use crate::engine::verdict::EncodedRow;
+    use crate::engine::testing::{ByHand, PARTITION, gained, policy, start};
+    use crate::engine::verdict::{EncodedRow, Verdict};
 
     /// Takes the partition over, and asks for its first commit.
     fn takes_over(engine: &mut Engine, now: Now) -> CommitId {
@@ -319,6 +319,42 @@ mod tests {
             engine.on_commit(refused, CommitOutcome::Fenced, now.at);
             assert_eq!(engine.snapshot(now).partitions, usize::from(is_over));
         }
+    }
+
+    fn lane_with_a_row() -> ByHand {
+        let mut lane = ByHand::new(policy());
+        lane.gain(&[gained(PARTITION)]);
+        lane.read(0, r#"{"userId":"u"}"#);
+        lane.pass(Duration::from_secs(2));
+        lane
+    }
+
+    #[test]
+    fn the_fence_is_renewed_for_as_long_as_its_age_tells_of_sending_and_then_rests() {
+        let mut lane = lane_with_a_row();
+        lane.answer("u", Verdict::Delivered);
+        lane.pass(Duration::from_secs(1));
+        let settled = lane.n_commits;
+        lane.pass(Duration::from_secs(4));
+        assert!(lane.n_commits > settled, "a successor in five seconds learns that rows were sent five seconds ago");
+        lane.pass(Duration::from_secs(5));
+        let last = lane.n_commits;
+        lane.pass(Duration::from_secs(120));
+        assert_eq!(lane.n_commits, last);
+    }
+
+    #[test]
+    fn a_drain_ends_after_three_commits_that_failed() {
+        let mut lane = lane_with_a_row();
+        lane.answer("u", Verdict::Delivered);
+        lane.commit_outcome = CommitOutcome::Failed;
+        lane.engine.drain();
+        let before = lane.n_commits;
+        let tries = (0..600).find_map(|_| {
+            lane.pass(Duration::from_millis(100));
+            lane.engine.is_drained().then_some(lane.n_commits - before)
+        });
+        assert_eq!(tries, Some(3));
     }
 
     #[test]

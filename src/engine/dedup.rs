@@ -179,6 +179,12 @@ mod tests {
     }
 
     #[test]
+    fn the_ids_of_a_row_take_eight_bytes_each_beside_the_newest_which_lies_in_the_row() {
+        assert_eq!(behind(&["a"]).bytes(), 0);
+        assert_eq!(behind(&["a", "b", "c"]).bytes(), 16);
+    }
+
+    #[test]
     fn an_id_counts_once_until_the_window_has_moved_past_it() {
         for position in 0..10 {
             let mut ids = window(5);

@@ -101,6 +101,18 @@ mod tests {
     }
 
     #[test]
+    fn a_response_that_is_told_twice_frees_its_rows_once() {
+        let now = start();
+        let mut ledger = Ledger::default();
+        ledger.sent(100);
+        ledger.sent(50);
+        (0..2).for_each(|_| ledger.answered(100, now));
+        assert_eq!(ledger.held(now + HOLD + STEP), 0, "150 were sent, and no more are freed");
+        ledger.sent(7);
+        assert_eq!(ledger.held(now + HOLD + STEP), 7);
+    }
+
+    #[test]
     fn says_when_enough_slots_will_be_free() {
         let now = start();
         let mut ledger = Ledger::default();

@@ -245,3 +245,55 @@ impl Engine {
         self.letters.enqueue(id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::engine::testing::{ByHand, PARTITION, gained, policy};
+    use crate::engine::verdict::{RejectReason, Rejection, Verdict};
+
+    fn lane() -> ByHand {
+        let mut lane = ByHand::new(policy());
+        lane.gain(&[gained(PARTITION)]);
+        lane
+    }
+
+    #[test]
+    fn after_a_failed_write_letters_go_one_at_a_time_until_one_is_through() {
+        let mut lane = lane();
+        lane.writes = Some(Vec::new());
+        (0..3).for_each(|offset| lane.read(offset, r#"{"userId":"#));
+        let take = |lane: &mut ByHand, is_written| {
+            let ids = std::mem::take(lane.writes.as_mut().expect("set above"));
+            ids.iter().for_each(|id| lane.engine.on_dead_letter(*id, is_written, lane.now.at));
+            lane.turn();
+            ids.len()
+        };
+        assert_eq!(take(&mut lane, false), 3, "all at once");
+        lane.pass(Duration::from_secs(5));
+        assert_eq!(take(&mut lane, false), 1);
+        lane.pass(Duration::from_secs(5));
+        assert_eq!(take(&mut lane, true), 1);
+        assert_eq!(take(&mut lane, true), 2);
+        lane.pass(Duration::from_secs(5));
+        assert_eq!(take(&mut lane, true), 0);
+        assert_eq!(lane.engine.counters.events_dead_lettered, 3);
+    }
+
+    #[test]
+    fn the_letter_of_a_row_has_the_key_of_its_newest_event() {
+        for (keys, expected) in [
+            ([Some("u"), Some("u")], Some("u")),
+            ([None, Some("other")], Some("other")),
+            ([Some("other"), Some("u")], Some("u")),
+            ([Some("other"), None], None),
+        ] {
+            let mut lane = lane();
+            (0..).zip(keys).for_each(|(offset, key)| lane.read_with_key(offset, key, r#"{"userId":"u"}"#));
+            lane.pass(Duration::from_secs(2));
+            lane.answer("u", Verdict::Rejected(Rejection::local(RejectReason::Invalid, None, "")));
+            assert_eq!(lane.letters[0].key.as_deref(), expected.map(str::as_bytes), "{keys:?}");
+        }
+    }
+}

@@ -392,3 +392,35 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::{ByHand, PARTITION, gained, policy};
+    use crate::engine::{BatchPolicy, Policy};
+
+    /// The sizes of the requests in which so many rows leave.
+    fn requests(rows: i64, batch: BatchPolicy) -> Vec<usize> {
+        let mut lane = ByHand::new(Policy { batch, calls_per_minute: Some(600), max_in_flight: 64, ..policy() });
+        lane.gain(&[gained(PARTITION)]);
+        (0..rows).for_each(|n| lane.take_in(n, None, &format!(r#"{{"userId":"user-{n}"}}"#)));
+        lane.pass(Duration::from_secs(3));
+        lane.out.iter().map(|(_, users)| users.len()).collect()
+    }
+
+    #[test]
+    fn a_request_holds_as_many_bytes_as_its_setting_allows_and_no_more() {
+        // `ByHand` encodes a row as its user id: six bytes, and one for what parts it from the next.
+        let of = |max_bytes| BatchPolicy { max_bytes, overhead_bytes: 2, overhead_bytes_per_row: 1, ..policy().batch };
+        assert_eq!(requests(6, of(2 + 3 * 7)), [3, 3]);
+        assert_eq!(requests(6, of(2 + 3 * 7 - 1)), [2, 2, 2]);
+        assert_eq!(requests(2, of(1)), [1, 1], "a row that is too large alone goes alone");
+    }
+
+    #[test]
+    fn fewer_rows_than_the_setting_go_one_by_one_and_as_many_go_together() {
+        let batch = BatchPolicy { single_below: 5, ..policy().batch };
+        assert_eq!(requests(4, batch), [1; 4]);
+        assert_eq!(requests(5, batch), [5]);
+    }
+}

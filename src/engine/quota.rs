@@ -325,6 +325,15 @@ mod tests {
     }
 
     #[test]
+    fn an_owner_that_says_nothing_more_is_waited_for_until_its_burst_is_made_up_for_and_its_requests_have_ended() {
+        // 100 rows at 1,200 a minute take five seconds, and a thousandth more for safety.
+        let burst = limit().longest() - TIMEOUT;
+        assert!(burst >= Duration::from_secs(5) && burst <= Duration::from_millis(5010), "{burst:?}");
+        assert_eq!(Quota::new(None, 100, TIMEOUT, SESSION).longest(), TIMEOUT, "no limit, no burst");
+        assert_eq!(limit().hearsay(), burst + TIMEOUT + SESSION + SESSION / 3);
+    }
+
+    #[test]
     fn a_share_is_free_at_once_when_its_last_owner_can_have_nothing_in_the_window() {
         let now = start();
         let aged =

@@ -136,3 +136,119 @@ impl Engine {
         oldest.min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::{ByHand, PARTITION, gained, policy};
+    use crate::engine::verdict::Verdict;
+    use crate::engine::{BatchPolicy, Policy};
+
+    /// Three rows that leave one by one.
+    fn three_rows(rows_per_minute: u32) -> ByHand {
+        let batch = BatchPolicy { max_rows: 1, linger: Duration::ZERO, ..policy().batch };
+        let mut lane = ByHand::new(Policy { rows_per_minute: Some(rows_per_minute), batch, ..policy() });
+        lane.gain(&[gained(PARTITION)]);
+        ["a", "b", "c"]
+            .iter()
+            .zip(0..)
+            .for_each(|(user, offset)| lane.read(offset, &format!(r#"{{"userId":"{user}"}}"#)));
+        lane
+    }
+
+    #[test]
+    fn rows_are_shown_in_the_window_for_a_minute_after_their_response() {
+        let mut lane = three_rows(1200);
+        lane.pass(Duration::from_secs(1));
+        ["a", "b", "c"].iter().for_each(|user| lane.answer(user, Verdict::Delivered));
+        assert_eq!(lane.engine.snapshot(lane.now).window_rows, 3);
+        lane.pass(Duration::from_secs(59));
+        assert_eq!(lane.engine.snapshot(lane.now).window_rows, 3);
+        lane.pass(Duration::from_secs(2));
+        assert_eq!(lane.engine.snapshot(lane.now).window_rows, 0);
+    }
+
+    #[test]
+    fn a_wait_for_the_limit_is_counted_while_it_lasts_and_stops_counting_after() {
+        // One row a second: the third leaves two seconds after the first.
+        let mut lane = three_rows(60);
+        let waited = |lane: &mut ByHand| Duration::from_nanos(lane.engine.snapshot(lane.now).counters.limit_wait_nanos);
+        lane.pass(Duration::from_millis(1500));
+        let under_way = waited(&mut lane);
+        assert!(under_way >= Duration::from_millis(1200) && under_way <= Duration::from_millis(1600), "{under_way:?}");
+        lane.pass(Duration::from_millis(1500));
+        ["a", "b", "c"].iter().for_each(|user| lane.answer(user, Verdict::Delivered));
+        let all = waited(&mut lane);
+        assert!(all >= Duration::from_millis(1700) && all <= Duration::from_millis(2200), "{all:?}");
+        lane.pass(Duration::from_secs(60));
+        assert_eq!(waited(&mut lane), all);
+    }
+
+    #[test]
+    fn the_share_of_the_limit_is_that_of_the_partitions() {
+        let mut lane = ByHand::new(policy());
+        lane.engine.assigned(&[gained(PARTITION)], 4, lane.now);
+        assert_eq!(lane.engine.snapshot(lane.now).rows_per_minute, Some(300.0));
+    }
+
+    #[test]
+    fn a_request_that_the_provider_did_not_count_takes_no_place_in_the_window() {
+        let mut lane = three_rows(1200);
+        lane.pass(Duration::from_secs(1));
+        lane.answer("a", Verdict::Untouched);
+        assert_eq!(lane.engine.limit.window_rows(lane.now.at), 3, "the row has left again at once");
+        ["a", "b", "c"].iter().for_each(|user| lane.answer(user, Verdict::Delivered));
+        assert_eq!(lane.engine.snapshot(lane.now).window_rows, 3);
+    }
+
+    fn state(lane: &ByHand) -> LaneState {
+        lane.engine.state(lane.now.at)
+    }
+
+    #[test]
+    fn a_lane_without_partitions_is_starting_and_one_with_nothing_to_do_is_idle() {
+        let mut lane = ByHand::new(policy());
+        assert_eq!(state(&lane), LaneState::Starting);
+        lane.gain(&[gained(PARTITION)]);
+        assert_eq!(state(&lane), LaneState::Idle);
+        lane.engine.lost(&[PARTITION], lane.now.at);
+        lane.turn();
+        assert_eq!(state(&lane), LaneState::Starting);
+    }
+
+    #[test]
+    fn an_outage_lasts_until_a_probe_passes() {
+        let mut lane = three_rows(1200);
+        lane.pass(Duration::from_millis(100));
+        let held: Vec<String> = lane.out.iter().flat_map(|(_, users)| users.clone()).collect();
+        held.iter().for_each(|user| lane.answer(user, Verdict::Unavailable(Outage::Server)));
+        for _ in 0..100 {
+            assert_eq!(state(&lane), LaneState::BackingOff, "also while the probe is on its way");
+            if !lane.out.is_empty() {
+                break;
+            }
+            lane.pass(Duration::from_millis(100));
+        }
+        assert_eq!(lane.out.len(), 1, "a probe");
+        for _ in 0..600 {
+            while let Some((_, users)) = lane.out.first() {
+                let user = users[0].clone();
+                lane.answer(&user, Verdict::Delivered);
+            }
+            lane.pass(Duration::from_millis(100));
+        }
+        assert_eq!(state(&lane), LaneState::Idle);
+    }
+
+    #[test]
+    fn a_lane_whose_commits_fail_for_a_session_is_stale_while_rows_wait() {
+        let mut lane = three_rows(60);
+        lane.pass(Duration::from_millis(100));
+        lane.commit_outcome = crate::engine::CommitOutcome::Failed;
+        (3..200).for_each(|n| lane.read(n, &format!(r#"{{"userId":"u{n}"}}"#)));
+        lane.pass(Duration::from_secs(30));
+        assert_ne!(state(&lane), LaneState::MembershipStale);
+        lane.pass(Duration::from_secs(30));
+        assert_eq!(state(&lane), LaneState::MembershipStale);
+    }
+}

@@ -114,6 +114,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_state_has_a_label_of_its_own() {
+        let labels: std::collections::BTreeSet<&str> = LaneState::ALL.map(LaneState::label).into();
+        assert_eq!(labels.len(), LaneState::ALL.len());
+        assert!(
+            labels.iter().all(|label| label.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !label.is_empty())
+        );
+    }
+
+    #[test]
     fn jitter_stays_between_one_half_and_one() {
         let mut jitter = Jitter::new(3);
         for _ in 0..1000 {

@@ -10,8 +10,8 @@ use uuid::Uuid;
 use super::fence::Leaving;
 use super::verdict::{Answer, EncodedRow, Verdict};
 use super::{
-    Action, BatchId, BatchPolicy, Commit, CommitOutcome, DeadLetter, Engine, Fence, Gained, GuardPolicy, Now, Outgoing,
-    Policy, RetryPolicy, Settled,
+    Action, BatchId, BatchPolicy, Commit, CommitOutcome, DeadLetter, Engine, Fence, Gained, GuardPolicy, LetterId, Now,
+    Outgoing, Policy, RetryPolicy, Settled,
 };
 use crate::event::Rules;
 use crate::record::{Offset, PartitionId, Position, Record};
@@ -69,8 +69,12 @@ pub struct ByHand {
     /// Requests without an answer, and the users in each.
     pub out: Vec<(BatchId, Vec<String>)>,
     pub letters: Vec<Arc<DeadLetter>>,
-    /// The last commit.
+    /// Letters whose write a test answers for; `None` where each is written at once.
+    pub writes: Option<Vec<LetterId>>,
+    /// The last commit, how many there were, and what the broker says of the next ones.
     pub commits: Vec<Commit>,
+    pub n_commits: usize,
+    pub commit_outcome: CommitOutcome,
     pub reading: BTreeSet<PartitionId>,
     pub released: Vec<PartitionId>,
 }
@@ -83,7 +87,10 @@ impl ByHand {
             now,
             out: Vec::new(),
             letters: Vec::new(),
+            writes: None,
             commits: Vec::new(),
+            n_commits: 0,
+            commit_outcome: CommitOutcome::Done,
             reading: BTreeSet::new(),
             released: Vec::new(),
         }
@@ -96,10 +103,19 @@ impl ByHand {
     }
 
     pub fn read(&mut self, offset: i64, payload: &str) {
-        let payload = Some(payload.as_bytes());
-        let record = Record { partition: PARTITION, offset: Offset(offset), timestamp_ms: 0, key: None, payload };
-        self.engine.on_record(&record, self.now.at);
+        self.read_with_key(offset, None, payload);
+    }
+
+    pub fn read_with_key(&mut self, offset: i64, key: Option<&str>, payload: &str) {
+        self.take_in(offset, key, payload);
         self.turn();
+    }
+
+    /// Reads a record as one of several that come together.
+    pub fn take_in(&mut self, offset: i64, key: Option<&str>, payload: &str) {
+        let (key, payload) = (key.map(str::as_bytes), Some(payload.as_bytes()));
+        let record = Record { partition: PARTITION, offset: Offset(offset), timestamp_ms: 0, key, payload };
+        self.engine.on_record(&record, self.now.at);
     }
 
     /// Lets time pass in steps of 100 ms.
@@ -124,12 +140,16 @@ impl ByHand {
                 }
                 Action::Poll { batch, .. } => self.out.push((batch, Vec::new())),
                 Action::Commit { id, commits } => {
+                    self.n_commits += 1;
                     self.commits = commits;
-                    self.engine.on_commit(id, CommitOutcome::Done, self.now.at);
+                    self.engine.on_commit(id, self.commit_outcome, self.now.at);
                 }
                 Action::Bury { id, letter } => {
                     self.letters.push(letter);
-                    self.engine.on_dead_letter(id, true, self.now.at);
+                    match &mut self.writes {
+                        Some(writes) => writes.push(id),
+                        None => self.engine.on_dead_letter(id, true, self.now.at),
+                    }
                 }
                 Action::Pause(partitions) => partitions.iter().for_each(|id| {
                     self.reading.remove(id);
