@@ -318,6 +318,7 @@ mod tests {
             }
             engine.on_commit(refused, CommitOutcome::Fenced, now.at);
             assert_eq!(engine.snapshot(now).partitions, usize::from(is_over));
+            assert_eq!(engine.counters.commit_failures, 1);
         }
     }
 
