@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_that_is_told_twice_frees_its_rows_once() {
+    fn a_response_that_is_reported_twice_frees_no_more_rows_than_were_sent() {
         let now = start();
         let mut ledger = Ledger::default();
         ledger.sent(100);

@@ -271,6 +271,7 @@ mod tests {
             ids.len()
         };
         assert_eq!(take(&mut lane, false), 3, "all at once");
+        assert_eq!(take(&mut lane, false), 0, "nothing before the wait is over");
         lane.pass(Duration::from_secs(5));
         assert_eq!(take(&mut lane, false), 1);
         lane.pass(Duration::from_secs(5));

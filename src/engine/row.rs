@@ -181,8 +181,12 @@ impl Row {
         self.trouble.as_ref().map(|trouble| trouble.failures.last)
     }
 
-    /// Failures stay: a user who makes every request fail and never stops talking must still come to an end.
+    /// Failures stay: a user who makes every request fail and never stops talking must still come to an end. The vendor's words
+    /// go, because they are about the content before.
     fn content_changed(&mut self) {
+        if let Some(trouble) = &mut self.trouble {
+            trouble.refusal = None;
+        }
         self.rekeyed = false;
         self.encoded = None;
     }

@@ -20,7 +20,7 @@ pub const CLOSING: Duration = Duration::from_millis(100);
 /// Records that a replica reads in one turn.
 pub const TURN: i64 = 200;
 
-/// What an event takes in a buffer: 300 to 500 fill 60 kB.
+/// Bytes that an event takes in a buffer: 300 to 500 events fill 60 kB.
 const EVENT_BYTES: u64 = 200;
 
 #[derive(Clone, Debug)]
@@ -277,7 +277,7 @@ impl Cluster {
             let at_once = releases.iter().map(|release| release.batch * self.in_flight(*release)).min().unwrap_or(1);
             // A request that times out takes that long, and holds the lane for as long at times.
             let answered = latency + timeout * self.plan.timeout_percent as u32 / 50;
-            // And the events of one full buffer at most are read before a row that times out has its second try.
+            // A full buffer behind a row that times out takes no more events before the row's second try.
             let buffers = u32::try_from(rows as u64 * EVENT_BYTES / self.plan.buffer_bytes).unwrap_or(u32::MAX);
             let held = if self.plan.timeout_percent > 0 { timeout * buffers } else { Duration::ZERO };
             (paced.max(answered * in_turn(at_once)) + held) * 3 / 2
