@@ -432,6 +432,47 @@ mod tests {
     }
 
     #[test]
+    fn the_loop_wakes_when_the_wait_for_the_last_owner_of_a_partition_is_over() {
+        let mut lane = one_by_one(1 << 20);
+        let wait = Duration::from_secs(10);
+        let leaving = Leaving { clean: true, wait, counts: wait, hears: wait, of: Some(1) };
+        let fence = Fence::new(Position(0), lane.now.wall_ms, leaving, 0);
+        let usable_at = lane.now.at + wait;
+        lane.gain(&[Gained { fence: Some(fence), ..gained(PARTITION) }]);
+        lane.read(0, r#"{"userId":"u"}"#);
+        lane.pass(Duration::from_secs(1));
+        assert!(lane.out.is_empty());
+        // A fence counts whole milliseconds, rounded up.
+        let wakeup = lane.engine.next_wakeup().expect("a row waits");
+        assert!(wakeup >= usable_at && wakeup <= usable_at + Duration::from_millis(1));
+    }
+
+    #[test]
+    fn a_buffer_that_is_full_of_settled_rows_is_committed_at_once_whatever_the_commit_interval() {
+        const BUFFER: u64 = 40_000;
+        let mut lane = one_by_one(BUFFER);
+        lane.engine.policy.commit_interval = Duration::from_secs(3600);
+        lane.gain(&[gained(PARTITION)]);
+        lane.read(0, r#"{"userId":"slow"}"#);
+        lane.pass(Duration::from_millis(200));
+        let mut read = 1;
+        while lane.reading.contains(&PARTITION) {
+            lane.read(read, &format!(r#"{{"userId":"{read}"}}"#));
+            lane.pass(Duration::from_millis(200));
+            lane.answer(&read.to_string(), Verdict::Delivered);
+            read += 1;
+        }
+        let before = lane.n_commits;
+        while lane.n_commits == before {
+            lane.pass(Duration::from_millis(100));
+        }
+        lane.pass(Duration::from_millis(200));
+        lane.answer("slow", Verdict::Delivered);
+        lane.pass(Duration::from_millis(300));
+        assert!(lane.reading.contains(&PARTITION));
+    }
+
+    #[test]
     fn rows_that_are_settled_behind_one_that_is_not_count_until_they_can_be_committed() {
         const BUFFER: u64 = 40_000;
         let mut lane = one_by_one(BUFFER);

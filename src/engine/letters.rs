@@ -252,6 +252,7 @@ mod tests {
 
     use crate::engine::testing::{ByHand, PARTITION, gained, policy};
     use crate::engine::verdict::{RejectReason, Rejection, Verdict};
+    use crate::engine::{BatchPolicy, GuardPolicy, Policy};
 
     fn lane() -> ByHand {
         let mut lane = ByHand::new(policy());
@@ -280,6 +281,31 @@ mod tests {
         lane.pass(Duration::from_secs(5));
         assert_eq!(take(&mut lane, true), 0);
         assert_eq!(lane.engine.counters.events_dead_lettered, 3);
+    }
+
+    #[test]
+    fn rows_and_letters_that_wait_behind_a_closed_guard_get_half_of_its_trickle_each() {
+        let guard = GuardPolicy { window: 10, ..policy().guard };
+        let batch = BatchPolicy { max_rows: 1, ..policy().batch };
+        let mut lane = ByHand::new(Policy { guard, batch, ..policy() });
+        lane.gain(&[gained(PARTITION)]);
+        for offset in 0..400 {
+            let user = format!(r#"{{"userId":"user-{offset}"}}"#);
+            lane.take_in(offset, None, if offset % 4 == 0 { &user } else { r#"{"userId":"# });
+        }
+        lane.turn();
+        let letters = lane.letters.len();
+        let mut rows = 0;
+        for _ in 0..60 {
+            lane.pass(Duration::from_secs(1));
+            while let Some((_, users)) = lane.out.first() {
+                rows += 1;
+                let user = users[0].clone();
+                lane.answer(&user, Verdict::Delivered);
+            }
+        }
+        let letters = lane.letters.len() - letters;
+        assert!((28..=32).contains(&rows) && (28..=32).contains(&letters), "{rows} rows, {letters} letters");
     }
 
     #[test]

@@ -476,6 +476,24 @@ mod tests {
     }
 
     #[test]
+    fn a_share_of_few_rows_a_minute_never_lets_a_request_of_no_rows_go() {
+        let mut now = start();
+        let mut limit = Quota::new(Some(10), 1, TIMEOUT, SESSION);
+        limit.resize(4, now);
+        limit.gain(id(0), Former::Nobody, now);
+        let mut sent = 0;
+        for _ in 0..600 {
+            now += Duration::from_secs(1);
+            if let Grant::Rows(rows) = limit.take(1, now) {
+                assert_eq!(rows, 1);
+                limit.answered(1, now, now);
+                sent += 1;
+            }
+        }
+        assert!((20..=25).contains(&sent), "{sent} of two and a half a minute, in ten minutes");
+    }
+
+    #[test]
     fn a_share_that_is_lost_falls_at_once() {
         let now = start();
         let mut limit = limit();
