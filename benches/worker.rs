@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use sluicegate::demo::broker::EmbeddedBroker;
-use sluicegate::demo::simulator::{Kind, Simulator, SimulatorSettings};
+use sluicegate::testbed::broker::EmbeddedBroker;
+use sluicegate::testbed::simulator::{Kind, Simulator, SimulatorSettings};
 use tempfile::NamedTempFile;
 
 /// As many as a small topic has.

@@ -61,5 +61,6 @@ pub mod ops;
 pub mod providers;
 pub mod record;
 pub mod sender;
+pub mod testbed;
 pub mod token;
 pub mod units;

@@ -15,10 +15,10 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
-use sluicegate::demo::broker::EmbeddedBroker;
-use sluicegate::demo::generator::{Generator, GeneratorSettings};
 use sluicegate::metrics::Metrics;
 use sluicegate::ops::{Board, LaneStatus, Ops, serve};
+use sluicegate::testbed::broker::EmbeddedBroker;
+use sluicegate::testbed::generator::{Generator, GeneratorSettings};
 use tempfile::TempDir;
 
 /// Longest wait for anything that a pass does in a fraction of it.

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Exit, Generate, complain, refuse, say, with_config};
 use crate::config::Problems;
-use crate::demo::generator::{Generator, GeneratorSettings};
 use crate::kafka::settings::KafkaSettings;
 use crate::kafka::{Error, EventProducer};
+use crate::testbed::generator::{Generator, GeneratorSettings};
 
 /// How often the progress is shown; what people read as steady.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);

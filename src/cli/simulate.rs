@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::ask::on_this_machine;
 use super::{Exit, Simulate, block_on, complain, say};
 use crate::app::Signals;
-use crate::demo::simulator::{Kind, Simulator, SimulatorSettings};
+use crate::testbed::simulator::{Kind, Simulator, SimulatorSettings};
 
 /// How long open connections may hold up the end; they are on this machine or near it (a guess).
 const LAST_ANSWERS: Duration = Duration::from_secs(5);

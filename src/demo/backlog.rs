@@ -5,11 +5,11 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::expected::{LogEntry, ReadRules, takers};
-use super::generator::GeneratorSettings;
-use super::simulator::{Kind, ProviderHandle};
-use super::summary::LIMIT;
-use super::view::{clock, grouped};
+use super::text::{clock, grouped};
+use crate::testbed::generator::GeneratorSettings;
+use crate::testbed::model::{LogEntry, ReadRules, takers};
+use crate::testbed::simulator::LIMIT;
+use crate::testbed::simulator::{Kind, ProviderHandle};
 
 /// Events and users where none are given: ten events a user, and at the limit five minutes of rows.
 const EVENTS: u64 = 60_000;
@@ -129,7 +129,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::demo::generator::Generator;
+    use crate::testbed::generator::Generator;
 
     fn log(payloads: impl IntoIterator<Item = Option<Vec<u8>>>) -> Vec<LogEntry> {
         let entries = payloads.into_iter().zip(0..);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::simulator::{Faults, Kind, Step};
-use super::view::clock;
+use super::text::clock;
+use crate::testbed::simulator::{Faults, Kind, Step};
 
 /// Something that goes wrong at one lane, and is mended by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,11 +13,11 @@ use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::expected::LogEntry;
-use super::generator::{GeneratedEvent, Generator, GeneratorSettings};
+use super::auditor::{Positions, TOPIC};
+use super::error::Error;
 use super::input::Lines;
-use super::run::Error;
-use super::topics::{Positions, TOPIC};
+use crate::testbed::generator::{GeneratedEvent, Generator, GeneratorSettings};
+use crate::testbed::model::LogEntry;
 
 /// What the mock cluster keeps of a partition is 5 MiB; what is not committed must stay well below.
 const BACKLOG_BYTES: usize = 3 * 1024 * 1024;
@@ -300,7 +300,7 @@ fn key_of(line: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::topics::PARTITIONS;
+    use crate::demo::auditor::PARTITIONS;
 
     #[test]
     fn the_key_is_the_users_id_with_all_its_digits_or_the_line_itself() {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
-use super::expected::{LogEntry, ReadRules, skips};
-use super::simulator::Kind;
-use super::topics::Letter;
+use super::auditor::Letter;
+use crate::testbed::model::{LogEntry, ReadRules, skips};
+use crate::testbed::simulator::Kind;
 
 /// How many line numbers are named at most; more would not help.
 const NAMED: usize = 5;

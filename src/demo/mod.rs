@@ -1,20 +1,17 @@
-//! What lets the worker be watched and judged without services: simulated providers, an event generator, and a plain model of the right outcome.
+//! The demo: the whole worker against the testbed, with faults, a view in the terminal and a judgment at the end.
 //!
-//! Nothing here uses `engine`, `providers` or `event`: the judge must not share a mistake with the judged. Only `lanes`
-//! knows the worker, which it starts as `main` would.
+//! Nothing here uses `engine` or `providers`. Only `workers` knows the worker, which it starts as `main` would. Begin with
+//! `run.rs`.
 
+mod auditor;
 mod backlog;
-pub mod broker;
-mod console;
-pub mod expected;
+mod error;
 mod fault;
 mod feed;
-pub mod generator;
 mod input;
-mod lanes;
-pub mod random;
 pub mod run;
-pub mod simulator;
 mod summary;
-mod topics;
+mod terminal;
+mod text;
 mod view;
+mod workers;

@@ -8,23 +8,22 @@ use std::time::{Duration, Instant};
 use rdkafka::error::KafkaError;
 use tokio::sync::{oneshot, watch};
 
+use super::auditor::{self, Auditor, Letter, Positions, ends};
 use super::backlog::{self, Catchup};
-use super::broker::EmbeddedBroker;
-use super::console::{open_view, watch_signals};
-use super::expected::{Expected, LogEntry, ReadRules, expect, takers};
+pub use super::error::Error;
 pub use super::fault::Fault;
 use super::fault::{Schedule, Turn};
 use super::feed::{self, Feed, Source};
-use super::generator::GeneratorSettings;
-use super::lanes::{self, Figures, Worker};
-use super::simulator::{Faults, Kind, Simulator, SimulatorSettings, Snapshot};
 pub use super::summary::{Check, Summary};
 use super::summary::{Evidence, Input, judge, print_holdings};
-use super::topics::{self, Auditor, Letter, Positions, ends};
+use super::terminal::{open_view, watch_signals};
 use super::view::{Frame, View};
+use super::workers::{self, Figures, Worker};
 use crate::app;
-use crate::config;
-use crate::kafka;
+use crate::testbed::broker::EmbeddedBroker;
+use crate::testbed::generator::GeneratorSettings;
+use crate::testbed::model::{Expected, LogEntry, ReadRules, expect, takers};
+use crate::testbed::simulator::{Faults, Kind, Simulator, SimulatorSettings, Snapshot};
 
 /// Events for each second of the run, where `events` is not given: 12,000 in 90 s.
 const EVENTS_PER_SECOND: f64 = 134.0;
@@ -67,31 +66,6 @@ pub struct Settings {
     pub listen: SocketAddr,
 }
 
-/// Why a demo cannot be shown.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("{path} (--input): {source}")]
-    Input { path: String, source: std::io::Error },
-    #[error("line {number} of the input has {bytes} bytes; the embedded broker takes 2 MiB, leave it out")]
-    Line { number: u64, bytes: usize },
-    #[error("{0} events fill the embedded broker: give fewer (--events), or more users (--users) to spread them")]
-    Backlog(usize),
-    #[error("{path} (--csv): {source}")]
-    Csv { path: String, source: std::io::Error },
-    #[error("the embedded broker: {0}; see that loopback ports and threads can be had")]
-    Broker(#[from] kafka::Error),
-    #[error("the embedded broker does not answer: {0}")]
-    Audit(#[from] KafkaError),
-    #[error("an event cannot be written: {0}")]
-    Produce(String),
-    #[error("the simulated providers: {0}; see that a loopback port can be had")]
-    Simulator(std::io::Error),
-    #[error("the demo's own configuration is wrong; this is a bug: {0}")]
-    Config(config::Problems),
-    #[error(transparent)]
-    Worker(#[from] app::Error),
-}
-
 /// Shows the demo on standard output, until everything is delivered or a signal comes, and says what came of it.
 ///
 /// # Errors
@@ -105,7 +79,7 @@ pub async fn run(settings: Settings) -> Result<Summary, Error> {
     let mut view = open_view(settings.input.is_some());
     let interrupted = watch_signals(view.is_terminal());
     // Outlives everything that talks to it.
-    let broker = topics::start_broker()?;
+    let broker = auditor::start_broker()?;
     let local = SocketAddr::from(([127, 0, 0, 1], 0));
     let simulator = Simulator::start(SimulatorSettings::default(), local).await.map_err(Error::Simulator)?;
     let mut demo = Demo::start(&settings, source, &broker, simulator).await?;
@@ -172,7 +146,7 @@ impl Demo {
     ) -> Result<Demo, Error> {
         let brokers = broker.bootstrap_servers();
         let auditor = Arc::new(Auditor::new(brokers)?);
-        let (committed, auditing) = topics::watch_positions(&auditor);
+        let (committed, auditing) = auditor::watch_positions(&auditor);
         let (events, about) = match &source {
             Source::Generated { settings: generated, .. } => (Some(generated.events), Some(settings.duration)),
             Source::Backlog(generated) => (Some(generated.events), Some(backlog::ideal(generated.users))),
@@ -186,7 +160,7 @@ impl Demo {
         let schedule = settings.fault.map(|fault| Schedule::new(fault, about.unwrap_or(settings.duration)));
         let mut workers = Vec::new();
         for (lanes, listen) in processes(settings) {
-            let config = lanes::config(brokers, &simulator.base_url(), listen, &lanes)?;
+            let config = workers::config(brokers, &simulator.base_url(), listen, &lanes)?;
             workers.push(Worker::start(config).await?);
         }
         Ok(Demo {

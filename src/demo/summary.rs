@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::auditor::Letter;
 use super::backlog::{Catchup, without_merging};
-use super::expected::{Expected, diff};
-use super::lanes::Figures;
-use super::simulator::{Kind, Snapshot};
-use super::topics::Letter;
-use super::view::{View, clock, grouped};
-
-/// What every provider takes in any 60 s (design, section 6; the simulated providers enforce it).
-pub(super) const LIMIT: u64 = 1_200;
+use super::text::{clock, grouped};
+use super::view::View;
+use super::workers::Figures;
+use crate::testbed::model::{Expected, diff};
+use crate::testbed::simulator::LIMIT;
+use crate::testbed::simulator::{Kind, Snapshot};
 
 /// How many differences are shown of a check that failed; more would not help.
 const SHOWN: usize = 5;
@@ -311,8 +310,8 @@ pub(super) fn print_holdings(snapshots: &[Snapshot], letters: &[Vec<Letter>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::expected::{LogEntry, ReadRules, expect};
-    use crate::demo::simulator::Counters;
+    use crate::testbed::model::{LogEntry, ReadRules, expect};
+    use crate::testbed::simulator::Counters;
 
     fn snapshot() -> Snapshot {
         Snapshot {

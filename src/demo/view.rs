@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use super::lanes::{Figures, KILLED};
+use super::text::{clock, grouped, short};
+use super::workers::{Figures, KILLED};
 
 /// How often plain lines are written: readable in a log.
 const PLAIN: Duration = Duration::from_secs(5);
@@ -231,37 +232,6 @@ fn drain(lane: &Figures) -> String {
 
 fn cut(text: &str, columns: usize) -> String {
     text.chars().take(columns).collect()
-}
-
-/// Minutes and seconds, rounded up; hours where it takes them.
-pub(super) fn clock(time: Duration) -> String {
-    let seconds = time.as_millis().div_ceil(1_000);
-    match seconds {
-        0..3_600 => format!("{}:{:02}", seconds / 60, seconds % 60),
-        _ => format!("{}h{:02}", seconds / 3_600, seconds / 60 % 60),
-    }
-}
-
-/// With a comma for the thousands.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// At most four characters from 10,000 on, so that columns hold.
-fn short(number: u64) -> String {
-    match number {
-        0..1_000_000 => number.to_string(),
-        1_000_000..10_000_000 => format!("{:.1}M", number as f64 / 1e6),
-        _ => format!("{}M", number / 1_000_000),
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use sluicegate::demo::random::Random;
+use sluicegate::testbed::random::Random;
 
 /// Key and payload of a record.
 pub type Made = (Vec<u8>, Option<Vec<u8>>);

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sluicegate::demo::simulator::Kind;
+use sluicegate::testbed::simulator::Kind;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 

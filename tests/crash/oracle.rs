@@ -21,8 +21,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sluicegate::demo::expected::{self, LogEntry, ReadRules, Replay};
-use sluicegate::demo::simulator::{Arrival, Effect, Kind, ProviderHandle};
+use sluicegate::testbed::model::{self, LogEntry, ReadRules, Replay};
+use sluicegate::testbed::simulator::{Arrival, Effect, Kind, ProviderHandle};
 
 use crate::events::numbers;
 use crate::schedule::Schedule;
@@ -127,11 +127,11 @@ impl<'a> Lane<'a> {
             let payload = payload_of(entry);
             let number = payload["traits"]["version"].as_u64().unwrap_or_default();
             match replay.ends.get(&at) {
-                Some(expected::End::Taken { user, .. }) => {
+                Some(model::End::Taken { user, .. }) => {
                     users.entry(user.clone()).or_default().push(number);
                     newest.insert((user.clone(), number), at);
                 }
-                Some(expected::End::Skipped("duplicate")) => {
+                Some(model::End::Skipped("duplicate")) => {
                     let user = payload["userId"].as_str().unwrap_or_default().to_owned();
                     if let Some(newest) = newest.get_mut(&(user.clone(), number)) {
                         *newest = at;
@@ -220,11 +220,11 @@ impl<'a> Lane<'a> {
         let mut lost = Vec::new();
         for (at, end) in &self.replay.ends {
             let is_there = match end {
-                expected::End::Skipped(_) => true,
-                expected::End::Dead(cause) => {
+                model::End::Skipped(_) => true,
+                model::End::Dead(cause) => {
                     self.letters_of(*at, None).any(|(_, letter)| letter.header("sluicegate.reason") == *cause)
                 }
-                expected::End::Taken { user, place } => {
+                model::End::Taken { user, place } => {
                     let number = self.users[user][*place];
                     self.effect_at.contains_key(&(user.clone(), number))
                         || self.letters_of(*at, Some(user)).next().is_some()
@@ -252,8 +252,8 @@ impl<'a> Lane<'a> {
                 .iter()
                 .filter(|entry| entry.partition == partition && (first..=last).contains(&entry.offset));
             let is_right = events.into_iter().any(|entry| match &self.replay.ends[&(partition, entry.offset)] {
-                expected::End::Dead(cause) => *cause == reason && first == last,
-                expected::End::Taken { .. } | expected::End::Skipped("duplicate") => {
+                model::End::Dead(cause) => *cause == reason && first == last,
+                model::End::Taken { .. } | model::End::Skipped("duplicate") => {
                     let payload = payload_of(entry);
                     payload["userId"] == key.as_str()
                         && match reason {
@@ -262,7 +262,7 @@ impl<'a> Lane<'a> {
                             _ => payload["traits"]["poison"] == true,
                         }
                 }
-                expected::End::Skipped(_) => false,
+                model::End::Skipped(_) => false,
             });
             if !is_right {
                 faults.push(format!(
@@ -298,12 +298,12 @@ impl<'a> Lane<'a> {
         faults.into_iter().for_each(|fault| self.fault(fault));
     }
 
-    fn has_ended(&self, at: Place, end: &expected::End, sample: &Sample) -> bool {
+    fn has_ended(&self, at: Place, end: &model::End, sample: &Sample) -> bool {
         let is_buried = |user| self.letters_of(at, user).any(|(place, _)| place < sample.letters);
         match end {
-            expected::End::Skipped(_) => true,
-            expected::End::Dead(_) => is_buried(None),
-            expected::End::Taken { user, place } => {
+            model::End::Skipped(_) => true,
+            model::End::Dead(_) => is_buried(None),
+            model::End::Taken { user, place } => {
                 let number = self.users[user][*place];
                 self.effect_at.get(&(user.clone(), number)).is_some_and(|when| *when <= sample.at)
                     || is_buried(Some(user))
@@ -427,7 +427,7 @@ impl<'a> Lane<'a> {
                 let mut settled = start(partition as usize);
                 for (at, end) in self.replay.ends.range((partition, settled)..(partition + 1, 0)) {
                     match end {
-                        expected::End::Taken { user, place } => {
+                        model::End::Taken { user, place } => {
                             let key = (user.clone(), self.users[user][*place]);
                             let has_effect = self.effect_at.get(&key).is_some_and(|at| *at <= by);
                             if !(has_effect && known.contains(&key)) {
@@ -436,8 +436,8 @@ impl<'a> Lane<'a> {
                             settled = at.1 + 1;
                         }
                         // When a letter was acknowledged does not show; a repeat of what lies further back may be a row.
-                        expected::End::Dead(_) | expected::End::Skipped("duplicate") => break,
-                        expected::End::Skipped(_) => {}
+                        model::End::Dead(_) | model::End::Skipped("duplicate") => break,
+                        model::End::Skipped(_) => {}
                     }
                 }
                 settled
@@ -471,12 +471,12 @@ impl<'a> Lane<'a> {
 
     /// Rule 3, at the end.
     fn check_state(&mut self, provider: &ProviderHandle) {
-        let expected = expected::expect(self.kind, &ReadRules::default(), &self.evidence.log);
+        let expected = model::expect(self.kind, &ReadRules::default(), &self.evidence.log);
         let traffic = &self.evidence.schedule.traffic;
         let toxic: BTreeSet<String> = (traffic.poison..traffic.poison + traffic.toxic)
             .map(|place| format!("user {}:", format_args!("user-{}", traffic.users - 1 - place)))
             .collect();
-        let differences = expected::diff(&expected, &provider.users());
+        let differences = model::diff(&expected, &provider.users());
         // The model knows no users whose every request fails; conservation has them in dead letters.
         let differences: Vec<String> =
             differences.into_iter().filter(|text| !toxic.iter().any(|user| text.starts_with(user))).collect();

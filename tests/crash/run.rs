@@ -11,8 +11,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use sluicegate::demo::expected::LogEntry;
-use sluicegate::demo::simulator::{Faults, Kind};
+use sluicegate::testbed::model::LogEntry;
+use sluicegate::testbed::simulator::{Faults, Kind};
 
 use crate::events::{Made, Maker};
 use crate::kafka::OwnKafka;
@@ -390,7 +390,7 @@ impl Run {
         Evidence { schedule: self.schedule.clone(), log, letters, samples, deaths: std::mem::take(&mut self.deaths) }
     }
 
-    pub fn provider(&self, kind: Kind) -> &sluicegate::demo::simulator::ProviderHandle {
+    pub fn provider(&self, kind: Kind) -> &sluicegate::testbed::simulator::ProviderHandle {
         self.world.simulator.provider(kind)
     }
 }

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use sluicegate::demo::random::Random;
-use sluicegate::demo::simulator::{Faults, Kind, Latency, Mishap, Step};
+use sluicegate::testbed::random::Random;
+use sluicegate::testbed::simulator::{Faults, Kind, Latency, Mishap, Step};
 
 use crate::events::Traffic;
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaResult;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use sluicegate::demo::simulator::Kind;
+use sluicegate::testbed::simulator::Kind;
 
 use crate::support::World;
 

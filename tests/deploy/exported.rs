@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use sluicegate::app::App;
 use sluicegate::config::Config;
-use sluicegate::demo::broker::EmbeddedBroker;
-use sluicegate::demo::simulator::{Kind, Simulator, SimulatorSettings};
 use sluicegate::kafka::EventProducer;
+use sluicegate::testbed::broker::EmbeddedBroker;
+use sluicegate::testbed::simulator::{Kind, Simulator, SimulatorSettings};
 use tokio::sync::watch;
 
 use crate::promql::{Matching, Query};

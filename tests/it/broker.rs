@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use sluicegate::config::Config;
-use sluicegate::demo::broker::EmbeddedBroker;
-use sluicegate::demo::generator::{Generator, GeneratorSettings};
-use sluicegate::demo::simulator::{Faults, Kind, Latency, SimulatorSettings};
+use sluicegate::testbed::broker::EmbeddedBroker;
+use sluicegate::testbed::generator::{Generator, GeneratorSettings};
+use sluicegate::testbed::simulator::{Faults, Kind, Latency, SimulatorSettings};
 
 use crate::support::{Worker, World, one_event_each, until, without_limits};
 
@@ -223,7 +223,7 @@ async fn a_log_that_is_cut_under_the_reader_counts_as_a_gap_and_delivery_goes_on
     world
         .simulator
         .provider(Kind::Vitally)
-        .set_faults(Faults { outage: Some(sluicegate::demo::simulator::Step::Status(503)), ..Faults::default() });
+        .set_faults(Faults { outage: Some(sluicegate::testbed::simulator::Step::Status(503)), ..Faults::default() });
     // A buffer that is full after a few of these events, so that reading stands still.
     let settings = format!("{FAST}, buffer: {{ max_bytes: 2MiB }}");
     let config = world.config(&world.block("vitally", Kind::Vitally, &settings));

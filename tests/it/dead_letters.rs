@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use sluicegate::demo::expected::ReadRules;
-use sluicegate::demo::simulator::{Faults, Kind, Step};
 use sluicegate::event::{Decoded, Rules, decode};
+use sluicegate::testbed::model::ReadRules;
+use sluicegate::testbed::simulator::{Faults, Kind, Step};
 
 use crate::support::{LedgerWatch, Letter, QUICK, Worker, World, until, without_limits};
 

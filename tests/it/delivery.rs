@@ -1,8 +1,8 @@
 //! Events in, users out, in every mode of every provider.
 
-use sluicegate::demo::expected::ReadRules;
-use sluicegate::demo::generator::{Generator, GeneratorSettings};
-use sluicegate::demo::simulator::{Faults, Kind, Latency};
+use sluicegate::testbed::generator::{Generator, GeneratorSettings};
+use sluicegate::testbed::model::ReadRules;
+use sluicegate::testbed::simulator::{Faults, Kind, Latency};
 
 use crate::support::{LedgerWatch, QUICK, Worker, World, without_limits};
 

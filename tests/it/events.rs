@@ -1,8 +1,8 @@
 //! What an event means: traits, accounts, ids, repeats, opt-outs, skips, and the order of one user's events.
 
 use serde_json::{Value, json};
-use sluicegate::demo::expected::ReadRules;
-use sluicegate::demo::simulator::{Faults, Kind, Latency, Step};
+use sluicegate::testbed::model::ReadRules;
+use sluicegate::testbed::simulator::{Faults, Kind, Latency, Step};
 
 use crate::support::{LedgerWatch, QUICK, Worker, World, metric, until, without_limits};
 

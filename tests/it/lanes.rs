@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use sluicegate::demo::simulator::{Faults, Kind, Latency, ProviderHandle, Simulator, SimulatorSettings, Step};
+use sluicegate::testbed::simulator::{Faults, Kind, Latency, ProviderHandle, Simulator, SimulatorSettings, Step};
 
 use crate::faults::{all_delivered, event, lane_metric, outage, roomy, round, set, wait_state};
 use crate::proxy::{Fault, Proxy};

@@ -29,9 +29,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("log", &["config"]),
     ("lane", &["config", "engine", "kafka", "metrics", "ops", "providers", "record", "sender", "token", "units"]),
     ("app", &["config", "lane", "metrics", "ops"]),
-    // It runs the whole worker, but judges it by what is outside: never by `engine`, `providers` or `event`.
-    ("demo", &["app", "config", "kafka", "log", "metrics", "ops", "units"]),
-    ("cli", &["app", "config", "demo", "kafka", "lane", "log", "ops", "units"]),
+    // They judge the worker by its effects outside, never by `engine`, `providers` or `event`.
+    ("testbed", &["config", "kafka"]),
+    ("demo", &["app", "config", "kafka", "log", "metrics", "ops", "testbed", "units"]),
+    ("cli", &["app", "config", "demo", "kafka", "lane", "log", "ops", "testbed", "units"]),
     ("main", &[]),
     ("lib", &[]),
 ];

@@ -1,7 +1,7 @@
 //! What an operator sees from outside: health, status, metrics, lag.
 
 use serde_json::Value;
-use sluicegate::demo::simulator::{Faults, Kind, Step};
+use sluicegate::testbed::simulator::{Faults, Kind, Step};
 
 use crate::support::{Worker, World, one_event_each, until, without_limits};
 

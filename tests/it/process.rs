@@ -3,8 +3,8 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use sluicegate::demo::generator::{Generator, GeneratorSettings};
-use sluicegate::demo::simulator::{Faults, Kind, Latency, Mishap, Step};
+use sluicegate::testbed::generator::{Generator, GeneratorSettings};
+use sluicegate::testbed::simulator::{Faults, Kind, Latency, Mishap, Step};
 
 use crate::faults::round;
 use crate::support::{World, metric, one_event_each, until, without_limits};

@@ -4,8 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rdkafka::producer::FutureRecord;
 use serde_json::{Value, json};
-use sluicegate::demo::expected::{LogEntry, ReadRules};
-use sluicegate::demo::simulator::{Kind, SimulatorSettings};
+use sluicegate::testbed::model::{LogEntry, ReadRules};
+use sluicegate::testbed::simulator::{Kind, SimulatorSettings};
 
 use crate::support::{QUICK, Worker, World, without_limits};
 

@@ -15,10 +15,10 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
 use sluicegate::app::App;
 use sluicegate::config::Config;
-use sluicegate::demo::broker::EmbeddedBroker;
-use sluicegate::demo::expected::{LogEntry, ReadRules, diff, expect};
-use sluicegate::demo::simulator::{Kind, Simulator, SimulatorSettings};
 use sluicegate::event::SkipReason;
+use sluicegate::testbed::broker::EmbeddedBroker;
+use sluicegate::testbed::model::{LogEntry, ReadRules, diff, expect};
+use sluicegate::testbed::simulator::{Kind, Simulator, SimulatorSettings};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 

@@ -6,8 +6,8 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use sluicegate::demo::generator::{Generator, GeneratorSettings};
-use sluicegate::demo::simulator::{Faults, Kind, SimulatorSettings, Step};
+use sluicegate::testbed::generator::{Generator, GeneratorSettings};
+use sluicegate::testbed::simulator::{Faults, Kind, SimulatorSettings, Step};
 use tokio::task::JoinSet;
 
 use crate::is_long;

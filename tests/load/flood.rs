@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use sluicegate::demo::simulator::Kind;
+use sluicegate::testbed::simulator::Kind;
 
 use crate::is_long;
 use crate::support::{QUICK, Worker, World, metric, one_event_each, until, without_limits};

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sluicegate::demo::simulator::{Kind, SimulatorSettings};
+use sluicegate::testbed::simulator::{Kind, SimulatorSettings};
 
 use crate::backlog::{Backlog, EVENT_BYTES};
 use crate::confined::{Confined, MemoryGroup};

@@ -1,6 +1,6 @@
 //! Events whose own times contradict the log: the log's order wins.
 
-use sluicegate::demo::simulator::{Kind, SimulatorSettings};
+use sluicegate::testbed::simulator::{Kind, SimulatorSettings};
 
 use crate::support::{QUICK, Worker, World, without_limits};
 

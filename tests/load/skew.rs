@@ -1,7 +1,7 @@
 //! Loads that are not spread evenly: one user with half of all events, one partition with nearly all.
 
 use serde_json::json;
-use sluicegate::demo::simulator::Kind;
+use sluicegate::testbed::simulator::Kind;
 
 use crate::is_long;
 use crate::support::{Worker, World, until, without_limits};

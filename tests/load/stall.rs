@@ -1,6 +1,6 @@
 //! One partition stands still while the others go on: a metric says so, and nothing is lost when it moves again.
 
-use sluicegate::demo::simulator::Kind;
+use sluicegate::testbed::simulator::Kind;
 
 use crate::support::{QUICK, Worker, World, until, without_limits};
 

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
-use sluicegate::demo::simulator::Kind;
+use sluicegate::testbed::simulator::Kind;
 
 use crate::backlog::Backlog;
 use crate::confined::Confined;

@@ -1,7 +1,7 @@
 //! The events of a run: more users at the start than the limit lets through, and newer events of them all the while.
 
 use serde_json::json;
-use sluicegate::demo::random::Random;
+use sluicegate::testbed::random::Random;
 
 /// Key and payload of one record.
 pub type Event = (Vec<u8>, Option<Vec<u8>>);

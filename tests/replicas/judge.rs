@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use sluicegate::demo::simulator::{Kind, Snapshot};
+use sluicegate::testbed::simulator::{Kind, Snapshot};
 
 use crate::scenario::Scenario;
 

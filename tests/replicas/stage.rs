@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sluicegate::demo::simulator::{Faults, Kind, Latency, SimulatorSettings};
+use sluicegate::testbed::simulator::{Faults, Kind, Latency, SimulatorSettings};
 use tokio::task::JoinSet;
 
 use crate::backlog::Backlog;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
-use sluicegate::demo::simulator::{Faults, Kind, Step};
+use sluicegate::testbed::simulator::{Faults, Kind, Step};
 
 use super::{ONE_BY_ONE, QUICK, all_delivered, event, lane_metric, outage, retries, roomy, round, set, wait_state};
 use crate::support::{Worker, World, until};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sluicegate::demo::simulator::Kind;
+use sluicegate::testbed::simulator::Kind;
 
 use super::{Behind, QUICK, all_delivered, lane_metric, last_error, retries, round, wait_state};
 use crate::proxy::{Fault, Proxy};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sluicegate::demo::simulator::Kind;
+use sluicegate::testbed::simulator::Kind;
 
 use super::{QUICK, lane_metric, roomy, round, wait_state};
 use crate::support::{Letter, Worker, World, until};

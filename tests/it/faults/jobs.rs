@@ -1,7 +1,7 @@
 //! Userpilot's bulk jobs: somebody else's, failed ones, lost ones, and ones that nobody can be asked about.
 
 use serde_json::json;
-use sluicegate::demo::simulator::{Faults, Kind, Mishap, SimulatorSettings, Step};
+use sluicegate::testbed::simulator::{Faults, Kind, Mishap, SimulatorSettings, Step};
 
 use super::{QUICK, all_delivered, event, lane_metric, no_overlaps, roomy, round, set, wait_state};
 use crate::support::{Worker, World, until};

@@ -33,7 +33,7 @@ mod throttle;
 mod tls;
 
 use serde_json::json;
-use sluicegate::demo::simulator::{Faults, Kind, SimulatorSettings, Step};
+use sluicegate::testbed::simulator::{Faults, Kind, SimulatorSettings, Step};
 
 use crate::proxy::{Fault, Proxy};
 use crate::support::{Worker, World, until};

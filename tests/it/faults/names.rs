@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sluicegate::demo::simulator::Kind;
+use sluicegate::testbed::simulator::Kind;
 
 use super::{QUICK, event, roomy, round};
 use crate::support::{World, metric, until};

@@ -1,6 +1,6 @@
 //! One destination that is down beside others that are well: it holds up its own commits and fills its own buffer, no more.
 
-use sluicegate::demo::simulator::Kind;
+use sluicegate::testbed::simulator::Kind;
 
 use super::{Behind, QUICK, all_delivered, lane_metric, no_overlaps, retries, round, wait_state};
 use crate::proxy::{End, Fault};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sluicegate::demo::simulator::Kind;
+use sluicegate::testbed::simulator::Kind;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::{Behind, ONE_BY_ONE, QUICK, event, lane_metric, last_error, retries, round, wait_state};

@@ -1,6 +1,6 @@
 //! A provider that is down, in every way of being down, and comes back.
 
-use sluicegate::demo::simulator::{Kind, Mishap, Step};
+use sluicegate::testbed::simulator::{Kind, Mishap, Step};
 
 use super::{QUICK, all_delivered, event, lane_metric, no_overlaps, outage, retries, roomy, round, script, set};
 use crate::support::{Worker, World, until};
@@ -33,7 +33,7 @@ async fn survive(step: Step, settings: &str, states: &str, reason: &str) {
         let state = worker.state(id).await;
         assert!(states.split('|').any(|one| one == state), "{id}: {state}");
         assert_eq!(world.committed(id).0, 0, "{id} commits nothing");
-        set(&world, kind, sluicegate::demo::simulator::Faults::default());
+        set(&world, kind, sluicegate::testbed::simulator::Faults::default());
     }
     for kind in Kind::ALL {
         all_delivered(&world, &worker, kind).await;

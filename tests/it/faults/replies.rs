@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sluicegate::demo::simulator::Kind;
+use sluicegate::testbed::simulator::Kind;
 
 use super::{Behind, QUICK, all_delivered, event, lane_metric, retries, round};
 use crate::proxy::{Cut, End, Fault, Seen};

@@ -1,7 +1,7 @@
 //! Rows that a provider cannot take, in the company of rows that it can.
 
 use serde_json::json;
-use sluicegate::demo::simulator::{Faults, Kind};
+use sluicegate::testbed::simulator::{Faults, Kind};
 
 use super::{QUICK, all_delivered, event, lane_metric, retries, roomy, round, set};
 use crate::support::{Worker, World, until};

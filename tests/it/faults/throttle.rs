@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use sluicegate::demo::simulator::{Faults, Kind, Step};
+use sluicegate::testbed::simulator::{Faults, Kind, Step};
 
 use super::{ONE_BY_ONE, QUICK, all_delivered, lane_metric, retries, roomy, round, script, set, wait_state};
 use crate::support::{Worker, World, until};
@@ -58,7 +58,7 @@ async fn seconds_to_wait_are_shown_and_kept() {
 async fn the_whole_destination_waits_not_only_the_request_that_was_told() {
     let (mut world, worker) = warm(QUICK).await;
     // Many requests are out when the first of them is told to wait.
-    let latency = Some(sluicegate::demo::simulator::Latency { min_ms: 300, max_ms: 300 });
+    let latency = Some(sluicegate::testbed::simulator::Latency { min_ms: 300, max_ms: 300 });
     for kind in [Kind::Vibefollow, Kind::Userpilot] {
         set(&world, kind, Faults { latency, ..script([wait(Some("2"))]) });
     }

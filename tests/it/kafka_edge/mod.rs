@@ -11,13 +11,13 @@ use rdkafka::ClientConfig;
 use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
-use sluicegate::demo::broker::EmbeddedBroker;
 use sluicegate::kafka::admin::{Standing, inspect};
 use sluicegate::kafka::{
     Assignment, Command, CommitEntry, CommitError, Consumer, ConsumerSettings, DeadLetterProducer, DeadLetterRecord,
     Error, SourceEvent, Start,
 };
 use sluicegate::record::{PartitionId, Position};
+use sluicegate::testbed::broker::EmbeddedBroker;
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::sync::oneshot;
 use tokio::time::timeout;

@@ -6,7 +6,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::{Offset, TopicPartitionList};
-use sluicegate::demo::simulator::Step;
+use sluicegate::testbed::simulator::Step;
 
 use super::*;
 use crate::support::{DEADLINE, without_limits};

@@ -32,8 +32,8 @@ use std::time::Duration;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use serde_json::json;
 use sluicegate::config::Config;
-use sluicegate::demo::broker::EmbeddedBroker;
-use sluicegate::demo::simulator::{Faults, Kind, Latency, Snapshot};
+use sluicegate::testbed::broker::EmbeddedBroker;
+use sluicegate::testbed::simulator::{Faults, Kind, Latency, Snapshot};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 

@@ -6,7 +6,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
-use sluicegate::demo::expected::LogEntry;
+use sluicegate::testbed::model::LogEntry;
 
 use super::*;
 use crate::support::{DEADLINE, create_topics, without_limits};

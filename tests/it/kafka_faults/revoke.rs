@@ -2,7 +2,7 @@
 
 use rdkafka::types::RDKafkaApiKey::{Heartbeat, OffsetCommit};
 use rdkafka::types::RDKafkaRespErr::{RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION, RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID};
-use sluicegate::demo::simulator::Step;
+use sluicegate::testbed::simulator::Step;
 
 use super::*;
 use crate::support::without_limits;

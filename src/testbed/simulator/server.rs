@@ -205,7 +205,7 @@ fn set_faults(sites: &Sites, body: &[u8]) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use crate::demo::simulator::{Kind, Mishap, Simulator, SimulatorSettings, Step};
+    use crate::testbed::simulator::{Kind, Mishap, Simulator, SimulatorSettings, Step};
     use std::net::SocketAddr;
     use std::time::Duration;
 
@@ -322,7 +322,7 @@ mod tests {
     async fn two_requests_with_one_user_at_once_are_noted() {
         let simulator = simulator().await;
         let vitally = simulator.provider(Kind::Vitally);
-        let latency = Some(crate::demo::simulator::Latency { min_ms: 100, max_ms: 100 });
+        let latency = Some(crate::testbed::simulator::Latency { min_ms: 100, max_ms: 100 });
         vitally.set_faults(Faults { latency, ..Faults::default() });
         let (one, two) = tokio::join!(post(&simulator, PATIENCE), post(&simulator, PATIENCE));
         assert!(one.is_ok() && two.is_ok());

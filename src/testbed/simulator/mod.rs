@@ -67,6 +67,9 @@ impl Kind {
     }
 }
 
+/// What every provider takes in any 60 s (the rate that the worker promises each of them).
+pub const LIMIT: u64 = 1_200;
+
 /// What one provider enforces.
 #[derive(Clone, Debug)]
 pub struct Limits {

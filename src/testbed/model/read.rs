@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::LogEntry;
 use crate::config::EventSettings;
-use crate::demo::simulator::Kind;
+use crate::testbed::simulator::Kind;
 
 /// The `events` settings that the outcome depends on.
 #[derive(Clone, Debug)]

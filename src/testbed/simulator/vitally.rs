@@ -107,9 +107,9 @@ fn is_utc_time(value: &Value) -> bool {
 mod tests {
     use serde_json::{Value, json};
 
-    use crate::demo::simulator::Kind;
-    use crate::demo::simulator::bench::Bench;
-    use crate::demo::simulator::faults::Faults;
+    use crate::testbed::simulator::Kind;
+    use crate::testbed::simulator::bench::Bench;
+    use crate::testbed::simulator::faults::Faults;
 
     const PATH: &str = "/analytics/v1/batch";
 

@@ -10,10 +10,10 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::broker::EmbeddedBroker;
-use super::expected::LogEntry;
-use super::simulator::Kind;
 use crate::kafka;
+use crate::testbed::broker::EmbeddedBroker;
+use crate::testbed::model::LogEntry;
+use crate::testbed::simulator::Kind;
 
 /// The topic of the demo.
 pub(super) const TOPIC: &str = "identify";

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::read::{Event, is_empty_list};
-use crate::demo::simulator::Kind;
+use crate::testbed::simulator::Kind;
 
 /// The fields that a row sets; `None` takes the field away. A trait `plan` is `traits.plan` or `metadata.plan`.
 pub type Fields = BTreeMap<String, Option<Value>>;

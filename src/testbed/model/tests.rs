@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use super::*;
-use crate::demo::generator::{Generator, GeneratorSettings};
-use crate::demo::random::Random;
+use crate::testbed::generator::{Generator, GeneratorSettings};
+use crate::testbed::random::Random;
 
 fn log(events: &[Value]) -> Vec<LogEntry> {
     let entry = |(offset, event): (usize, &Value)| LogEntry {
@@ -24,7 +24,7 @@ fn of_one_user(kind: Kind, events: &[Value]) -> ExpectedUser {
 }
 
 fn generated(settings: GeneratorSettings) -> Vec<LogEntry> {
-    let entry = |(offset, event): (usize, crate::demo::generator::GeneratedEvent)| LogEntry {
+    let entry = |(offset, event): (usize, crate::testbed::generator::GeneratedEvent)| LogEntry {
         partition: i32::from(event.key.last().is_some_and(|byte| byte % 2 == 0)),
         offset: offset as i64,
         payload: event.payload,
@@ -153,7 +153,7 @@ fn differences_name_the_user_and_the_field_and_no_value() {
 
 #[tokio::test]
 async fn rows_written_by_hand_and_sent_over_http_give_the_expected_state_at_every_provider() {
-    use crate::demo::simulator::{Simulator, SimulatorSettings};
+    use crate::testbed::simulator::{Simulator, SimulatorSettings};
 
     let traits = json!({ "email": "ada@b.io", "firstName": "Ada", "lastName": "Kim", "createdAt": 1_767_323_045,
         "tags": ["a", "b"], "company": { "id": 7, "name": "Acme" }, "phone": null, "version": 1 });

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::GeneratorSettings;
-use crate::demo::random::Random;
+use crate::testbed::random::Random;
 
 const FIRST_NAMES: [&str; 10] = ["Ada", "Björn", "Chidi", "Dana", "Élise", "Farid", "Grace", "Hiro", "Ines", "Jonas"];
 const LAST_NAMES: [&str; 10] =

@@ -139,8 +139,8 @@ mod tests {
     use http::Method;
     use serde_json::{Value, json};
 
-    use crate::demo::simulator::bench::Bench;
-    use crate::demo::simulator::{Kind, Step};
+    use crate::testbed::simulator::bench::Bench;
+    use crate::testbed::simulator::{Kind, Step};
 
     const KEY: &str = "7b6c7e9e-2c2d-4a8d-9d3a-4f3d2c1b0a99";
     const OTHER_KEY: &str = "7b6c7e9e-2c2d-4a8d-9d3a-4f3d2c1b0a98";

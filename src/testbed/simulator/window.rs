@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn the_fullest_window_equals_a_count_of_every_window_by_hand() {
         let start = Instant::now();
-        let mut random = crate::demo::random::Random::new(11);
+        let mut random = crate::testbed::random::Random::new(11);
         let mut window = Window::new(MINUTE, None);
         let mut at = start;
         for _ in 0..500 {

@@ -10,7 +10,7 @@ use super::site::{Book, Call, Cargo, Reply, Route, refusal, throttled};
 use super::store::Nulls;
 use super::window::Window;
 use super::{Kind, SimulatorSettings};
-use crate::demo::random::Random;
+use crate::testbed::random::Random;
 
 /// "JSON/NDJSON list up to 10,000 users" and "File size up to 50 MB" (vendor page, "Limitations").
 const MAX_USERS: usize = 10_000;
@@ -261,8 +261,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{ACCEPT, API_VERSION};
-    use crate::demo::simulator::Kind;
-    use crate::demo::simulator::bench::Bench;
+    use crate::testbed::simulator::Kind;
+    use crate::testbed::simulator::bench::Bench;
 
     const BULK: &str = "/v1/users/bulk_identify";
 

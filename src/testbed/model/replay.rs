@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::LogEntry;
 use super::read::{self, Event, Fate, ReadRules};
 use super::render::{Fields, render};
-use crate::demo::simulator::Kind;
+use crate::testbed::simulator::Kind;
 
 /// What becomes of an event, as far as the log decides.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::run::Error;
-use super::simulator::Kind;
+use super::error::Error;
 use crate::app::{self, App};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::ops::Board;
+use crate::testbed::simulator::Kind;
 
 /// How long the lanes may take to write their figures; a turn of a lane's loop takes milliseconds.
 const REFRESH: Duration = Duration::from_millis(500);
@@ -211,7 +211,7 @@ fn total(text: &str, name: &str, destination: &str) -> u64 {
 /// # Errors
 /// A mistake in here.
 pub(super) fn config(brokers: &str, providers: &str, listen: SocketAddr, lanes: &[Kind]) -> Result<Config, Error> {
-    use super::topics::{GROUP, TOPIC};
+    use super::auditor::{GROUP, TOPIC};
     use std::fmt::Write as _;
     // The new group protocol joins the mock cluster in 0.2 s instead of 3. Waits and time-outs are short, so that a minute
     // shows what otherwise takes ten; everything else is as it comes.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::demo::random::Random;
+use crate::testbed::random::Random;
 
 /// The faults of one provider; the default is none. They add up: a latency delays the answers of an outage too.
 ///

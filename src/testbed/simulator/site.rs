@@ -13,7 +13,7 @@ use super::vibefollow::Vibefollow;
 use super::vitally::Vitally;
 use super::window::Window;
 use super::{Kind, SimulatorSettings};
-use crate::demo::random::Random;
+use crate::testbed::random::Random;
 
 /// A request as it arrived.
 #[derive(Clone, Debug)]
