@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::time::{ClockId, clock_gettime};
-use sluicegate::engine::verdict::{Answer, EncodedRow, Verdict};
 use sluicegate::engine::{
     Action, BatchId, BatchPolicy, Commit, CommitOutcome, Engine, Fence, Gained, GuardPolicy, Now, Outgoing, Policy,
     RetryPolicy, Settled,
@@ -21,6 +20,7 @@ use sluicegate::engine::{
 use sluicegate::event::Rules;
 use sluicegate::metrics::Metrics;
 use sluicegate::record::{Offset, PartitionId, Position, Record};
+use sluicegate::verdict::{Answer, EncodedRow, Verdict};
 use uuid::Uuid;
 
 /// What a child measures: users, partitions and bytes of an event, or a user's events and whether they bring new traits.

@@ -62,5 +62,7 @@ pub mod providers;
 pub mod record;
 pub mod sender;
 pub mod testbed;
-pub mod token;
 pub mod units;
+#[deny(clippy::disallowed_methods, clippy::disallowed_types)]
+#[forbid(unsafe_code)]
+pub mod verdict;

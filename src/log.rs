@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant, SystemTime};
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
-
-use crate::config::{LogFormat, LogSettings};
 
 /// Lines that wait for stderr, at most. A guess: half a megabyte, and more than a restart or a rebalance of many partitions
 /// writes at a time.
@@ -23,6 +23,30 @@ const WAITING_LINES: usize = 2_048;
 const LAST_LINES: Duration = Duration::from_secs(1);
 /// How often a full queue is tried again meanwhile.
 const RETRY: Duration = Duration::from_millis(10);
+
+/// What is logged and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSettings {
+    pub format: LogFormat,
+    /// A level, or a filter such as `info,sluicegate=debug`.
+    pub level: String,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        LogSettings { format: LogFormat::Auto, level: "info".to_owned() }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    Auto,
+    Text,
+    Json,
+}
 
 /// Parses a level, or a filter such as `info,sluicegate=debug`.
 ///

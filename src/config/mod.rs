@@ -1,5 +1,7 @@
 //! Composes the components' settings into one configuration, and says everything that is wrong with it at once.
 
+mod destination;
+pub mod lane;
 mod load;
 mod problem;
 mod read;
@@ -8,24 +10,19 @@ mod validate;
 mod vendors;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use secrecy::SecretString;
-use serde::de::{self, Deserializer, Unexpected};
-use serde::{Deserialize, Serialize, Serializer};
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 
-use crate::event::{self, Rules};
-use crate::kafka::settings::{KafkaSettings, MASK};
-use crate::lane::settings::{Batch, Buffer, DeadLetter, Limit, Request, Retry};
-use crate::providers::headers::is_token;
-use crate::providers::{self, ProviderConfig};
-use crate::sender::tls::{Tls, TlsSettings};
-use crate::token::TokenSource;
-use crate::units::{ByteCount, HumanDuration};
+use crate::event::settings::EventSettings;
+use crate::kafka::settings::KafkaSettings;
+use crate::log::LogSettings;
+use crate::ops::settings::HttpSettings;
+use crate::units::HumanDuration;
 
+pub use destination::{Destination, DestinationSettings};
 pub use problem::{Problem, Problems};
 pub use schema::json_schema;
 
@@ -203,211 +200,6 @@ impl Config {
     }
 }
 
-/// How events are read.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct EventSettings {
-    /// Longest payload; a longer one is a dead letter.
-    pub max_bytes: ByteCount,
-    pub anonymous_id: AnonymousId,
-    /// The trait that names the account where neither `context.groupId` nor `traits.company.id` does.
-    pub account_trait: Option<String>,
-    /// How many `messageId`s are remembered per partition, fewer where those of all partitions would take more
-    /// than an eighth of the lane's buffer; 0 turns it off.
-    pub message_id_window: usize,
-    /// User ids that stand for nobody, such as `undefined`: an event with one is a dead letter. Compared without white space, quotes and
-    /// ASCII case; in the environment a list separated by commas; an empty list turns it off.
-    #[serde(deserialize_with = "ids")]
-    pub refuse_user_ids: Vec<String>,
-}
-
-/// What a bug writes in place of an id, and what many sites write for whoever is not logged in. A row for one of these would melt
-/// different people into one. All that PostHog refuses to identify (`isDistinctIdIllegal`, with our name for a distinct id beside its
-/// own), of Mixpanel's list of invalid distinct ids what is nobody's initials or nickname, and how Objective-C writes a null.
-const NOBODY: [&str; 27] = [
-    "undefined",
-    "null",
-    "nil",
-    "none",
-    "nan",
-    "(null)",
-    "<null>",
-    "<nil>",
-    "[object object]",
-    "[]",
-    "{}",
-    "true",
-    "false",
-    "0",
-    "-1",
-    "00000000-0000-0000-0000-000000000000",
-    "n/a",
-    "unknown",
-    "anonymous",
-    "guest",
-    "not_authenticated",
-    "id",
-    "userid",
-    "user_id",
-    "distinctid",
-    "distinct_id",
-    "email",
-];
-
-/// Reads a list, or the environment's text with commas. YAML takes `null`, `true` and `0` without quotes for other things than text.
-fn ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    const EXPECTED: &str = "a list of user ids, such as [undefined, guest]";
-    let wrong = |what| de::Error::invalid_type(what, &EXPECTED);
-    let id = |id| match id {
-        Value::String(id) => Ok(id),
-        Value::Null | Value::Bool(_) | Value::Number(_) => Ok(id.to_string()),
-        Value::Array(_) | Value::Object(_) => Err(wrong(Unexpected::Other("an entry that is no text"))),
-    };
-    match Value::deserialize(deserializer)? {
-        Value::String(text) => Ok(text.split(',').map(str::to_owned).collect()),
-        Value::Array(ids) => ids.into_iter().map(id).collect(),
-        _ => Err(wrong(Unexpected::Other("no list"))),
-    }
-}
-
-impl Default for EventSettings {
-    fn default() -> Self {
-        EventSettings {
-            max_bytes: ByteCount::mib(1),
-            anonymous_id: AnonymousId::Skip,
-            account_trait: None,
-            message_id_window: 100_000,
-            refuse_user_ids: NOBODY.map(str::to_owned).into(),
-        }
-    }
-}
-
-impl EventSettings {
-    pub fn rules(&self) -> Rules {
-        Rules {
-            max_bytes: self.max_bytes.0,
-            use_anonymous_id: self.anonymous_id == AnonymousId::Use,
-            account_trait: self.account_trait.clone(),
-            // A comma alone is how the environment says that the list is empty.
-            refuse_user_ids: self
-                .refuse_user_ids
-                .iter()
-                .map(|id| event::bare_id(id).to_owned())
-                .filter(|id| !id.is_empty())
-                .collect(),
-        }
-    }
-}
-
-/// What becomes of an event that has only an `anonymousId`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum AnonymousId {
-    Skip,
-    /// It stands for the user's id.
-    Use,
-}
-
-/// One target: a provider's own settings beside those that every destination has. In YAML they are one flat block.
-#[derive(Clone, Debug, Serialize)]
-pub struct Destination {
-    #[serde(flatten)]
-    pub provider: ProviderConfig,
-    #[serde(flatten)]
-    pub settings: DestinationSettings,
-}
-
-impl Destination {
-    /// Opens the token from where it is configured; a file is read.
-    ///
-    /// # Errors
-    /// Where to look, without the token.
-    pub fn token_source(&self, id: &str) -> Result<TokenSource, Problem> {
-        let settings = &self.settings;
-        TokenSource::new(settings.token.clone(), settings.token_file.clone()).map_err(|error| {
-            let file = settings.token_file.as_ref().map(|file| file.display().to_string());
-            Problem::new(format!("destinations.{id}.token_file"), file, error.to_string())
-        })
-    }
-
-    /// Reads the certificates that its connections need.
-    ///
-    /// # Errors
-    /// The file that is unfit, without what stands in it.
-    pub fn tls(&self, id: &str) -> Result<Tls, Problem> {
-        let settings = &self.settings.tls;
-        settings.read().map_err(|error| {
-            let file = settings.files().into_iter().find(|(setting, _)| *setting == error.setting);
-            let file = file.and_then(|(_, file)| file).map(|file| file.display().to_string());
-            Problem::new(format!("destinations.{id}.tls.{}", error.setting), file, error.remedy)
-        })
-    }
-
-    /// Puts the provider's defaults where nothing is set.
-    fn fill(&mut self, id: &str) {
-        let shape = providers::build(&self.provider, id).shape();
-        let settings = &mut self.settings;
-        let limit = settings.limit.rows_per_minute(&shape);
-        settings.limit.rows_per_minute = Some(limit);
-        settings.batch.max_rows = Some(settings.batch.max_rows(&shape, limit));
-        settings.batch.max_bytes = Some(settings.batch.max_bytes(&shape));
-        settings.request.max_in_flight = Some(settings.request.max_in_flight(&shape));
-    }
-}
-
-/// What every destination has, whatever its provider.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct DestinationSettings {
-    pub enabled: bool,
-    /// The provider's API token; better given by the environment or as `token_file`.
-    #[serde(deserialize_with = "secret", serialize_with = "masked")]
-    #[schemars(with = "Option<String>")]
-    pub token: Option<SecretString>,
-    /// A file that holds the token; read again when it changes.
-    pub token_file: Option<PathBuf>,
-    pub tls: TlsSettings,
-    pub limit: Limit,
-    pub batch: Batch,
-    pub request: Request,
-    pub retry: Retry,
-    pub buffer: Buffer,
-    pub dead_letter: DeadLetter,
-}
-
-impl Default for DestinationSettings {
-    fn default() -> Self {
-        DestinationSettings {
-            enabled: true,
-            token: None,
-            token_file: None,
-            tls: TlsSettings::default(),
-            limit: Limit::default(),
-            batch: Batch::default(),
-            request: Request::default(),
-            retry: Retry::default(),
-            buffer: Buffer::default(),
-            dead_letter: DeadLetter::default(),
-        }
-    }
-}
-
-/// Where operators look: metrics, health, status.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct HttpSettings {
-    /// `address:port` of `/metrics`, `/livez`, `/readyz` and `/status`.
-    #[schemars(with = "String")]
-    pub listen: SocketAddr,
-}
-
-impl Default for HttpSettings {
-    fn default() -> Self {
-        // 9464 is what OpenTelemetry's Prometheus exporters listen on.
-        HttpSettings { listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9464)) }
-    }
-}
-
 /// How the process ends.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -421,58 +213,6 @@ impl Default for ShutdownSettings {
         // Kubernetes kills after 30 seconds unless told otherwise; 5 are left for the last commit.
         ShutdownSettings { drain: HumanDuration::from_secs(25) }
     }
-}
-
-/// What is logged and how.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct LogSettings {
-    pub format: LogFormat,
-    /// A level, or a filter such as `info,sluicegate=debug`.
-    pub level: String,
-}
-
-impl Default for LogSettings {
-    fn default() -> Self {
-        LogSettings { format: LogFormat::Auto, level: "info".to_owned() }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    /// Text on a terminal, else JSON.
-    Auto,
-    Text,
-    Json,
-}
-
-/// What is wrong with a token, without showing it; `None` where it can be sent in a header.
-fn token_fault(token: &str) -> Option<&'static str> {
-    if token.trim().is_empty() {
-        return Some("holds no token: put the provider's API token there");
-    }
-    if token == MASK {
-        return Some("is the mask that config print shows: put the provider's API token there");
-    }
-    if let Some(fault) = vendors::placeholder(token) {
-        return Some(fault);
-    }
-    if !is_token(token) {
-        return Some(
-            "holds a character that an HTTP header does not take: give the bare token, in one line, without blanks and \
-             without a word such as Basic or Bearer before it",
-        );
-    }
-    None
-}
-
-fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretString>, D::Error> {
-    Ok(Option::<String>::deserialize(deserializer)?.map(SecretString::from))
-}
-
-fn masked<S: Serializer>(token: &Option<SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
-    token.as_ref().map(|_| MASK).serialize(serializer)
 }
 
 /// The file that documents every setting, for the tests that keep it true.

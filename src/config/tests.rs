@@ -8,6 +8,7 @@ use std::time::Instant;
 use secrecy::ExposeSecret;
 
 use super::*;
+use crate::providers::ProviderConfig;
 
 /// What every table row starts from: one valid destination.
 const VALID: &str = "destinations: {d: {type: userpilot, token: t0}}";

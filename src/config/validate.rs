@@ -6,7 +6,8 @@ use std::path::Path;
 
 use secrecy::ExposeSecret;
 
-use super::{Config, Destination, Problem, token_fault, vendors};
+use super::destination::token_fault;
+use super::{Config, Destination, Problem, vendors};
 use crate::kafka::settings::{PASSWORD, USERNAME, is_secret, owned_property, refused_property};
 use crate::providers::{self, ProviderConfig};
 use crate::sender::tls::TlsSettings;

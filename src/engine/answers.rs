@@ -6,8 +6,8 @@ use super::guard::Stream;
 use super::health::{Cause, Outcome, Sent, Sign};
 use super::row::{Row, Stage, Trouble};
 use super::rows::RowIndex;
-use super::verdict::{Answer, Fault, JobId, Outage, RejectReason, Rejection, Verdict};
 use super::{Batch, BatchId, DeadLetterCause, Engine, Job, Member};
+use crate::verdict::{Answer, Fault, JobId, Outage, RejectReason, Rejection, Verdict};
 
 /// A job is given three times the provider's pace of 1,200 rows a minute plus five minutes before it counts as lost
 /// (Userpilot, "Limitations": up to 1,200 rows processed per minute; factor and allowance are guesses).

@@ -291,7 +291,7 @@ mod tests {
     use super::*;
     use crate::engine::Gained;
     use crate::engine::testing::{ByHand, PARTITION, gained, policy, start};
-    use crate::engine::verdict::{EncodedRow, Verdict};
+    use crate::verdict::{EncodedRow, Verdict};
 
     /// Takes the partition over, and asks for its first commit.
     fn takes_over(engine: &mut Engine, now: Now) -> CommitId {

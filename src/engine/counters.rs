@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::verdict::{RejectReason, Rejection};
 use crate::event::{DecodeError, SkipReason};
+use crate::verdict::{RejectReason, Rejection};
 
 /// Totals since the start. Every consumed event is settled exactly once or still pending.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

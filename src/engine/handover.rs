@@ -179,8 +179,8 @@ mod tests {
     use std::time::Duration;
 
     use crate::engine::testing::{ByHand, PARTITION, gained, largest_fence, policy};
-    use crate::engine::verdict::Verdict;
     use crate::engine::{BatchPolicy, Policy};
+    use crate::verdict::Verdict;
 
     use super::*;
     use crate::record::Position;

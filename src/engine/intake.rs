@@ -405,8 +405,8 @@ mod tests {
     use super::*;
     use crate::engine::fence::Leaving;
     use crate::engine::testing::{ByHand, PARTITION, gained, policy};
-    use crate::engine::verdict::Verdict;
     use crate::engine::{BatchPolicy, Policy};
+    use crate::verdict::Verdict;
 
     fn one_by_one(buffer_bytes: u64) -> ByHand {
         let batch = BatchPolicy { max_rows: 1, linger: Duration::ZERO, ..policy().batch };

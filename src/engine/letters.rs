@@ -251,8 +251,8 @@ mod tests {
     use std::time::Duration;
 
     use crate::engine::testing::{ByHand, PARTITION, gained, policy};
-    use crate::engine::verdict::{RejectReason, Rejection, Verdict};
     use crate::engine::{BatchPolicy, GuardPolicy, Policy};
+    use crate::verdict::{RejectReason, Rejection, Verdict};
 
     fn lane() -> ByHand {
         let mut lane = ByHand::new(policy());

@@ -40,7 +40,6 @@ mod share;
 mod slowest;
 mod snapshot;
 mod state;
-pub mod verdict;
 
 #[cfg(test)]
 mod sim;
@@ -70,10 +69,10 @@ use health::{Health, Sent};
 use offsets::OffsetTracker;
 use rate_limit::{Limits, RateLimit};
 use rows::{RowIndex, Rows};
-use verdict::{EncodedRow, JobId, Rejection};
 
 use crate::event::Profile;
 use crate::record::{Offset, PartitionId, Position};
+use crate::verdict::{EncodedRow, JobId, Rejection};
 
 /// The two clocks at one moment: the monotonic one decides, the wall clock only goes into commits and comes out of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

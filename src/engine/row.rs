@@ -8,9 +8,9 @@ use super::dedup::{IdsOfRow, MessageId};
 use super::events::Events;
 use super::health::Failures;
 use super::offsets::EntryId;
-use super::verdict::{EncodedRow, Rejection};
 use crate::event::{Identify, Profile, Rules};
 use crate::record::{Offset, PartitionId, Record};
+use crate::verdict::{EncodedRow, Rejection};
 
 /// What a pending row costs beside its user id and events: the row itself, its places in index, queue and tracker, and
 /// the allocator's rounding (measured by `benches/engine.rs`).

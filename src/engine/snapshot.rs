@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::health::{Cause, Hold};
-use super::verdict::Outage;
 use super::{Counters, Engine, LaneState, Now, Partition};
 use crate::record::{PartitionId, Position};
+use crate::verdict::Outage;
 
 /// One consistent view: every number is of the same moment.
 #[derive(Clone, Debug)]
@@ -141,8 +141,8 @@ impl Engine {
 mod tests {
     use super::*;
     use crate::engine::testing::{ByHand, PARTITION, gained, policy};
-    use crate::engine::verdict::Verdict;
     use crate::engine::{BatchPolicy, Policy};
+    use crate::verdict::Verdict;
 
     /// Three rows that leave one by one.
     fn three_rows(rows_per_minute: u32) -> ByHand {

@@ -8,13 +8,13 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::fence::Leaving;
-use super::verdict::{Answer, EncodedRow, Verdict};
 use super::{
     Action, BatchId, BatchPolicy, Commit, CommitOutcome, DeadLetter, Engine, Fence, Gained, GuardPolicy, LetterId, Now,
     Outgoing, Policy, RetryPolicy, Settled,
 };
 use crate::event::Rules;
 use crate::record::{Offset, PartitionId, Position, Record};
+use crate::verdict::{Answer, EncodedRow, Verdict};
 
 pub const PARTITION: PartitionId = PartitionId { topic: 0, partition: 0 };
 

@@ -6,6 +6,7 @@ mod integrations;
 mod json;
 mod merge;
 mod scalar;
+pub mod settings;
 pub mod time;
 mod traits;
 

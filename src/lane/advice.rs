@@ -2,7 +2,7 @@
 
 use crate::config::{Config, Destination};
 use crate::engine::LaneState;
-use crate::engine::verdict::{Answer, Fault, Outage, Verdict};
+use crate::verdict::{Answer, Fault, Outage, Verdict};
 
 /// The names of the settings that a remedy may point to, as this destination has them.
 pub(super) struct Advice {

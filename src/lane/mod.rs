@@ -2,14 +2,13 @@
 
 mod advice;
 mod contact;
-mod echo;
-mod letter;
-mod membership;
+mod dead_letter;
+mod mask_token;
 mod password;
 mod policy;
+mod rejoin;
 mod report;
 mod requests;
-pub mod settings;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,8 +18,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use self::requests::Done;
+use crate::config::lane::DeadLetter;
 use crate::config::{Config, Destination, Problem};
-use crate::engine::verdict::{EncodedRow, Rejection};
 use crate::engine::{
     Action, CommitId, CommitOutcome, Engine, Fence, Gained, LaneState, LetterId, Note, Now, Outgoing, Settled,
 };
@@ -31,8 +30,9 @@ use crate::metrics::{LaneMetrics, Metrics};
 use crate::ops::{LaneStatus, Reporter};
 use crate::providers::{self, Provider, Row, Version};
 use crate::record::PartitionId;
+use crate::sender::token::TokenSource;
 use crate::sender::{self, Sender, SenderSettings};
-use crate::token::TokenSource;
+use crate::verdict::{EncodedRow, Rejection};
 
 /// Batches of records between the consumer thread and the loop: a few milliseconds of work, so that records are ready when
 /// the loop is, and a revoke never waits behind many.
@@ -59,7 +59,7 @@ pub enum Error {
 pub struct Lane {
     id: String,
     topics: Arc<[String]>,
-    dead_letter: settings::DeadLetter,
+    dead_letter: DeadLetter,
     drain: Duration,
     engine: Engine,
     provider: Box<dyn Provider>,
@@ -320,9 +320,9 @@ impl Lane {
                 Action::Bury { id, letter } => {
                     let source = self.topics.get(usize::from(letter.partition.topic)).map_or("", String::as_str);
                     let topic = self.dead_letter.topic_of(source, &self.id);
-                    let record = letter::record(&self.id, source, topic, &letter, SystemTime::now());
+                    let record = dead_letter::record(&self.id, source, topic, &letter, SystemTime::now());
                     let producer = Arc::clone(&self.producer);
-                    self.letters.spawn(letter::bury(id, producer, record));
+                    self.letters.spawn(dead_letter::bury(id, producer, record));
                 }
                 Action::Commit { id, commits } => {
                     let entries = commits

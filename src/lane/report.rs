@@ -7,7 +7,6 @@ use tracing::Level;
 
 use super::advice::{self, Complaint, level};
 use super::{Lane, Now, now, wall_ms};
-use crate::engine::verdict::{Answer, Outage, Verdict};
 use crate::engine::{LaneState, Snapshot};
 use crate::kafka::LogEnd;
 use crate::metrics::partition_label;
@@ -15,6 +14,7 @@ use crate::ops::{Budget, LastError};
 use crate::providers::Reply;
 use crate::record::{PartitionId, Position};
 use crate::sender::Failure;
+use crate::verdict::{Answer, Outage, Verdict};
 
 /// What the lane keeps only to show it.
 #[derive(Default)]

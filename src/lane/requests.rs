@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Lane, echo, report, wall_ms};
+use super::{Lane, mask_token, report, wall_ms};
 use crate::engine::BatchId;
-use crate::engine::verdict::{Answer, EncodedRow, JobId, Outage, Verdict};
 use crate::providers::{Asked, Reply};
 use crate::sender::Failure;
+use crate::verdict::{Answer, EncodedRow, JobId, Outage, Verdict};
 
 /// What came of one HTTP request.
 pub(super) struct Done {
@@ -81,7 +81,7 @@ impl Lane {
             None => Asked::Send { rows: done.rows },
         };
         let answer = match &done.reply {
-            Ok(reply) => echo::without_token(self.provider.classify(asked, reply), &done.token),
+            Ok(reply) => mask_token::without_token(self.provider.classify(asked, reply), &done.token),
             // A question about a job is asked again at its time: nothing of the job is to be sent again.
             Err(failure) if failure.untouched && done.job.is_none() => Answer::All(Verdict::Untouched),
             Err(failure) => Answer::All(Verdict::Unavailable(failure.outage)),

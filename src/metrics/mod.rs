@@ -6,9 +6,9 @@ mod series;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{Gauge, Histogram, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
-use crate::engine::verdict::{Outage, RejectReason};
 use crate::event::{DecodeError, SkipReason};
 use crate::record::PartitionId;
+use crate::verdict::{Outage, RejectReason};
 pub use series::{Choice, Lag, Total, TotalSeconds, Totals};
 use series::{Family, VALID, register};
 

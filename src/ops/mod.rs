@@ -2,6 +2,7 @@
 
 mod board;
 mod connections;
+pub mod settings;
 
 use std::future::Future;
 use std::io;

@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 
 use super::values::members;
 use super::{Asked, ProviderConfig, Reply, Row, Version, build, userpilot, vibefollow, vitally};
-use crate::engine::verdict::{Answer, JobId, Rejection, Verdict};
 use crate::event::Profile;
+use crate::verdict::{Answer, JobId, Rejection, Verdict};
 
 /// Where every fixture's first event stands; the following ones follow.
 const FIRST_OFFSET: i64 = 41;

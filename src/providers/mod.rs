@@ -20,9 +20,9 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-pub use crate::engine::verdict::EncodedRow;
-use crate::engine::verdict::{Answer, JobId, Rejection};
 use crate::event::Profile;
+pub use crate::verdict::EncodedRow;
+use crate::verdict::{Answer, JobId, Rejection};
 
 /// The settings of one destination's provider; `type` names the vendor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -1,7 +1,7 @@
 //! Refuses rows that every provider would refuse, before they cost budget.
 
 use super::Shape;
-use crate::engine::verdict::{RejectReason, Rejection};
+use crate::verdict::{RejectReason, Rejection};
 
 /// The longest user id. No vendor states one; 255 is Userpilot's limit for names and the usual width of an id column.
 const LONGEST_USER_ID: usize = 255;

@@ -19,7 +19,7 @@
 use std::time::Duration;
 
 use super::{Reply, body, headers};
-use crate::engine::verdict::{Fault, Outage, RejectReason, Rejection, Verdict};
+use crate::verdict::{Fault, Outage, RejectReason, Rejection, Verdict};
 
 /// Requests in flight of one-row modes: 20 rows a second times responses of up to 3 s, rounded up.
 pub const SINGLE_IN_FLIGHT: usize = 64;

@@ -18,8 +18,8 @@ use super::values::{Kind, Traits, Value, date, find, full_name, is_empty_list, k
 use super::{
     Asked, EncodedRow, Problem, Provider, Reply, Row, Shape, address, body, headers, identity, preflight, status,
 };
-use crate::engine::verdict::{Answer, JobId, Outage, RejectReason, Rejection, Verdict};
 use crate::event::Profile;
+use crate::verdict::{Answer, JobId, Outage, RejectReason, Rejection, Verdict};
 
 const VENDOR: &str = "vibefollow";
 

@@ -17,7 +17,7 @@ use super::values::{Traits, Value, account, date, event_time, find, full_name, t
 use super::{
     Asked, EncodedRow, Problem, Provider, Reply, Row, Shape, address, body, headers, identity, preflight, status,
 };
-use crate::engine::verdict::{Answer, JobId, RejectReason, Rejection, Verdict};
+use crate::verdict::{Answer, JobId, RejectReason, Rejection, Verdict};
 
 const VENDOR: &str = "vitally";
 

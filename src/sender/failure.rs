@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use super::connect_timeout;
-use crate::engine::verdict::Outage;
+use crate::verdict::Outage;
 
 /// Most characters of a failure's text: a guess at what stays readable in a log line.
 pub(super) const MAX_TEXT: usize = 200;

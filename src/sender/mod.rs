@@ -3,6 +3,7 @@
 mod coding;
 mod failure;
 pub mod tls;
+pub mod token;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,8 +14,8 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, header};
 use reqwest::{Client, ClientBuilder, Response, Url};
 
-use crate::engine::verdict::Outage;
 use crate::providers::Reply;
+use crate::verdict::Outage;
 
 pub use failure::Failure;
 use tls::Tls;

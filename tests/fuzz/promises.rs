@@ -8,8 +8,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use sluicegate::engine::verdict::{Answer, JobId, Verdict};
 use sluicegate::providers::{Asked, Provider, ProviderConfig, Reply, build};
+use sluicegate::verdict::{Answer, JobId, Verdict};
 
 /// One kind of question that a provider is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

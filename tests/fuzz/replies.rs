@@ -8,8 +8,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use sluicegate::engine::verdict::{Answer, JobId, Rejection, Verdict};
 use sluicegate::providers::{Asked, Provider, ProviderConfig, Reply, build, headers};
+use sluicegate::verdict::{Answer, JobId, Rejection, Verdict};
 
 use crate::damage::{damaged, parts};
 

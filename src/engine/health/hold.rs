@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::engine::verdict::{Fault, Outage};
+use crate::verdict::{Fault, Outage};
 
 /// The longest wait for the end of somebody else's job, which is asked for with a whole request. Three replicas with jobs of
 /// 100 rows use 88% of the limit with it, 79% with 2 s (simulated).

@@ -9,9 +9,9 @@ use uuid::Uuid;
 
 use super::world::{Provider, Random};
 use crate::engine::testing::{PARTITION, gained, policy, start};
-use crate::engine::verdict::{Answer, EncodedRow, Fault, JobId, Outage, RejectReason, Rejection, Verdict};
 use crate::engine::{Action, BatchId, BatchPolicy, CommitOutcome, Engine, LetterId, Now, Outgoing, Policy};
 use crate::record::{Offset, Record};
+use crate::verdict::{Answer, EncodedRow, Fault, JobId, Outage, RejectReason, Rejection, Verdict};
 
 /// How the provider answers a request that holds a bad row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

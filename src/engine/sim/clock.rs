@@ -7,9 +7,9 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::engine::testing::{PARTITION, gained, policy, start};
-use crate::engine::verdict::{Answer, EncodedRow, Outage, Verdict};
 use crate::engine::{Action, BatchId, CommitId, CommitOutcome, Engine, Now, Outgoing};
 use crate::record::{Offset, Record};
+use crate::verdict::{Answer, EncodedRow, Outage, Verdict};
 
 /// Five windows of the limit.
 const PLAYED: Duration = Duration::from_secs(300);

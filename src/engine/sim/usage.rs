@@ -9,9 +9,9 @@ use uuid::Uuid;
 
 use super::world::{Provider, Random};
 use crate::engine::testing::{PARTITION, gained, policy, start};
-use crate::engine::verdict::{Answer, EncodedRow, JobId, Verdict};
 use crate::engine::{Action, BatchId, BatchPolicy, CommitOutcome, Engine, Fence, Gained, Now, Outgoing, Policy};
 use crate::record::{Offset, Position, Record};
+use crate::verdict::{Answer, EncodedRow, JobId, Verdict};
 
 const LIMIT: usize = 1200;
 

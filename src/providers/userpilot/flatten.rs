@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
-use crate::engine::verdict::{RejectReason, Rejection};
 use crate::event::Profile;
 use crate::providers::values::{Kind, Traits, Value, date, find, is_empty_list, kind, members, text};
+use crate::verdict::{RejectReason, Rejection};
 
 /// "500 properties per user, names up to 255 characters, values up to 65,535 characters" (the vendor's API description).
 const MOST_PROPERTIES: usize = 500;

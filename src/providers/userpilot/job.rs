@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::VENDOR;
-use crate::engine::verdict::{Answer, Fault, JobId, Outage, RejectReason, Verdict};
 use crate::providers::{Reply, body, headers, status};
+use crate::verdict::{Answer, Fault, JobId, Outage, RejectReason, Verdict};
 
 /// "Up to 1,200 rows processed per minute" ("Limitations"): a row takes 50 ms.
 const PER_ROW: Duration = Duration::from_millis(50);

@@ -19,7 +19,7 @@ use super::values::account;
 use super::{
     Asked, EncodedRow, Problem, Provider, Reply, Row, Shape, address, body, headers, identity, preflight, status,
 };
-use crate::engine::verdict::{Answer, JobId, RejectReason, Rejection, Verdict};
+use crate::verdict::{Answer, JobId, RejectReason, Rejection, Verdict};
 
 const VENDOR: &str = "userpilot";
 

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::LogEntry;
-use crate::config::EventSettings;
+use crate::event::settings::EventSettings;
 use crate::testbed::simulator::Kind;
 
 /// The `events` settings that the outcome depends on.

@@ -7,9 +7,9 @@ use uuid::Uuid;
 
 use super::cluster::{CLOSING, Cluster, Happening, QUEUE, TURN};
 use super::provider::Row;
-use crate::engine::verdict::{Answer, EncodedRow, JobId, Outage, Verdict};
 use crate::engine::{Action, BatchId, Outgoing};
 use crate::record::{Offset, PartitionId, Record};
+use crate::verdict::{Answer, EncodedRow, JobId, Outage, Verdict};
 
 impl Cluster {
     /// Every replica reads, does what its engine says, and leaves when it is done.

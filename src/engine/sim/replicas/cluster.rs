@@ -7,9 +7,9 @@ use super::group::Group;
 use super::provider::{Provider, Row};
 use crate::engine::sim::world::Random;
 use crate::engine::testing::{policy, start};
-use crate::engine::verdict::{Answer, JobId};
 use crate::engine::{BatchId, BatchPolicy, CommitId, CommitOutcome, Engine, Now, Policy};
 use crate::record::{PartitionId, Position};
+use crate::verdict::{Answer, JobId};
 
 /// A member learns of a rebalance with its next heartbeat.
 pub const HEARTBEAT_MS: u64 = 3000;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{Happening, Kind, Run, SentRow, Style, Totals, rejection};
 use crate::engine::BatchId;
-use crate::engine::verdict::{Answer, EncodedRow, Fault, JobId, Outage, Verdict};
 use crate::record::Position;
+use crate::verdict::{Answer, EncodedRow, Fault, JobId, Outage, Verdict};
 
 /// A job at the provider: it runs to its end whoever asks.
 pub struct Job {

@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::{Happening, Kind, Run, SentRow};
 use crate::engine::sim::world::Event;
-use crate::engine::verdict::{Answer, Verdict};
 use crate::engine::{BatchId, DeadLetter, DeadLetterCause, Fence, LaneState, LetterId, Snapshot};
 use crate::record::{PartitionId, Position};
+use crate::verdict::{Answer, Verdict};
 
 /// The time after which the engine gives up a job of a few rows.
 const JOB_IS_LOST: Duration = Duration::from_secs(300);

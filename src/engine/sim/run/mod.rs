@@ -18,13 +18,13 @@ pub use totals::Totals;
 
 use super::world::{Graves, Kind, Log, Odd, Provider, Random, SentRow};
 use crate::engine::testing::start;
-use crate::engine::verdict::{Answer, EncodedRow, RejectReason, Rejection};
 use crate::engine::{
     Action, BatchId, BatchPolicy, CommitId, CommitOutcome, DeadLetter, DeadLetterCause, Engine, GuardPolicy, LetterId,
     Now, Outgoing, Policy, RetryPolicy,
 };
 use crate::event::Rules;
 use crate::record::{PartitionId, Position};
+use crate::verdict::{Answer, EncodedRow, RejectReason, Rejection};
 
 /// Once all is well, a row that is to blame for its failures is a dead letter within ten minutes, if others pass. Before that a
 /// job of another account may take ten minutes; and a limit of one row a second, or the guard's trickle, some more.

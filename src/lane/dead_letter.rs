@@ -87,8 +87,8 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
-    use crate::engine::verdict::{RejectReason, Rejection};
     use crate::record::{Offset, PartitionId};
+    use crate::verdict::{RejectReason, Rejection};
 
     #[test]
     fn headers_name_place_cause_and_history() {

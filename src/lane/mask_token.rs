@@ -2,8 +2,8 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::engine::verdict::{Answer, Rejection, Verdict};
 use crate::kafka::settings::MASK;
+use crate::verdict::{Answer, Rejection, Verdict};
 
 /// Masks the token wherever the answer repeats a word of the reply: an error's code in a message, or a field.
 pub(super) fn without_token(mut answer: Answer, token: &SecretString) -> Answer {
@@ -33,7 +33,7 @@ fn mask(verdict: &mut Verdict, token: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::verdict::RejectReason;
+    use crate::verdict::RejectReason;
 
     #[test]
     fn a_token_that_a_provider_repeats_as_code_or_field_is_masked_for_each_row() {

@@ -1,0 +1,114 @@
+//! The `events` block of the configuration.
+
+use schemars::JsonSchema;
+use serde::de::{self, Deserializer, Unexpected};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Rules, bare_id};
+use crate::units::ByteCount;
+
+/// How events are read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EventSettings {
+    /// Longest payload; a longer one is a dead letter.
+    pub max_bytes: ByteCount,
+    pub anonymous_id: AnonymousId,
+    /// The trait that names the account where neither `context.groupId` nor `traits.company.id` does.
+    pub account_trait: Option<String>,
+    /// How many `messageId`s are remembered per partition, fewer where those of all partitions would take more
+    /// than an eighth of the lane's buffer; 0 turns it off.
+    pub message_id_window: usize,
+    /// User ids that stand for nobody, such as `undefined`: an event with one is a dead letter. Compared without white space, quotes and
+    /// ASCII case; in the environment a list separated by commas; an empty list turns it off.
+    #[serde(deserialize_with = "ids")]
+    pub refuse_user_ids: Vec<String>,
+}
+
+impl Default for EventSettings {
+    fn default() -> Self {
+        EventSettings {
+            max_bytes: ByteCount::mib(1),
+            anonymous_id: AnonymousId::Skip,
+            account_trait: None,
+            message_id_window: 100_000,
+            refuse_user_ids: NOBODY.map(str::to_owned).into(),
+        }
+    }
+}
+
+impl EventSettings {
+    pub fn rules(&self) -> Rules {
+        Rules {
+            max_bytes: self.max_bytes.0,
+            use_anonymous_id: self.anonymous_id == AnonymousId::Use,
+            account_trait: self.account_trait.clone(),
+            // A comma alone is how the environment says that the list is empty.
+            refuse_user_ids: self
+                .refuse_user_ids
+                .iter()
+                .map(|id| bare_id(id).to_owned())
+                .filter(|id| !id.is_empty())
+                .collect(),
+        }
+    }
+}
+
+/// What a bug writes in place of an id, and what many sites write for whoever is not logged in. A row for one of these would melt
+/// different people into one. All that PostHog refuses to identify (`isDistinctIdIllegal`, with our name for a distinct id beside its
+/// own), of Mixpanel's list of invalid distinct ids what is nobody's initials or nickname, and how Objective-C writes a null.
+const NOBODY: [&str; 27] = [
+    "undefined",
+    "null",
+    "nil",
+    "none",
+    "nan",
+    "(null)",
+    "<null>",
+    "<nil>",
+    "[object object]",
+    "[]",
+    "{}",
+    "true",
+    "false",
+    "0",
+    "-1",
+    "00000000-0000-0000-0000-000000000000",
+    "n/a",
+    "unknown",
+    "anonymous",
+    "guest",
+    "not_authenticated",
+    "id",
+    "userid",
+    "user_id",
+    "distinctid",
+    "distinct_id",
+    "email",
+];
+
+/// Reads a list, or the environment's text with commas. YAML takes `null`, `true` and `0` without quotes for other things than text.
+fn ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    const EXPECTED: &str = "a list of user ids, such as [undefined, guest]";
+    let wrong = |what| de::Error::invalid_type(what, &EXPECTED);
+    let id = |id| match id {
+        Value::String(id) => Ok(id),
+        Value::Null | Value::Bool(_) | Value::Number(_) => Ok(id.to_string()),
+        Value::Array(_) | Value::Object(_) => Err(wrong(Unexpected::Other("an entry that is no text"))),
+    };
+    match Value::deserialize(deserializer)? {
+        Value::String(text) => Ok(text.split(',').map(str::to_owned).collect()),
+        Value::Array(ids) => ids.into_iter().map(id).collect(),
+        _ => Err(wrong(Unexpected::Other("no list"))),
+    }
+}
+
+/// What becomes of an event that has only an `anonymousId`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AnonymousId {
+    Skip,
+    /// It stands for the user's id.
+    Use,
+}
