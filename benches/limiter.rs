@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use sluicegate::engine::rate_limit::{Former, Grant, Limits, RateLimit};
+use sluicegate::engine::limit::{Former, Grant, Limits, RateLimit};
 use sluicegate::record::PartitionId;
 
 /// One row at 1,200 a minute.

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::guard::Stream;
+use super::handover::Member;
+use super::health::guard::Stream;
 use super::health::{Cause, Outcome, Sent, Sign};
-use super::row::{Row, Stage, Trouble};
-use super::rows::RowIndex;
-use super::{Batch, BatchId, DeadLetterCause, Engine, Job, Member};
+use super::rows::{Row, RowIndex, Stage, Trouble};
+use super::{Batch, BatchId, DeadLetterCause, Engine, Job};
 use crate::verdict::{Answer, Fault, JobId, Outage, RejectReason, Rejection, Verdict};
 
 /// A job is given three times the provider's pace of 1,200 rows a minute plus five minutes before it counts as lost

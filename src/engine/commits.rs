@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::fence::Leaving;
-use super::share::WINDOW;
-use super::{Action, CommitId, Engine, Fence, Note, Now, Settled};
+use super::handover::{Fence, Leaving, Settled};
+use super::limit::share::WINDOW;
+use super::{Action, Commit, CommitId, CommitOutcome, Engine, Note, Now};
 use crate::record::{PartitionId, Position};
 
 /// Commits for the fence are at least this far apart.
@@ -20,24 +20,6 @@ const REFRESH: Duration = Duration::from_secs(300);
 /// A commit that failed is tried again after this time at first, and after `RETRY_MAX` at most.
 const RETRY: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(2);
-
-/// One partition's part of a commit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Commit {
-    pub partition: PartitionId,
-    pub position: Position,
-    pub metadata: String,
-}
-
-/// What came of a commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CommitOutcome {
-    Done,
-    /// Worth another try.
-    Failed,
-    /// The group moved on without us.
-    Fenced,
-}
 
 #[derive(Debug)]
 struct Out {

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::dedup::{self, MessageId, MessageIds};
-use super::guard::Stream;
+use super::handover::{Ahead, Member, Settled};
+use super::health::guard::Stream;
 use super::letters::LETTERS_WAITING;
-use super::offsets::{OffsetTracker, Owner};
-use super::rate_limit::Former;
-use super::row::{ROW_OVERHEAD, Row, Stage};
-use super::rows::RowIndex;
-use super::{Action, Ahead, Engine, Fence, Member, Note, Now, Partition, Settled};
+use super::limit::Former;
+use super::partition::message_ids::{self, MessageId, MessageIds};
+use super::partition::offsets::{OffsetTracker, Owner};
+use super::rows::{ROW_OVERHEAD, Row, RowIndex, Stage};
+use super::{Action, Engine, Gained, Note, Now, Partition};
 use crate::event::{self, Decoded, Identify, SkipReason};
 use crate::record::{PartitionId, Position, Record};
 
@@ -19,21 +19,6 @@ const RESUME_BELOW: f64 = 0.8;
 /// A log that still ends below the fence after this time was cut. For so long a follower may lag behind before the leader goes
 /// on without it (Kafka's default of `replica.lag.time.max.ms`).
 const CATCH_UP: Duration = Duration::from_secs(30);
-
-/// A partition that the group gave us.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gained {
-    pub partition: PartitionId,
-    /// Where reading starts.
-    pub start: Position,
-    /// What the last owner's commit says.
-    pub fence: Option<Fence>,
-    /// What it had settled beyond `start`.
-    pub settled: Settled,
-    /// The time for which the owners of the topic's other partitions may still use its share (`Fence::unheard`); `None` where
-    /// that was never theirs.
-    pub added: Option<Duration>,
-}
 
 impl Engine {
     /// Takes partitions over. They stand paused; `poll` resumes them when their replay fits.
@@ -94,7 +79,7 @@ impl Engine {
 
     /// Gives each partition its part of the room for message ids.
     fn share_out_room(&mut self) {
-        let room = dedup::room(self.policy.message_id_window, self.policy.buffer_bytes, self.partitions.len());
+        let room = message_ids::room(self.policy.message_id_window, self.policy.buffer_bytes, self.partitions.len());
         self.partitions.values_mut().for_each(|partition| partition.ids.set_room(room));
     }
 
@@ -403,7 +388,7 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::fence::Leaving;
+    use crate::engine::handover::{Fence, Leaving};
     use crate::engine::testing::{ByHand, PARTITION, gained, policy};
     use crate::engine::{BatchPolicy, Policy};
     use crate::verdict::Verdict;

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::dedup::IdsOfRow;
-use super::guard::Stream;
-use super::offsets::{EntryId, Owner};
+use super::handover::Member;
+use super::health::guard::Stream;
+use super::partition::message_ids::IdsOfRow;
+use super::partition::offsets::{EntryId, Owner};
 use super::rows::RowIndex;
-use super::{Action, DeadLetterCause, Engine, LetterId, Member};
+use super::{Action, DeadLetter, DeadLetterCause, Engine, LetterId};
 use crate::event::DecodeError;
-use crate::record::{Offset, PartitionId, Record};
+use crate::record::Record;
 
 /// Dead letters handed to the producer and not acknowledged yet: enough to fill its batches, few enough to bound what a
 /// crash writes twice.
@@ -19,21 +20,6 @@ const OUT: usize = 500;
 /// Dead letters that may wait before rows are no longer tried and intake stands still; while the guard is closed they wait for
 /// its trickle, and the lag then shows where they are.
 pub(super) const LETTERS_WAITING: usize = 1000;
-
-/// What is written to the dead-letter topic.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeadLetter {
-    pub key: Option<Vec<u8>>,
-    pub value: Vec<u8>,
-    pub cause: DeadLetterCause,
-    /// Requests that held it.
-    pub attempts: u32,
-    /// Records behind it.
-    pub events: u32,
-    pub partition: PartitionId,
-    pub first: Offset,
-    pub last: Offset,
-}
 
 #[derive(Debug)]
 pub(super) struct Letter {

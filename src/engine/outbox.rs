@@ -3,12 +3,11 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::guard::Stream;
+use super::health::guard::Stream;
 use super::health::{Cause, Plan, Sent, Turn, Waiting};
 use super::letters::LETTERS_WAITING;
-use super::rate_limit::Grant;
-use super::row::{Row, Stage};
-use super::rows::RowIndex;
+use super::limit::Grant;
+use super::rows::{Row, RowIndex, Stage};
 use super::{Action, Batch, BatchId, DeadLetterCause, Encode, Engine, Outgoing};
 
 /// Rows are sealed this long before the budget lets them go, so that the commit of their fence is through by then: a commit

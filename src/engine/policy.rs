@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::guard::GuardPolicy;
+use super::health::guard::GuardPolicy;
 use crate::event::Rules;
 
 /// The settings of one lane's engine.

@@ -129,8 +129,8 @@ impl Engine {
     fn oldest_event_ms(&self) -> Option<i64> {
         let oldest = self.partitions.values().filter_map(|partition| {
             partition.tracker.owners().find_map(|owner| match owner {
-                super::offsets::Owner::Row(index) => self.rows.get(index).map(|row| row.first_time_ms),
-                super::offsets::Owner::Letter(id) => self.letters.get(id).map(|letter| letter.first_time_ms),
+                super::partition::offsets::Owner::Row(index) => self.rows.get(index).map(|row| row.first_time_ms),
+                super::partition::offsets::Owner::Letter(id) => self.letters.get(id).map(|letter| letter.first_time_ms),
             })
         });
         oldest.min()

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::fence::Leaving;
+use super::handover::Leaving;
 use super::{
     Action, BatchId, BatchPolicy, Commit, CommitOutcome, DeadLetter, Engine, Fence, Gained, GuardPolicy, LetterId, Now,
     Outgoing, Policy, RetryPolicy, Settled,

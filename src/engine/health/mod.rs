@@ -12,7 +12,9 @@
 //!   fare, becomes a dead letter.
 
 mod blame;
+pub mod guard;
 mod hold;
+mod jitter;
 mod size;
 
 use std::time::{Duration, Instant};
@@ -20,10 +22,10 @@ use std::time::{Duration, Instant};
 use blame::Controls;
 pub use blame::{Failures, Sign};
 pub use hold::{Cause, Hold};
+use jitter::Jitter;
 use size::RequestSize;
 
 use super::policy::RetryPolicy;
-use super::state::Jitter;
 
 /// A failure within this time after a success of another request may be the row's: a batch of 100 leaves every 5 s at 1,200
 /// rows a minute, so a lane at work always has a success as fresh as this. A guess: two such batches.

@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use compact_str::CompactString;
 
-use super::dedup::{IdsOfRow, MessageId};
 use super::events::Events;
-use super::health::Failures;
-use super::offsets::EntryId;
+use crate::engine::health::Failures;
+use crate::engine::partition::message_ids::{IdsOfRow, MessageId};
+use crate::engine::partition::offsets::EntryId;
 use crate::event::{Identify, Profile, Rules};
 use crate::record::{Offset, PartitionId, Record};
 use crate::verdict::{EncodedRow, Rejection};

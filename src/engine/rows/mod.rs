@@ -1,5 +1,8 @@
 //! The pending rows of a lane: found by user, queued by age, at most one of a user's rows on its way.
 
+mod events;
+mod row;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::BuildHasher;
 use std::time::Instant;
@@ -8,7 +11,8 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use slab::Slab;
 
-use super::row::{Row, Stage};
+pub use row::{ROW_OVERHEAD, Row, Stage, Trouble};
+
 use crate::record::PartitionId;
 
 /// Where a row lives; reused after the row is gone, so whoever keeps one keeps the row's `seq` beside it.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::ledger::Ledger;
 use super::pacer::Pacer;
 use super::share::{Former, Part, Share, WINDOW};
-use super::slowest::Slowest;
+use super::slowest_response::Slowest;
 use crate::record::PartitionId;
 
 /// The pace is this much slower than the limit, so that batches of one size never meet the ledger's bound for timer grain
@@ -290,7 +290,7 @@ fn row_period(rows_per_minute: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::share::LastOwner;
+    use crate::engine::limit::LastOwner;
     use crate::engine::testing::start;
 
     const TIMEOUT: Duration = Duration::from_secs(10);

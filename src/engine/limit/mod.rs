@@ -1,11 +1,17 @@
 //! How much may leave and when: rows, and beside them calls where the provider counts real-time requests by themselves.
 
+mod ledger;
+pub mod pacer;
+mod quota;
+pub mod share;
+mod slowest_response;
+
 use std::time::{Duration, Instant};
 
-pub use super::quota::Grant;
-use super::quota::Quota;
-pub use super::share::{Former, LastOwner};
 use crate::record::PartitionId;
+pub use quota::Grant;
+use quota::Quota;
+pub use share::{Former, LastOwner};
 
 /// What one destination's limits are made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

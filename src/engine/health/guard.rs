@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::pacer::Pacer;
+use crate::engine::limit::pacer::Pacer;
 
 /// This many good ends in a row open the guard again: long enough not to be luck at a ratio of one half (1 in 1,000,000),
 /// short enough to take 20 s at the default trickle.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::record::PartitionId;
 
 /// The window that providers count in.
-pub(super) const WINDOW: Duration = Duration::from_secs(60);
+pub const WINDOW: Duration = Duration::from_secs(60);
 
 /// The user of a gained partition's share before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::rate_limit::LastOwner;
+use crate::engine::limit::LastOwner;
 use crate::record::Position;
 
 /// The commit metadata of one partition, as versioned JSON.

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use super::offsets::Owner;
-use super::{Engine, Member};
+use super::Member;
+use crate::engine::Engine;
+use crate::engine::partition::offsets::Owner;
 use crate::event::SkipReason;
 use crate::record::PartitionId;
 
 impl Engine {
     /// Everyone with something unsettled in this partition.
-    pub(super) fn unsettled(&self, id: PartitionId) -> BTreeSet<Member> {
+    pub(in crate::engine) fn unsettled(&self, id: PartitionId) -> BTreeSet<Member> {
         let owners = self.partitions.get(&id).into_iter().flat_map(|partition| partition.tracker.owners());
         owners.filter_map(|owner| self.member(owner)).collect()
     }
@@ -23,7 +24,7 @@ impl Engine {
 
     /// All events below the fence have been read. Whom the last owner had settled altogether is settled here too; of the
     /// others nothing is known, and what was settled of them goes out again under what was not.
-    pub(super) fn end_replay(&mut self, id: PartitionId) {
+    pub(in crate::engine) fn end_replay(&mut self, id: PartitionId) {
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         partition.replay_until = None;
         partition.footprint = 0;

@@ -1,0 +1,78 @@
+//! One assigned partition: how far it is read, committed and fenced, and what of it is not settled.
+
+pub mod message_ids;
+pub mod offsets;
+
+use std::time::Instant;
+
+use message_ids::MessageIds;
+use offsets::OffsetTracker;
+
+use super::handover::{Ahead, Member, Settled};
+use crate::record::{Offset, Position};
+
+/// One assignment of one partition.
+#[derive(Debug)]
+pub struct Partition {
+    /// Tells this assignment from an earlier one of the same partition.
+    pub epoch: u64,
+    pub read: Position,
+    /// The fence that the broker has.
+    pub fence: Position,
+    /// Nothing is sent before `read` has come this far.
+    pub replay_until: Option<Position>,
+    pub tracker: OffsetTracker,
+    /// The position that the broker has.
+    pub committed: Position,
+    pub committed_at: Option<Instant>,
+    /// The position behind all events of the rows that have been sealed: they wait until the fence is there.
+    pub sealed: Position,
+    /// When the last owner's requests have ended and its share may be used: an older state of a user could still arrive
+    /// before that.
+    pub usable_at: Instant,
+    /// Whether its rows may leave: the replay is complete and `usable_at` has passed.
+    pub is_open: bool,
+    /// How many partitions there were for all owners so far, if always as many.
+    pub of: Option<usize>,
+    /// Since when the log has ended below the fence.
+    pub ends_short: Option<Instant>,
+    /// Replayed bytes that the last owner announced.
+    pub footprint: u64,
+    /// Bytes of unsettled rows and dead letters.
+    pub pending_bytes: u64,
+    /// Its rows in requests and jobs, and its dead letters on their way.
+    pub rows_out: usize,
+    pub letters_out: usize,
+    pub ids: MessageIds,
+    /// What the last owner had settled of the replay; empty once that is over.
+    pub settled: Settled,
+    /// What this owner has settled beyond the committed position.
+    pub ahead: Ahead,
+    pub admitted: bool,
+    pub paused: bool,
+    /// Since when the group wants it back, and when the burst that its share was used for is made up for.
+    pub revoked_at: Option<Instant>,
+    pub even_at: Option<Instant>,
+}
+
+impl Partition {
+    pub fn usage(&self) -> u64 {
+        self.pending_bytes + self.tracker.settled_bytes()
+    }
+
+    /// Remembers a settled event that the committed position will not cover. Most often it will, and naming its member, which
+    /// hashes, would be for nothing.
+    pub fn note_ahead(&mut self, last: Offset, member: impl FnOnce() -> Member) {
+        if last.position() >= self.tracker.committable(self.read) {
+            self.ahead.note(member(), last);
+        }
+    }
+
+    pub fn is_revoking(&self) -> bool {
+        self.revoked_at.is_some()
+    }
+
+    pub fn is_replaying(&self) -> bool {
+        self.replay_until.is_some()
+    }
+}
