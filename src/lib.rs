@@ -26,7 +26,7 @@
 //! - No row leaves while an older row of its user is on its way, and none whose events a committed fence does not cover.
 //! - No slot of the limit is freed before a full window after the response has passed.
 //! - No token, trait, e-mail or response body is logged or exported; user ids only at debug level.
-//! - No unsafe code outside `kafka::record_queue` and `kafka::native`.
+//! - No unsafe code outside `kafka::consumer::record_queue` and `kafka::native`.
 //! - No code outside [`lane`] and [`app`] sees both the engine and the world.
 //!
 //! # Where to start reading

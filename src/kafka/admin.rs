@@ -6,11 +6,12 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::assignment::partition_count;
-use super::client::refused;
+use super::client::{BROKER_TIMEOUT, refused};
 use super::complaints::LastComplaint;
-use super::consumer::{ConsumerSettings, Start, consumer_config};
-use super::{BROKER_TIMEOUT, DeadLetterProducer};
+use super::consumer::settings::{ConsumerSettings, consumer_config};
+use super::dead_letter::DeadLetterProducer;
+use super::settings::Start;
+use super::topics::partition_count;
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,12 +1,60 @@
 //! What all Kafka clients share: settings on top of settings, errors without secrets.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use secrecy::SecretString;
 
-use super::Error;
+/// How long a broker may take to answer metadata, watermark and committed-offset queries. A guess: loaded brokers
+/// answer within a second, and two such waits still fit into half the default session timeout of 45 s.
+pub const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a Kafka client could not be made or a record not be written; no text repeats a property's value.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// librdkafka refused the properties, alone or together.
+    #[error("librdkafka refused the settings: {0}; see `kafka.properties` and librdkafka's CONFIGURATION.md")]
+    Settings(String),
+    #[error("cannot start the thread {name}: {source}")]
+    Thread { name: String, source: std::io::Error },
+    /// No broker answered in time; `text` is what librdkafka last complained about.
+    #[error("no answer from {brokers}: {text}; check the addresses, the network, TLS and credentials")]
+    Unreachable { brokers: String, text: String },
+    /// The broker knows no such topic and does not create it.
+    #[error("topic {topic} does not exist: create it, or allow the broker to (auto.create.topics.enable)")]
+    UnknownTopic { topic: String },
+    /// No retry can help: the record is larger than the client, the broker or the topic takes.
+    #[error(
+        "a record of {bytes} bytes is too large for topic {topic}: raise max.message.bytes of the topic (message.max.bytes of the broker)"
+    )]
+    TooLarge { topic: String, bytes: usize },
+    /// The local queue is full; try again later.
+    #[error("the producer's queue is full: too many records for topic {topic} wait for the broker")]
+    QueueFull { topic: String },
+    /// The broker did not acknowledge the record; it may have been written all the same. Try again later.
+    #[error("topic {topic} did not take the record: {text}")]
+    NotAcknowledged { topic: String, text: String },
+    /// The embedded broker could not do what it was asked.
+    #[error("embedded broker: {0}")]
+    Broker(String),
+}
+
+/// Name and password for SASL.
+#[derive(Clone)]
+pub struct Credentials {
+    pub username: String,
+    pub password: SecretString,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(***)")
+    }
+}
 
 /// Other names of properties that the worker owns (librdkafka, CONFIGURATION.md, "Alias for"): they would win or lose by
 /// chance, so they are left out.

@@ -12,11 +12,10 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _,
 use secrecy::ExposeSecret as _;
 use tokio::sync::oneshot;
 
-use super::client::{client_config, is_unknown_topic, producer_properties, refused};
+use super::client::{Credentials, Error, client_config, is_unknown_topic, producer_properties, refused};
 use super::complaints::Complaints;
-use super::record_queue::log_in_with;
+use super::native::log_in_with;
 use super::settings::{PASSWORD, USERNAME};
-use super::{Credentials, Error};
 
 /// How long librdkafka tries to write one letter. Its default is 300 s; after 30 s the lane should rather say that it is
 /// blocked, and try again itself. A guess: longer than the change of a partition's leader takes.

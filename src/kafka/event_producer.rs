@@ -11,10 +11,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 
-use super::client::{client_config, is_unknown_topic, producer_properties, refused};
+use super::client::{BROKER_TIMEOUT, Error, client_config, is_unknown_topic, producer_properties, refused};
 use super::complaints::LastComplaint;
 use super::dead_letter::not_written;
-use super::{BROKER_TIMEOUT, Error};
 
 /// How long librdkafka tries to write one record; as for dead letters.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);

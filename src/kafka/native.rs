@@ -1,26 +1,34 @@
-//! Calls of librdkafka for which rdkafka has no safe form: topic ids, leader epochs, and the start of a log as fetches tell it.
-#![expect(unsafe_code, reason = "rdkafka has no safe call for `rd_kafka_DescribeTopics` and leader epochs")]
+//! Calls of librdkafka for which rdkafka has no safe form: topic ids, leader epochs, the start of a log as fetches tell it, and a new password.
+#![expect(
+    unsafe_code,
+    reason = "rdkafka has no safe call for `rd_kafka_DescribeTopics`, leader epochs and `rd_kafka_sasl_set_credentials`"
+)]
 
 use std::ffi::{CStr, CString};
 use std::ptr;
 use std::time::Duration;
 
-use rdkafka::TopicPartitionList;
 use rdkafka::bindings::{
     rd_kafka_AdminOptions_destroy, rd_kafka_AdminOptions_new, rd_kafka_AdminOptions_set_broker,
     rd_kafka_AdminOptions_set_request_timeout, rd_kafka_DescribeTopics, rd_kafka_DescribeTopics_result_topics,
     rd_kafka_TopicCollection_destroy, rd_kafka_TopicCollection_of_topic_names, rd_kafka_TopicDescription_error,
     rd_kafka_TopicDescription_name, rd_kafka_TopicDescription_partitions, rd_kafka_TopicDescription_t,
     rd_kafka_TopicDescription_topic_id, rd_kafka_Uuid_base64str, rd_kafka_Uuid_least_significant_bits,
-    rd_kafka_Uuid_most_significant_bits, rd_kafka_admin_op_t, rd_kafka_error_code,
-    rd_kafka_event_DescribeTopics_result, rd_kafka_event_destroy, rd_kafka_event_error, rd_kafka_event_t,
-    rd_kafka_get_watermark_offsets, rd_kafka_queue_destroy, rd_kafka_queue_new, rd_kafka_queue_poll,
-    rd_kafka_topic_partition_get_leader_epoch, rd_kafka_topic_partition_set_leader_epoch,
+    rd_kafka_Uuid_most_significant_bits, rd_kafka_admin_op_t, rd_kafka_error_code, rd_kafka_error_destroy,
+    rd_kafka_error_string, rd_kafka_event_DescribeTopics_result, rd_kafka_event_destroy, rd_kafka_event_error,
+    rd_kafka_event_t, rd_kafka_get_watermark_offsets, rd_kafka_queue_destroy, rd_kafka_queue_new, rd_kafka_queue_poll,
+    rd_kafka_sasl_set_credentials, rd_kafka_topic_partition_get_leader_epoch,
+    rd_kafka_topic_partition_set_leader_epoch,
 };
+use rdkafka::client::Client;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::metadata::MetadataBroker;
 use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, TopicPartitionList};
+use secrecy::ExposeSecret as _;
+
+use super::client::Credentials;
 
 /// A topic as a broker describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,4 +147,24 @@ pub(super) fn leader_epoch(list: &TopicPartitionList, index: usize) -> i32 {
     assert!(index < list.count(), "an element of the list");
     // SAFETY: the list lives and has this element.
     unsafe { rd_kafka_topic_partition_get_leader_epoch((*list.ptr()).elems.add(index)) }
+}
+
+/// Gives a client another name and password for PLAIN and SCRAM; connections that stand stay as they are.
+///
+/// # Errors
+/// librdkafka's words for why it does not take them, which hold neither.
+pub(super) fn log_in_with<C: ClientContext>(client: &Client<C>, credentials: &Credentials) -> Result<(), String> {
+    let no_zeros = |_| "it holds a zero byte".to_owned();
+    let username = CString::new(credentials.username.as_str()).map_err(no_zeros)?;
+    let password = CString::new(credentials.password.expose_secret()).map_err(no_zeros)?;
+    // SAFETY: the client lives, and copies both texts. An error is ours to destroy, and its words live as long as it does.
+    unsafe {
+        let error = rd_kafka_sasl_set_credentials(client.native_ptr(), username.as_ptr(), password.as_ptr());
+        if error.is_null() {
+            return Ok(());
+        }
+        let text = CStr::from_ptr(rd_kafka_error_string(error)).to_string_lossy().into_owned();
+        rd_kafka_error_destroy(error);
+        Err(text)
+    }
 }

@@ -85,14 +85,14 @@ impl KafkaSettings {
         format!("{}.{destination}", self.group)
     }
 
-    /// How long the group waits for a silent member before it gives its partitions to others.
+    /// The same as [`session_timeout`].
     pub fn session_timeout(&self) -> Duration {
-        self.millis("session.timeout.ms").unwrap_or(SESSION_TIMEOUT)
+        session_timeout(&self.properties)
     }
 
     /// How long the group waits for a member that does not poll.
     pub fn max_poll_interval(&self) -> Duration {
-        self.millis("max.poll.interval.ms").unwrap_or(MAX_POLL_INTERVAL)
+        millis(&self.properties, "max.poll.interval.ms").unwrap_or(MAX_POLL_INTERVAL)
     }
 
     /// What librdkafka is given: the properties, and `sasl.password` as `password_file` holds it now.
@@ -106,10 +106,15 @@ impl KafkaSettings {
         }
         Ok(properties)
     }
+}
 
-    fn millis(&self, key: &str) -> Option<Duration> {
-        self.properties.get(key).and_then(|text| text.trim().parse().ok()).map(Duration::from_millis)
-    }
+/// Returns the time that the group waits for a silent member before it gives its partitions to others.
+pub fn session_timeout(properties: &BTreeMap<String, String>) -> Duration {
+    millis(properties, "session.timeout.ms").unwrap_or(SESSION_TIMEOUT)
+}
+
+fn millis(properties: &BTreeMap<String, String>, key: &str) -> Option<Duration> {
+    properties.get(key).and_then(|text| text.trim().parse().ok()).map(Duration::from_millis)
 }
 
 impl fmt::Debug for KafkaSettings {

@@ -23,9 +23,9 @@ use crate::config::{Config, Destination, Problem};
 use crate::engine::{
     Action, CommitId, CommitOutcome, Engine, Fence, Gained, LaneState, LetterId, Note, Now, Outgoing, Settled,
 };
-use crate::kafka::consumer::{Consumer, ConsumerSettings};
 use crate::kafka::dead_letter::DeadLetterProducer;
 use crate::kafka::{self, Command, CommitEntry, CommitError, SourceEvent};
+use crate::kafka::{Consumer, ConsumerSettings};
 use crate::metrics::{LaneMetrics, Metrics};
 use crate::ops::{LaneStatus, Reporter};
 use crate::providers::{self, Provider, Row, Version};

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use rdkafka::error::RDKafkaErrorCode;
 use serde::Deserialize;
 
-use super::SourceEvent;
-use super::complaints::AGAIN;
+use super::messages::SourceEvent;
+use crate::kafka::complaints::AGAIN;
 
 /// A connection on which nothing came for so long has no broker behind it. Longer than the longest heartbeat that brokers ask
 /// for (`group.consumer.max.heartbeat.interval.ms`, 15 s), and something is always asked: the topics, at the least.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::config::RDKafkaLogLevel;
@@ -13,17 +13,19 @@ use rdkafka::{ClientContext, TopicPartitionList};
 use serde::Deserialize;
 use tokio::sync::mpsc::{Sender, error::TrySendError};
 
-use super::assignment::partition_id;
-use super::client::right_to_grant;
-use super::complaints::{AGAIN, Complaints};
-use super::consumer::{Start, broker_assigns};
 use super::contact::{BrokerStatistics, Contact};
 use super::mark::Mark;
-use super::native::set_leader_epoch;
+use super::messages::{Command, CommitEntry, CommitError, LogEnd, SourceEvent};
 use super::place::Place;
-use super::record_queue::{Destination, log_in_with};
+use super::record_batch::RecordBatch;
+use super::record_queue::Destination;
+use super::settings::{ConsumerSettings, broker_assigns};
 use super::stall::Progress;
-use super::{Command, CommitEntry, CommitError, LogEnd, RecordBatch, SourceEvent};
+use crate::kafka::client::right_to_grant;
+use crate::kafka::complaints::{AGAIN, Complaints};
+use crate::kafka::native::{log_in_with, set_leader_epoch};
+use crate::kafka::settings::Start;
+use crate::kafka::topics::partition_id;
 use crate::record::{PartitionId, Position};
 
 /// How long to wait for a command before trying again to hand over events or to see a revoke done. A guess: short
@@ -45,7 +47,7 @@ pub(super) struct Context {
     /// A rebalance is told only to members whose own partitions change.
     pub broker_assigns: bool,
     /// Where the records of gained partitions are led.
-    pub records: Destination,
+    pub records: Arc<Destination>,
     complaints: Complaints,
     events: Sender<SourceEvent>,
     /// Only the polling thread locks it, and never across `poll`, from which the callbacks lock it again.
@@ -111,7 +113,7 @@ pub(super) struct Owned {
 
 impl Context {
     pub fn new(
-        settings: &super::ConsumerSettings,
+        settings: &ConsumerSettings,
         session_timeout: Duration,
         commands: Receiver<Command>,
         events: Sender<SourceEvent>,
@@ -122,7 +124,7 @@ impl Context {
             start: settings.start,
             session_timeout,
             broker_assigns: broker_assigns(&settings.properties),
-            records: Destination::default(),
+            records: Arc::default(),
             complaints: Complaints::default(),
             events,
             state: Mutex::new(State {

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
 
-use super::assignment::{missing, partition_count};
 use super::context::{Context, State, WAIT};
-use super::inquiry::{Answer, Inquiry, Question};
+use super::log_end::{Answer, Inquiry, Question};
+use super::messages::{LogEnd, SourceEvent};
 use super::place::Place;
 use super::record_queue::RecordQueue;
-use super::{LogEnd, SourceEvent};
+use crate::kafka::topics::{missing, partition_count};
 use crate::record::PartitionId;
 
 /// How long the thread waits for a first record while there is something to do: the longest that a command, or a rebalance, waits.
@@ -58,7 +58,7 @@ const LONG_BLOCK: Duration = Duration::from_secs(1);
 
 /// The thread's own state; the rest is in the context, where the callbacks find it.
 pub(super) struct Reader {
-    records: RecordQueue,
+    records: RecordQueue<Context>,
     consumer: Arc<BaseConsumer<Context>>,
     context: Arc<Context>,
     /// Since when the loop has not taken what it was offered.
@@ -81,8 +81,8 @@ impl Reader {
         let context = Arc::clone(consumer.context());
         let consumer = Arc::new(consumer);
         Ok(Reader {
-            records: RecordQueue::new(Arc::clone(&consumer)),
-            inquiry: Inquiry::start(&consumer, QUESTION_TIMEOUT)?,
+            records: RecordQueue::new(Arc::clone(&consumer), Arc::clone(&context.records)),
+            inquiry: Inquiry::start(&consumer, context.topics.clone(), QUESTION_TIMEOUT)?,
             consumer,
             context,
             blocked_since: None,

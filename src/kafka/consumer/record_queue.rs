@@ -1,11 +1,8 @@
 //! Takes records out of librdkafka many at a time, for which rdkafka has no safe call: one by one they cost three times as much, a
 //! tenth of all that a worker spends on an event (`benches/intake.rs`).
 //!
-//! Besides `native` the only module with unsafe code, and so also where a client learns of a new password (`log_in_with`).
-#![expect(
-    unsafe_code,
-    reason = "rdkafka has no safe call for `rd_kafka_consume_callback_queue` and `rd_kafka_sasl_set_credentials`"
-)]
+//! Besides `native` the only module with unsafe code. It knows nothing of the thread that uses it.
+#![expect(unsafe_code, reason = "rdkafka has no safe call for `rd_kafka_consume_callback_queue`")]
 
 use std::ffi::{CStr, CString, c_void};
 use std::ops::ControlFlow;
@@ -13,32 +10,26 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rdkafka::ClientContext;
 use rdkafka::bindings::{
-    rd_kafka_consume_callback_queue, rd_kafka_error_destroy, rd_kafka_error_string, rd_kafka_message_errstr,
-    rd_kafka_message_leader_epoch, rd_kafka_message_t, rd_kafka_message_timestamp, rd_kafka_queue_destroy,
-    rd_kafka_queue_forward, rd_kafka_queue_get_partition, rd_kafka_queue_new, rd_kafka_queue_t,
-    rd_kafka_sasl_set_credentials, rd_kafka_timestamp_type_t, rd_kafka_topic_name, rd_kafka_yield,
+    rd_kafka_consume_callback_queue, rd_kafka_message_errstr, rd_kafka_message_leader_epoch, rd_kafka_message_t,
+    rd_kafka_message_timestamp, rd_kafka_queue_destroy, rd_kafka_queue_forward, rd_kafka_queue_get_partition,
+    rd_kafka_queue_new, rd_kafka_queue_t, rd_kafka_timestamp_type_t, rd_kafka_topic_name, rd_kafka_yield,
 };
-use rdkafka::client::Client;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::types::{RDKafka, RDKafkaRespErr};
-use secrecy::ExposeSecret as _;
-
-use super::Credentials;
-use super::context::Context;
 
 /// A queue of librdkafka's for the records of all partitions, their ends, and what goes wrong with one of them. All else stays in
 /// the queue that `BaseConsumer::poll` reads: a call of this kind that met a rebalance there would refuse it.
-pub(super) struct RecordQueue {
+pub(super) struct RecordQueue<C: ConsumerContext + 'static> {
     queue: NonNull<rd_kafka_queue_t>,
     /// Outlives the queue, as librdkafka demands.
-    consumer: Arc<BaseConsumer<Context>>,
+    consumer: Arc<BaseConsumer<C>>,
+    destination: Arc<Destination>,
 }
 
 // SAFETY: librdkafka's queues take calls from any thread.
-unsafe impl Send for RecordQueue {}
+unsafe impl<C: ConsumerContext + 'static> Send for RecordQueue<C> {}
 
 /// Where the context, which librdkafka calls back, finds the queue while there is one.
 #[derive(Default)]
@@ -74,18 +65,18 @@ impl Destination {
     }
 }
 
-impl RecordQueue {
-    /// A queue that the context of this consumer leads gained partitions to.
+impl<C: ConsumerContext + 'static> RecordQueue<C> {
+    /// A queue of this consumer, to which its context leads gained partitions by `destination`.
     ///
     /// # Panics
     /// There is no memory left.
-    pub fn new(consumer: Arc<BaseConsumer<Context>>) -> RecordQueue {
+    pub fn new(consumer: Arc<BaseConsumer<C>>, destination: Arc<Destination>) -> RecordQueue<C> {
         let client = consumer.client().native_ptr();
         // SAFETY: the client lives, and goes on living with the queue.
         let queue = unsafe { rd_kafka_queue_new(client) };
         let queue = NonNull::new(queue).expect("librdkafka aborts where there is no memory");
-        consumer.context().records.set(Some(Queue { queue, client }));
-        RecordQueue { queue, consumer }
+        destination.set(Some(Queue { queue, client }));
+        RecordQueue { queue, consumer, destination }
     }
 
     /// Waits up to `timeout` for something to come, and hands over what is there, in order, until `visit` wants no more.
@@ -122,9 +113,9 @@ unsafe extern "C" fn on_message(message: *mut rd_kafka_message_t, visit: *mut c_
     unsafe { (*visit.cast::<&mut dyn FnMut(&rd_kafka_message_t)>())(&*message) }
 }
 
-impl Drop for RecordQueue {
+impl<C: ConsumerContext + 'static> Drop for RecordQueue<C> {
     fn drop(&mut self) {
-        self.consumer.context().records.set(None);
+        self.destination.set(None);
         // SAFETY: nobody else has the pointer any more.
         unsafe { rd_kafka_queue_destroy(self.queue.as_ptr()) };
     }
@@ -192,24 +183,4 @@ impl<'a> Fetched<'a> {
 unsafe fn bytes<'a>(start: *const u8, len: usize) -> Option<&'a [u8]> {
     // SAFETY: the caller's to promise.
     (!start.is_null()).then(|| unsafe { std::slice::from_raw_parts(start, len) })
-}
-
-/// Gives a client another name and password for PLAIN and SCRAM; connections that stand stay as they are.
-///
-/// # Errors
-/// librdkafka's words for why it does not take them, which hold neither.
-pub(super) fn log_in_with<C: ClientContext>(client: &Client<C>, credentials: &Credentials) -> Result<(), String> {
-    let no_zeros = |_| "it holds a zero byte".to_owned();
-    let username = CString::new(credentials.username.as_str()).map_err(no_zeros)?;
-    let password = CString::new(credentials.password.expose_secret()).map_err(no_zeros)?;
-    // SAFETY: the client lives, and copies both texts. An error is ours to destroy, and its words live as long as it does.
-    unsafe {
-        let error = rd_kafka_sasl_set_credentials(client.native_ptr(), username.as_ptr(), password.as_ptr());
-        if error.is_null() {
-            return Ok(());
-        }
-        let text = CStr::from_ptr(rd_kafka_error_string(error)).to_string_lossy().into_owned();
-        rd_kafka_error_destroy(error);
-        Err(text)
-    }
 }

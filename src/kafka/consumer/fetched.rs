@@ -5,12 +5,12 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::assignment::partition_id;
-use super::client::{is_silence, is_unknown_topic, right_to_grant};
 use super::context::{Context, State, is_fenced};
-use super::native::log_start;
 use super::place::Place;
 use super::record_queue::Fetched;
+use crate::kafka::client::{is_silence, is_unknown_topic, right_to_grant};
+use crate::kafka::native::log_start;
+use crate::kafka::topics::partition_id;
 use crate::record::{Offset, PartitionId, Position, Record};
 
 impl Context {

@@ -8,12 +8,13 @@ use rdkafka::topic_partition_list::Offset as RdOffset;
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::oneshot;
 
-use super::assignment::{Beginning, Gain, Obstacle, Resolution, partition_id};
 use super::context::{Context, Owned, State, WAIT};
-use super::native::set_leader_epoch;
+use super::messages::{Assignment, SourceEvent};
 use super::place::Place;
 use super::stall::Progress;
-use super::{Assignment, SourceEvent};
+use super::starting_point::{Beginning, Gain, Obstacle, Resolution};
+use crate::kafka::native::set_leader_epoch;
+use crate::kafka::topics::partition_id;
 use crate::record::{PartitionId, Position};
 
 /// Pause between tries to learn where a gained partition starts. A guess: as often as a person would look.

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 
-use super::context::Context;
-use super::native::{Topic, describe_topics};
+use crate::kafka::native::{Topic, describe_topics};
 use crate::record::{PartitionId, Position};
 
 /// One question at a time.
@@ -37,7 +36,11 @@ pub(super) enum Answer {
 impl Inquiry {
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(consumer: &Arc<BaseConsumer<Context>>, timeout: Duration) -> io::Result<Inquiry> {
+    pub fn start<C: ConsumerContext + 'static>(
+        consumer: &Arc<BaseConsumer<C>>,
+        topics: Vec<String>,
+        timeout: Duration,
+    ) -> io::Result<Inquiry> {
         let (questions, asked) = channel::<Question>();
         let (told, answers) = channel();
         // The consumer goes when the reader lets it go, or as soon as the last question has ended.
@@ -46,7 +49,7 @@ impl Inquiry {
             while let Ok(question) = asked.recv() {
                 let Some(consumer) = consumer.upgrade() else { return };
                 // The reader may have ended.
-                let _ = told.send(answer(&consumer, question, timeout));
+                let _ = told.send(answer(&consumer, &topics, question, timeout));
             }
         })?;
         Ok(Inquiry { questions, answers, open: None })
@@ -71,8 +74,12 @@ impl Inquiry {
     }
 }
 
-fn answer(consumer: &BaseConsumer<Context>, question: Question, timeout: Duration) -> Answer {
-    let topics = &consumer.context().topics;
+fn answer<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topics: &[String],
+    question: Question,
+    timeout: Duration,
+) -> Answer {
     match question {
         Question::Ends(partition) => {
             let topic = &topics[usize::from(partition.topic)];

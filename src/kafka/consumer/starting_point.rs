@@ -7,18 +7,17 @@
 //! - A topic that was deleted and made again (its id tells) is read from its beginning.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::Offset as RdOffset;
 
-use super::BROKER_TIMEOUT;
-use super::client::{is_unknown_topic, right_to_grant};
-use super::consumer::Start;
 use super::mark::Mark;
-use super::native::{Topic, describe_topics, leader_epoch};
+use crate::kafka::client::{BROKER_TIMEOUT, is_unknown_topic, right_to_grant};
+use crate::kafka::native::{Topic, describe_topics, leader_epoch};
+use crate::kafka::settings::Start;
+use crate::kafka::topics::{missing, partition_id};
 use crate::record::{PartitionId, Position};
 
 /// Why the start of a partition is not known.
@@ -230,32 +229,6 @@ impl Resolution<'_> {
             _ => Obstacle::Later(format!("{question}: {error}")),
         }
     }
-}
-
-/// Partitions of a topic; `None` when the brokers do not know it.
-pub(super) fn partition_count<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
-    topic: &str,
-    timeout: Duration,
-) -> Result<Option<usize>, KafkaError> {
-    let metadata = consumer.fetch_metadata(Some(topic), timeout)?;
-    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
-    match found.error().map(RDKafkaErrorCode::from) {
-        None => Ok(Some(found.partitions().len())),
-        Some(code) if is_unknown_topic(code) => Ok(None),
-        Some(code) => Err(KafkaError::MetadataFetch(code)),
-    }
-}
-
-/// What to tell an operator about a topic that does not exist.
-pub(super) fn missing(topic: &str) -> String {
-    format!("topic {topic} does not exist: create the topic, or correct kafka.topics")
-}
-
-/// The id of a partition of a configured topic.
-pub(super) fn partition_id(topics: &[String], topic: &str, partition: i32) -> Option<PartitionId> {
-    let index = if topics.len() == 1 { 0 } else { topics.iter().position(|name| name == topic)? };
-    Some(PartitionId { topic: u16::try_from(index).ok()?, partition })
 }
 
 /// The fence that the lane's metadata names, as far as its reader had come.

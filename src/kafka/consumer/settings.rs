@@ -1,20 +1,11 @@
-//! The consumer thread of a lane: always polling, whatever the loop does.
+//! The settings of a lane's consumer, and the properties of librdkafka that follow from them.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
-use super::client::{client_config, refused};
-use super::context::Context;
-use super::reader::Reader;
-pub use super::settings::Start;
-use super::{Command, Error, SourceEvent};
-
-/// librdkafka's default for `session.timeout.ms` and Kafka's for groups of the new protocol.
-const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
+use crate::kafka::client::client_config;
+use crate::kafka::settings::Start;
 
 /// Bytes of one response, as they come over the wire.
 const FETCH_BYTES: &str = "262144";
@@ -35,57 +26,13 @@ pub struct ConsumerSettings {
     pub client_id: String,
 }
 
-/// The handle of a running consumer thread. Dropping it closes the consumer.
-pub struct Consumer {
-    commands: Sender<Command>,
-    /// Disconnects when the thread ends.
-    ended: Receiver<()>,
-}
-
-impl Consumer {
-    /// Makes the consumer, joins the group and starts the thread. Events come in order; the last one is `Closed`.
-    pub fn start(
-        settings: ConsumerSettings,
-        events: tokio::sync::mpsc::Sender<SourceEvent>,
-    ) -> Result<Consumer, Error> {
-        let config = consumer_config(&settings);
-        let (commands, received) = channel();
-        let context = Context::new(&settings, session_timeout(&config), received, events);
-        let consumer: BaseConsumer<Context> =
-            config.create_with_context(context).map_err(|error| refused(&error, &config))?;
-        let topics: Vec<&str> = settings.topics.iter().map(String::as_str).collect();
-        consumer.subscribe(&topics).map_err(|error| refused(&error, &config))?;
-        let (alive, ended) = channel::<()>();
-        let name = format!("consumer-{}", settings.client_id);
-        let started = Reader::new(consumer).and_then(|reader| {
-            std::thread::Builder::new().name(name.clone()).spawn(move || {
-                reader.run();
-                drop(alive);
-            })
-        });
-        started.map_err(|source| Error::Thread { name, source })?;
-        Ok(Consumer { commands, ended })
-    }
-
-    /// Asks the thread for something; nothing happens if it has ended.
-    pub fn send(&self, command: Command) {
-        let _ = self.commands.send(command);
-    }
-
-    /// Closes the consumer and waits for the thread's end; `false` if it has not ended by then. Blocks the caller.
-    pub fn join(self, deadline: Duration) -> bool {
-        self.send(Command::Close);
-        self.ended.recv_timeout(deadline) == Err(RecvTimeoutError::Disconnected)
-    }
-}
-
 /// Whether the group goes by the protocol of KIP-848, in which the broker assigns partitions.
 pub(super) fn broker_assigns(properties: &BTreeMap<String, String>) -> bool {
     properties.get("group.protocol").is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer"))
 }
 
 /// The properties of a lane's consumer.
-pub(super) fn consumer_config(settings: &ConsumerSettings) -> ClientConfig {
+pub(in crate::kafka) fn consumer_config(settings: &ConsumerSettings) -> ClientConfig {
     let mut defaults = vec![
         ("client.id", settings.client_id.as_str()),
         // Local queue in KiB, as decompressed; the whole consumer's. Default 65,536: with 845 bytes a queued message of 500,
@@ -133,12 +80,10 @@ pub(super) fn consumer_config(settings: &ConsumerSettings) -> ClientConfig {
     client_config(&defaults, &settings.properties, &owned)
 }
 
-fn session_timeout(config: &ClientConfig) -> Duration {
-    config.get("session.timeout.ms").and_then(|text| text.parse().ok()).map_or(SESSION_TIMEOUT, Duration::from_millis)
-}
-
 #[cfg(test)]
 mod tests {
+    use rdkafka::consumer::BaseConsumer;
+
     use super::*;
 
     fn settings(pairs: &[(&str, &str)]) -> ConsumerSettings {
@@ -176,12 +121,5 @@ mod tests {
             assert_eq!(config.get(key), None, "{key}");
         }
         assert!(config.create::<BaseConsumer>().is_ok());
-    }
-
-    #[test]
-    fn the_session_timeout_is_the_operators_or_the_default() {
-        assert_eq!(session_timeout(&consumer_config(&settings(&[]))), Duration::from_secs(45));
-        let config = consumer_config(&settings(&[("session.timeout.ms", "6000")]));
-        assert_eq!(session_timeout(&config), Duration::from_secs(6));
     }
 }

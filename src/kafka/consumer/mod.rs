@@ -1,0 +1,75 @@
+//! The consumer thread of a lane: always polling, whatever the loop does.
+
+pub mod messages;
+pub mod record_batch;
+pub mod settings;
+
+mod contact;
+mod context;
+mod fetched;
+mod log_change;
+mod log_end;
+mod mark;
+mod pause;
+mod place;
+mod rebalance;
+mod record_queue;
+mod stall;
+mod starting_point;
+mod thread;
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+
+use super::client::{Error, refused};
+use super::settings::session_timeout;
+use context::Context;
+use messages::{Command, SourceEvent};
+use settings::{ConsumerSettings, consumer_config};
+use thread::Reader;
+
+/// The handle of a running consumer thread. Dropping it closes the consumer.
+pub struct Consumer {
+    commands: Sender<Command>,
+    /// Disconnects when the thread ends.
+    ended: Receiver<()>,
+}
+
+impl Consumer {
+    /// Makes the consumer, joins the group and starts the thread. Events come in order; the last one is `Closed`.
+    pub fn start(
+        settings: ConsumerSettings,
+        events: tokio::sync::mpsc::Sender<SourceEvent>,
+    ) -> Result<Consumer, Error> {
+        let config = consumer_config(&settings);
+        let (commands, received) = channel();
+        let context = Context::new(&settings, session_timeout(&settings.properties), received, events);
+        let consumer: BaseConsumer<Context> =
+            config.create_with_context(context).map_err(|error| refused(&error, &config))?;
+        let topics: Vec<&str> = settings.topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics).map_err(|error| refused(&error, &config))?;
+        let (alive, ended) = channel::<()>();
+        let name = format!("consumer-{}", settings.client_id);
+        let started = Reader::new(consumer).and_then(|reader| {
+            std::thread::Builder::new().name(name.clone()).spawn(move || {
+                reader.run();
+                drop(alive);
+            })
+        });
+        started.map_err(|source| Error::Thread { name, source })?;
+        Ok(Consumer { commands, ended })
+    }
+
+    /// Asks the thread for something; nothing happens if it has ended.
+    pub fn send(&self, command: Command) {
+        let _ = self.commands.send(command);
+    }
+
+    /// Closes the consumer and waits for the thread's end; `false` if it has not ended by then. Blocks the caller.
+    pub fn join(self, deadline: Duration) -> bool {
+        self.send(Command::Close);
+        self.ended.recv_timeout(deadline) == Err(RecvTimeoutError::Disconnected)
+    }
+}
