@@ -9,9 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::lane::{Batch, Buffer, DeadLetter, Limit, Request, Retry};
 use super::problem::Problem;
-use super::vendors;
 use crate::kafka::settings::MASK;
-use crate::providers::headers::is_token;
 use crate::providers::{self, ProviderConfig};
 use crate::sender::tls::{Tls, TlsSettings};
 use crate::sender::token::TokenSource;
@@ -98,26 +96,6 @@ impl Default for DestinationSettings {
             dead_letter: DeadLetter::default(),
         }
     }
-}
-
-/// What is wrong with a token, without showing it; `None` where it can be sent in a header.
-pub(super) fn token_fault(token: &str) -> Option<&'static str> {
-    if token.trim().is_empty() {
-        return Some("holds no token: put the provider's API token there");
-    }
-    if token == MASK {
-        return Some("is the mask that config print shows: put the provider's API token there");
-    }
-    if let Some(fault) = vendors::placeholder(token) {
-        return Some(fault);
-    }
-    if !is_token(token) {
-        return Some(
-            "holds a character that an HTTP header does not take: give the bare token, in one line, without blanks and \
-             without a word such as Basic or Bearer before it",
-        );
-    }
-    None
 }
 
 fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretString>, D::Error> {

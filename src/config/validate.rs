@@ -6,7 +6,6 @@ use std::path::Path;
 
 use secrecy::ExposeSecret;
 
-use super::destination::token_fault;
 use super::{Config, Destination, Problem, vendors};
 use crate::kafka::settings::{PASSWORD, USERNAME, is_secret, owned_property, refused_property};
 use crate::providers::{self, ProviderConfig};
@@ -235,7 +234,7 @@ fn identity(id: &str, destination: &Destination, found: &mut Findings) {
     match (&settings.token, &settings.token_file) {
         (Some(_), Some(_)) => found.missing(format!("{path}.token_file"), "token is given too: remove one of them"),
         (Some(token), None) => {
-            if let Some(fault) = token_fault(token.expose_secret()) {
+            if let Some(fault) = vendors::token_fault(token.expose_secret()) {
                 found.missing(format!("{path}.token"), fault);
             }
         }

@@ -6,7 +6,8 @@ use http::Uri;
 use secrecy::ExposeSecret;
 
 use super::{Config, Destination, Problem};
-use crate::providers;
+use crate::kafka::settings::MASK;
+use crate::providers::{self, headers::is_token};
 use crate::units::RowsPerMinute;
 
 /// Domains of the vendors (their pages; `vitally-eu.io` and `userpilot.com` from their public documentation).
@@ -79,7 +80,7 @@ fn right_address(vendor: &str, label: &str) -> String {
 }
 
 /// Why a token is not one: somebody was to put it there, or something was to replace it.
-pub(super) fn placeholder(token: &str) -> Option<&'static str> {
+fn placeholder(token: &str) -> Option<&'static str> {
     const WORDS: [&str; 8] = ["changeme", "replaceme", "todo", "tbd", "fixme", "placeholder", "xxx", "secret"];
     let token = token.trim();
     let is_name = |name: &str| {
@@ -199,6 +200,26 @@ fn rows(limit: RowsPerMinute) -> u64 {
 fn is_this_machine(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// What is wrong with a token, without showing it; `None` where it can be sent in a header.
+pub(super) fn token_fault(token: &str) -> Option<&'static str> {
+    if token.trim().is_empty() {
+        return Some("holds no token: put the provider's API token there");
+    }
+    if token == MASK {
+        return Some("is the mask that config print shows: put the provider's API token there");
+    }
+    if let Some(fault) = placeholder(token) {
+        return Some(fault);
+    }
+    if !is_token(token) {
+        return Some(
+            "holds a character that an HTTP header does not take: give the bare token, in one line, without blanks and \
+             without a word such as Basic or Bearer before it",
+        );
+    }
+    None
 }
 
 #[cfg(test)]

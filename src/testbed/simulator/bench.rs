@@ -7,8 +7,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
 use serde_json::Value;
 
+use super::exchange::{Call, Cargo, Reply};
 use super::faults::{Mishap, Step};
-use super::site::{Call, Cargo, Reply, Site};
+use super::site::Site;
 use super::{Kind, SimulatorSettings};
 
 pub(super) struct Bench {

@@ -3,8 +3,10 @@
 //! `GET /state` (`?users=false` without the users) shows what each provider holds and has counted; `POST /faults` with
 //! `{"provider": "vitally", "faults": {"script": [503, "reset"]}}` replaces the faults of one provider.
 
+mod account;
 #[cfg(test)]
 mod bench;
+mod exchange;
 mod faults;
 mod journal;
 mod multipart;

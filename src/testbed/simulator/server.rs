@@ -13,8 +13,8 @@ use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use super::exchange::{Call, Cargo, Reply};
 use super::faults::{Faults, Mishap, Plan, Step};
-use super::site::{Call, Cargo, Reply};
 use super::wire::{Cut, Door};
 use super::{Kind, ProviderHandle, Sites};
 

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
+use super::account::{Book, throttled};
+use super::exchange::{Call, Cargo, Reply, Route, refusal};
 use super::faults::Faults;
-use super::site::{Book, Call, Cargo, Reply, Route, refusal, throttled};
 use super::store::Nulls;
 use super::window::Window;
 use super::{Kind, SimulatorSettings};

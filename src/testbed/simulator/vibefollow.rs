@@ -6,7 +6,8 @@ use std::hash::{DefaultHasher, Hasher};
 use serde_json::{Map, Value, json};
 
 use super::Kind;
-use super::site::{Book, Call, Cargo, Reply, Route, refusal};
+use super::account::Book;
+use super::exchange::{Call, Cargo, Reply, Route, refusal};
 use super::store::{Nulls, Seen};
 
 /// "1..1,000 records" (providers.md 2, "Bulk").

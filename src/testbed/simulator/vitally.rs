@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::Kind;
-use super::site::{Book, Call, Cargo, Reply, Route, refusal};
+use super::account::Book;
+use super::exchange::{Call, Cargo, Reply, Route, refusal};
 use super::store::{Nulls, Seen};
 
 /// "at most 100 messages" (providers.md 1, "Batch and unlink").
