@@ -61,10 +61,10 @@ const IMPURE: &[&str] = &[
 /// Test support, which reads fixtures and the first moment of a virtual clock.
 const TEST_SUPPORT: &[&str] = &["engine/sim/", "engine/testing.rs", "providers/fixtures.rs"];
 
-struct Source {
+pub(super) struct Source {
     /// Below `src/`, with slashes.
-    path: String,
-    text: String,
+    pub path: String,
+    pub text: String,
 }
 
 impl Source {
@@ -75,13 +75,13 @@ impl Source {
     }
 
     /// Its lines with their numbers, without comments.
-    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+    pub fn code(&self) -> impl Iterator<Item = (usize, &str)> {
         let lines = self.text.lines().enumerate().map(|(number, line)| (number + 1, line.trim()));
         lines.filter(|(_, line)| !line.starts_with("//"))
     }
 }
 
-fn sources() -> Vec<Source> {
+pub(super) fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut folders = vec![root.clone()];
     let mut sources = Vec::new();

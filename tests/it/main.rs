@@ -19,6 +19,7 @@ mod ops;
 mod process;
 mod producers;
 mod proxy;
+mod rings;
 mod secrets;
 mod support;
 mod tls;
