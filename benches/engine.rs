@@ -13,7 +13,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group};
-use sluicegate::engine::{BatchPolicy, Engine, Gained, GuardPolicy, Now, Policy, RetryPolicy, Settled};
+use sluicegate::engine::{BatchPolicy, Engine, Gained, GuardPolicy, Now, Policy, RetryPolicy, SettledList};
 use sluicegate::event::Rules;
 use sluicegate::record::{Offset, PartitionId, Position, Record};
 
@@ -57,7 +57,13 @@ fn engine(now: Instant) -> Engine {
     };
     let mut engine = Engine::new(policy, now);
     engine.assigned(
-        &[Gained { partition: PARTITION, start: Position(0), fence: None, settled: Settled::default(), added: None }],
+        &[Gained {
+            partition: PARTITION,
+            start: Position(0),
+            fence: None,
+            settled: SettledList::default(),
+            added: None,
+        }],
         1,
         Now { at: now, wall_ms: 0 },
     );

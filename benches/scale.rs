@@ -15,7 +15,7 @@ use bytes::Bytes;
 use rustix::time::{ClockId, clock_gettime};
 use sluicegate::engine::{
     Action, BatchId, BatchPolicy, Commit, CommitOutcome, Engine, Fence, Gained, GuardPolicy, Now, Outgoing, Policy,
-    RetryPolicy, Settled,
+    RetryPolicy, SettledList,
 };
 use sluicegate::event::Rules;
 use sluicegate::metrics::Metrics;
@@ -261,7 +261,7 @@ fn fresh(partitions: usize) -> Vec<Gained> {
         partition: partition_id(partition),
         start: Position(0),
         fence: None,
-        settled: Settled::default(),
+        settled: SettledList::default(),
         added: None,
     };
     (0..partitions).map(gained).collect()
@@ -386,7 +386,7 @@ impl Lane {
                     self.engine.on_commit(id, CommitOutcome::Done, self.now.at);
                 }
                 Action::Release(partitions) => self.released += partitions.len(),
-                Action::Pause(_) | Action::Resume(_) | Action::Poll { .. } | Action::Bury { .. } => {}
+                Action::Pause(_) | Action::Resume(_) | Action::Poll { .. } | Action::WriteDeadLetter { .. } => {}
             }
         }
         self.engine.take_delivered();
@@ -420,7 +420,7 @@ fn gained(commit: &Commit) -> Gained {
         partition: commit.partition,
         start: commit.position,
         fence: Fence::parse(&commit.metadata),
-        settled: Settled::parse(&commit.metadata),
+        settled: SettledList::parse(&commit.metadata),
         added: None,
     }
 }

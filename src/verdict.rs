@@ -30,7 +30,7 @@ pub enum Verdict {
     /// The outcome is unknown or the provider is ill: back off as a lane, then send again.
     Unavailable(Outage),
     /// Token, address or account are wrong: nothing will get through until somebody mends it.
-    AccountFault(Fault),
+    AccountFault(AccountFault),
     /// Somebody's job runs and the provider takes one at a time: wait, attempts unchanged.
     Busy { retry_after: Option<Duration> },
     /// A job ended badly without naming a row: send once more, then halve, then dead letter.
@@ -166,7 +166,7 @@ impl Outage {
 
 /// Closed set of account faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fault {
+pub enum AccountFault {
     /// 401: the token is wrong.
     Unauthorized,
     /// 403: the token may not do this.
@@ -179,17 +179,22 @@ pub enum Fault {
     Blocked,
 }
 
-impl Fault {
-    pub const ALL: [Fault; 5] =
-        [Fault::Unauthorized, Fault::Forbidden, Fault::WrongAddress, Fault::Redirected, Fault::Blocked];
+impl AccountFault {
+    pub const ALL: [AccountFault; 5] = [
+        AccountFault::Unauthorized,
+        AccountFault::Forbidden,
+        AccountFault::WrongAddress,
+        AccountFault::Redirected,
+        AccountFault::Blocked,
+    ];
 
     pub fn label(self) -> &'static str {
         match self {
-            Fault::Unauthorized => "unauthorized",
-            Fault::Forbidden => "forbidden",
-            Fault::WrongAddress => "wrong_address",
-            Fault::Redirected => "redirected",
-            Fault::Blocked => "blocked",
+            AccountFault::Unauthorized => "unauthorized",
+            AccountFault::Forbidden => "forbidden",
+            AccountFault::WrongAddress => "wrong_address",
+            AccountFault::Redirected => "redirected",
+            AccountFault::Blocked => "blocked",
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::counters::Cause as DeadLetterCause;
-use super::handover::{Fence, Settled};
+use super::counters::DeadLetterCause;
+use super::handover::{Fence, SettledList};
 use crate::event::Profile;
 use crate::record::{Offset, PartitionId, Position};
 use crate::verdict::{EncodedRow, JobId, Rejection};
@@ -23,7 +23,7 @@ pub struct BatchId(pub u64);
 
 /// One dead letter on its way to the topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LetterId(pub u64);
+pub struct DeadLetterId(pub u64);
 
 /// One commit on its way to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,8 +45,8 @@ pub enum Action {
         polls: u32,
     },
     /// Write this dead letter and say whether the broker acknowledged it.
-    Bury {
-        id: LetterId,
+    WriteDeadLetter {
+        id: DeadLetterId,
         letter: Arc<DeadLetter>,
     },
     /// Commit all of these in one synchronous request and bring the outcome.
@@ -127,7 +127,7 @@ pub struct Gained {
     /// What the last owner's commit says.
     pub fence: Option<Fence>,
     /// What it had settled beyond `start`.
-    pub settled: Settled,
+    pub settled: SettledList,
     /// The time for which the owners of the topic's other partitions may still use its share (`Fence::unheard`); `None` where
     /// that was never theirs.
     pub added: Option<Duration>,

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::handover::Member;
+use super::handover::UserKey;
 use super::health::guard::Stream;
-use super::health::{Cause, Outcome, Sent, Sign};
+use super::health::{HoldCause, Outcome, Sent, Sign};
 use super::rows::{Row, RowIndex, Stage, Trouble};
 use super::{Batch, BatchId, DeadLetterCause, Engine, Job};
-use crate::verdict::{Answer, Fault, JobId, Outage, RejectReason, Rejection, Verdict};
+use crate::verdict::{AccountFault, Answer, JobId, Outage, RejectReason, Rejection, Verdict};
 
 /// A job is given three times the provider's pace of 1,200 rows a minute plus five minutes before it counts as lost
 /// (Userpilot, "Limitations": up to 1,200 rows processed per minute; factor and allowance are guesses).
@@ -57,7 +57,7 @@ impl Engine {
             (Answer::Pending { job, poll_after }, _) => self.job_goes_on(id, batch, Some(job), poll_after, now),
             // The poll failed, not the job.
             (Answer::All(Verdict::AccountFault(fault)), Some(_)) => {
-                self.health.poll_failed(Cause::Fault(fault), now);
+                self.health.poll_failed(HoldCause::Fault(fault), now);
                 self.unseal();
                 self.job_goes_on(id, batch, None, POLL_AGAIN, now);
             }
@@ -158,8 +158,8 @@ impl Engine {
         match row.stage {
             Stage::InFlight => {}
             // Its partition is somebody else's: only its user's next row is ours to decide about.
-            Stage::Ghost => {
-                self.ghosts -= 1;
+            Stage::Orphaned => {
+                self.orphans -= 1;
                 self.remove_row(index);
                 return;
             }
@@ -171,11 +171,11 @@ impl Engine {
         match verdict {
             Verdict::Delivered => {
                 if let (1, Some(trouble)) = (seen.sent.rows, &row.trouble) {
-                    self.health.acquit(&trouble.failures);
+                    self.health.clear_suspicion(&trouble.failures);
                 }
                 self.settle_delivered(index);
             }
-            Verdict::Rejected(rejection) => self.bury_row(index, DeadLetterCause::Rejected(rejection)),
+            Verdict::Rejected(rejection) => self.dead_letter_row(index, DeadLetterCause::Rejected(rejection)),
             Verdict::Split if seen.sent.rows <= 1 => {
                 let rejection = Rejection {
                     reason: RejectReason::Invalid,
@@ -183,17 +183,19 @@ impl Engine {
                     status: seen.status,
                     message: "refused as a request of its own".to_owned(),
                 };
-                self.bury_row(index, DeadLetterCause::Rejected(rejection));
+                self.dead_letter_row(index, DeadLetterCause::Rejected(rejection));
             }
             Verdict::Split => self.halve(index, "split", seen),
             Verdict::Suspect(_) if seen.sent.rows > 1 => self.halve(index, "suspect", seen),
             Verdict::KeyReused(rejection) => self.key_reused(index, rejection),
-            Verdict::Untouched => self.again(index, "untouched"),
-            Verdict::Throttled { .. } => self.again(index, "throttled"),
-            Verdict::Busy { .. } => self.again(index, "busy"),
-            Verdict::AccountFault(fault) if !Cause::Fault(fault).may_be_a_row() => self.again(index, "account_fault"),
-            Verdict::Unavailable(outage) if !Cause::Unavailable(outage).may_be_a_row() => {
-                self.again(index, outage.label());
+            Verdict::Untouched => self.requeue(index, "untouched"),
+            Verdict::Throttled { .. } => self.requeue(index, "throttled"),
+            Verdict::Busy { .. } => self.requeue(index, "busy"),
+            Verdict::AccountFault(fault) if !HoldCause::Fault(fault).may_be_a_row() => {
+                self.requeue(index, "account_fault")
+            }
+            Verdict::Unavailable(outage) if !HoldCause::Unavailable(outage).may_be_a_row() => {
+                self.requeue(index, outage.label());
             }
             Verdict::AccountFault(fault) => {
                 let last = DeadLetterCause::Exhausted { failure: fault.label(), status: seen.status };
@@ -224,11 +226,11 @@ impl Engine {
         if let Some(partition) = self.partitions.get_mut(&row.partition) {
             partition.pending_bytes -= row.bytes() as u64;
             partition.tracker.settle(row.entry, row.bytes());
-            partition.note_ahead(row.last, || Member::user(&row.user));
+            partition.note_ahead(row.last, || UserKey::user(&row.user));
         }
     }
 
-    fn again(&mut self, index: RowIndex, reason: &'static str) {
+    fn requeue(&mut self, index: RowIndex, reason: &'static str) {
         self.counters.retried(reason);
         self.put_back(index);
     }
@@ -266,7 +268,7 @@ impl Engine {
         if seen.sent.rows == 1 && self.health.is_to_blame(sign, &trouble.failures, arrived, seen.now) {
             // What the vendor said of the row tells its reader more than a request that got no answer after it.
             let cause = trouble.refusal.take().map_or(last, DeadLetterCause::Rejected);
-            return self.bury_row(index, cause);
+            return self.dead_letter_row(index, cause);
         }
         self.put_back_as(index, Stage::Suspect(due));
     }
@@ -274,10 +276,10 @@ impl Engine {
     fn key_reused(&mut self, index: RowIndex, rejection: Rejection) {
         let Some(row) = self.rows.get_mut(index) else { return };
         if std::mem::replace(&mut row.rekeyed, true) {
-            return self.bury_row(index, DeadLetterCause::Rejected(rejection));
+            return self.dead_letter_row(index, DeadLetterCause::Rejected(rejection));
         }
         row.encoded = None;
-        self.again(index, "key_reused");
+        self.requeue(index, "key_reused");
     }
 }
 
@@ -292,15 +294,15 @@ struct Seen {
 }
 
 /// What a verdict that is no success says about the lane.
-fn cause_of(verdict: &Verdict) -> Option<Cause> {
+fn cause_of(verdict: &Verdict) -> Option<HoldCause> {
     match verdict {
-        Verdict::Throttled { .. } => Some(Cause::Throttled),
-        Verdict::Busy { .. } => Some(Cause::Busy),
-        Verdict::Unavailable(outage) => Some(Cause::Unavailable(*outage)),
-        Verdict::AccountFault(fault) => Some(Cause::Fault(*fault)),
+        Verdict::Throttled { .. } => Some(HoldCause::Throttled),
+        Verdict::Busy { .. } => Some(HoldCause::Busy),
+        Verdict::Unavailable(outage) => Some(HoldCause::Unavailable(*outage)),
+        Verdict::AccountFault(fault) => Some(HoldCause::Fault(*fault)),
         // Vitally answers so to every row when the account blocks the message type.
-        Verdict::Suspect(_) => Some(Cause::Fault(Fault::Blocked)),
-        Verdict::JobFailed(_) => Some(Cause::JobFailed),
+        Verdict::Suspect(_) => Some(HoldCause::Fault(AccountFault::Blocked)),
+        Verdict::JobFailed(_) => Some(HoldCause::JobFailed),
         Verdict::Delivered | Verdict::Rejected(_) | Verdict::Split | Verdict::KeyReused(_) | Verdict::Untouched => None,
     }
 }
@@ -427,7 +429,7 @@ mod tests {
         let mut lane = ByHand::new(policy());
         lane.gain(&[gained(PARTITION)]);
         lane.read(0, r#"{"userId":"u"}"#);
-        probes(&mut lane, &Verdict::AccountFault(Fault::Unauthorized), 100);
+        probes(&mut lane, &Verdict::AccountFault(AccountFault::Unauthorized), 100);
         assert!(lane.out.is_empty());
         lane.engine.probe_now(lane.now.at);
         lane.pass(Duration::from_millis(200));
@@ -447,7 +449,7 @@ mod tests {
         lane.pass(Duration::from_millis(900));
         let sealed = |lane: &ByHand| lane.engine.rows.iter().filter(|(_, row)| row.stage == Stage::Sealed).count();
         assert_eq!((lane.out.len(), sealed(&lane)), (1, 1), "the next one is chosen before its second comes");
-        lane.answer("a", Verdict::AccountFault(Fault::Unauthorized));
+        lane.answer("a", Verdict::AccountFault(AccountFault::Unauthorized));
         assert_eq!(sealed(&lane), 0);
         lane.read(2, r#"{"userId":"b","traits":{"plan":"pro"}}"#);
         assert_eq!(lane.engine.counters.events_merged, 1);

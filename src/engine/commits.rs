@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::handover::{Fence, Leaving, Settled};
+use super::handover::{Fence, Leaving, SettledList};
 use super::limit::share::WINDOW;
 use super::{Action, Commit, CommitId, CommitOutcome, Engine, Note, Now};
 use crate::record::{PartitionId, Position};
@@ -118,7 +118,7 @@ impl Engine {
             let clean = is_final || !releasing.is_empty();
             // Before the wait is over, requests of the owner before us may still be out: what is left of it is the next one's.
             let left = partition.usable_at.saturating_duration_since(now.at);
-            let wait = if clean { self.limit.wait(partition.even_at, now.at) } else { self.limit.longest() };
+            let wait = if clean { self.limit.wait(partition.burst_recovered_at, now.at) } else { self.limit.longest() };
             let counts = self.limit.counts().max(left + WINDOW);
             let metadata = Fence::new(
                 fence,
@@ -131,8 +131,8 @@ impl Engine {
                 true if partition.is_replaying() => partition.settled.to_metadata(metadata),
                 // A broker may take less metadata than the list needs; without it users are sent again, but none is lost.
                 true if self.commits.failures < 2 => {
-                    let roll = partition.ahead.roll(position, &unsettled);
-                    Settled::new(&roll, metadata).to_metadata(metadata)
+                    let users = partition.ahead.users_from(position, &unsettled);
+                    SettledList::new(&users, metadata).to_metadata(metadata)
                 }
                 _ => metadata.to_metadata(),
             };

@@ -54,7 +54,7 @@ impl Counters {
 
 /// Why something becomes a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum DeadLetterCause {
     Unreadable(DecodeError),
     Rejected(Rejection),
     /// It made requests fail again and again while others got through: the last failure, and its HTTP status if it had one.
@@ -64,22 +64,22 @@ pub enum Cause {
     },
 }
 
-impl Cause {
+impl DeadLetterCause {
     /// The header `sluicegate.class`.
     pub fn class(&self) -> &'static str {
         match self {
-            Cause::Unreadable(_) => "unreadable",
-            Cause::Rejected(_) => "rejected",
-            Cause::Exhausted { .. } => "exhausted",
+            DeadLetterCause::Unreadable(_) => "unreadable",
+            DeadLetterCause::Rejected(_) => "rejected",
+            DeadLetterCause::Exhausted { .. } => "exhausted",
         }
     }
 
     /// The header `sluicegate.reason` and the metric label.
     pub fn reason(&self) -> &'static str {
         match self {
-            Cause::Unreadable(error) => error.label(),
-            Cause::Rejected(rejection) => rejection.reason.label(),
-            Cause::Exhausted { .. } => "exhausted",
+            DeadLetterCause::Unreadable(error) => error.label(),
+            DeadLetterCause::Rejected(rejection) => rejection.reason.label(),
+            DeadLetterCause::Exhausted { .. } => "exhausted",
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::handover::{Ahead, Member, Settled};
+use super::handover::{SettledAhead, SettledList, UserKey};
 use super::health::guard::Stream;
 use super::letters::LETTERS_WAITING;
 use super::limit::Former;
@@ -65,12 +65,12 @@ impl Engine {
                 rows_out: 0,
                 letters_out: 0,
                 ids: MessageIds::default(),
-                settled: replay_until.map_or_else(Settled::default, |_| gained.settled.clone()),
-                ahead: Ahead::default(),
+                settled: replay_until.map_or_else(SettledList::default, |_| gained.settled.clone()),
+                ahead: SettledAhead::default(),
                 admitted: false,
                 paused: true,
                 revoked_at: None,
-                even_at: None,
+                burst_recovered_at: None,
             };
             self.partitions.insert(gained.partition, partition);
         }
@@ -88,10 +88,10 @@ impl Engine {
     pub fn revoking(&mut self, partitions: &[PartitionId], now: Instant) {
         self.unseal();
         for id in partitions {
-            let even_at = self.limit.hand_on(*id, now);
+            let burst_recovered_at = self.limit.hand_on(*id, now);
             if let Some(partition) = self.partitions.get_mut(id) {
                 partition.revoked_at = Some(now);
-                partition.even_at = Some(even_at);
+                partition.burst_recovered_at = Some(burst_recovered_at);
             }
             self.commits.release_when_committed(*id);
         }
@@ -129,7 +129,7 @@ impl Engine {
             Ok(Decoded::Identify(identify)) => self.on_identify(record, &identify, now),
             Err(error) => {
                 self.guard.record(Stream::Events, true);
-                self.bury_record(record, error);
+                self.dead_letter_record(record, error);
             }
         }
         if !is_open {
@@ -179,7 +179,7 @@ impl Engine {
             identify.message_id.as_ref().map(|id| MessageId::new(&identify.user_id, id, self.rows.hasher()));
         if message_id.is_some_and(|id| !partition.ids.insert(id)) {
             // A successor that starts behind the original takes the repeat for an event of its own.
-            partition.note_ahead(record.offset, || Member::user(&identify.user_id));
+            partition.note_ahead(record.offset, || UserKey::user(&identify.user_id));
             return self.counters.skipped(SkipReason::Duplicate, 1);
         }
         self.pending_events += 1;
@@ -188,7 +188,7 @@ impl Engine {
         // Between partitions there is no order, so an event joins its partition's row wherever that stands in the chain.
         if let Some(index) = chain.and_then(|chain| chain.same)
             && let Some(row) = self.rows.get_mut(index)
-            && !matches!(row.stage, Stage::Sealed | Stage::InFlight | Stage::Ghost)
+            && !matches!(row.stage, Stage::Sealed | Stage::InFlight | Stage::Orphaned)
         {
             let before = row.bytes();
             row.append(identify, message_id, record, &self.policy.rules);
@@ -213,7 +213,7 @@ impl Engine {
         partition.tracker.hand_over(entry, Owner::Row(index));
     }
 
-    fn bury_record(&mut self, record: &Record<'_>, error: event::DecodeError) {
+    fn dead_letter_record(&mut self, record: &Record<'_>, error: event::DecodeError) {
         let id = self.next_id();
         let Some(partition) = self.partitions.get_mut(&record.partition) else { return };
         let entry = partition.tracker.open(record.offset, Owner::Letter(id));
@@ -271,7 +271,7 @@ impl Engine {
         }
     }
 
-    /// Forgets a partition: what it held is the next owner's. Rows in flight stay as ghosts, so that their users stay at one
+    /// Forgets a partition: what it held is the next owner's. Rows in flight stay as orphans, so that their users stay at one
     /// row in flight.
     pub(super) fn drop_partition(&mut self, id: PartitionId, now: Instant) {
         self.limit.lose(id, now);
@@ -293,8 +293,8 @@ impl Engine {
                     self.counters.rows_released += 1;
                     row.n_events = 0;
                     if row.stage == Stage::InFlight {
-                        self.rows.set_stage(index, Stage::Ghost);
-                        self.ghosts += 1;
+                        self.rows.set_stage(index, Stage::Orphaned);
+                        self.orphans += 1;
                     } else {
                         self.remove_row(index);
                     }

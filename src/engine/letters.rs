@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::handover::Member;
+use super::handover::UserKey;
 use super::health::guard::Stream;
 use super::partition::message_ids::IdsOfRow;
 use super::partition::offsets::{EntryId, Owner};
 use super::rows::RowIndex;
-use super::{Action, DeadLetter, DeadLetterCause, Engine, LetterId};
+use super::{Action, DeadLetter, DeadLetterCause, DeadLetterId, Engine};
 use crate::event::DecodeError;
 use crate::record::Record;
 
@@ -35,14 +35,14 @@ pub(super) struct Letter {
 }
 
 impl Letter {
-    pub fn member(&self) -> Member {
-        self.user.as_deref().map_or_else(|| Member::record(self.content.first), Member::user)
+    pub fn member(&self) -> UserKey {
+        self.user.as_deref().map_or_else(|| UserKey::record(self.content.first), UserKey::user)
     }
 }
 
 /// Dead letters that are waiting or out, and the hold after a failed write.
 #[derive(Debug, Default)]
-pub(super) struct Letters {
+pub(super) struct DeadLetters {
     letters: BTreeMap<u64, Letter>,
     queue: VecDeque<u64>,
     out: usize,
@@ -51,7 +51,7 @@ pub(super) struct Letters {
     retry_at: Option<Instant>,
 }
 
-impl Letters {
+impl DeadLetters {
     /// A letter for a record; it waits until it is enqueued.
     pub fn add_record(&mut self, id: u64, record: &Record<'_>, entry: EntryId, bytes: usize, error: DecodeError) {
         let content = DeadLetter {
@@ -155,12 +155,12 @@ impl Engine {
         if let Some(partition) = self.partitions.get_mut(&letter.content.partition) {
             partition.letters_out += 1;
         }
-        Some(Action::Bury { id: LetterId(id), letter: letter.content.clone() })
+        Some(Action::WriteDeadLetter { id: DeadLetterId(id), letter: letter.content.clone() })
     }
 
     /// The broker has acknowledged a dead letter, or it could not be written: then it is tried again, and the lane sends
     /// nothing until it is through.
-    pub fn on_dead_letter(&mut self, id: LetterId, is_written: bool, now: Instant) {
+    pub fn on_dead_letter(&mut self, id: DeadLetterId, is_written: bool, now: Instant) {
         if !is_written {
             self.counters.dead_letter_failures += 1;
             if !self.letters.letters.contains_key(&id.0) {
@@ -202,7 +202,7 @@ impl Engine {
     }
 
     /// A row has come to a bad end: what it holds becomes a dead letter, its user's next row has its turn.
-    pub(super) fn bury_row(&mut self, index: RowIndex, cause: DeadLetterCause) {
+    pub(super) fn dead_letter_row(&mut self, index: RowIndex, cause: DeadLetterCause) {
         let Some(row) = self.remove_row(index) else { return };
         self.guard.record(Stream::Rows, true);
         let id = self.next_id();

@@ -39,10 +39,10 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 pub use action::{
-    Action, BatchId, Commit, CommitId, CommitOutcome, DeadLetter, Encode, Gained, LetterId, Note, Now, Outgoing,
+    Action, BatchId, Commit, CommitId, CommitOutcome, DeadLetter, DeadLetterId, Encode, Gained, Note, Now, Outgoing,
 };
-pub use counters::{Cause as DeadLetterCause, Counters};
-pub use handover::{Fence, Settled};
+pub use counters::{Counters, DeadLetterCause};
+pub use handover::{Fence, SettledList};
 pub use health::guard::GuardPolicy;
 pub use policy::{BatchPolicy, Policy, RetryPolicy};
 pub use rows::ROW_OVERHEAD;
@@ -82,13 +82,13 @@ pub struct Engine {
     rows: Rows,
     outbox: outbox::Outbox,
     batches: BTreeMap<BatchId, Batch>,
-    letters: letters::Letters,
+    letters: letters::DeadLetters,
     limit: RateLimit,
     guard: Guard,
     health: Health,
     commits: commits::Commits,
     /// Rows in flight whose partition has been given up.
-    ghosts: usize,
+    orphans: usize,
     last_sent: Option<Instant>,
     pending_events: u64,
     counters: Counters,
@@ -113,7 +113,7 @@ impl Engine {
             rows: Rows::new(policy.seed),
             outbox: outbox::Outbox::default(),
             batches: BTreeMap::new(),
-            letters: letters::Letters::default(),
+            letters: letters::DeadLetters::default(),
             limit: RateLimit::new(Limits {
                 rows_per_minute: policy.rows_per_minute,
                 calls_per_minute: policy.calls_per_minute,
@@ -124,7 +124,7 @@ impl Engine {
             guard: Guard::new(policy.guard, now),
             health: Health::new(policy.retry, policy.batch.max_rows, policy.max_in_flight, policy.seed),
             commits: commits::Commits::default(),
-            ghosts: 0,
+            orphans: 0,
             last_sent: None,
             pending_events: 0,
             counters: Counters::default(),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::health::guard::Stream;
-use super::health::{Cause, Plan, Sent, Turn, Waiting};
+use super::health::{HoldCause, Plan, Sent, Turn, Waiting};
 use super::letters::LETTERS_WAITING;
 use super::limit::Grant;
 use super::rows::{Row, RowIndex, Stage};
@@ -237,7 +237,7 @@ impl Engine {
             }
             Err(rejection) => {
                 drop(profile);
-                self.bury_row(index, DeadLetterCause::Rejected(rejection));
+                self.dead_letter_row(index, DeadLetterCause::Rejected(rejection));
             }
         }
     }
@@ -377,7 +377,7 @@ impl Engine {
 
     pub(super) fn is_waiting_for_job(&self, now: Instant) -> bool {
         self.batches.values().any(|batch| batch.job.is_some())
-            || self.health.hold().is_some_and(|hold| hold.cause == Cause::Busy && hold.until > now)
+            || self.health.hold().is_some_and(|hold| hold.cause == HoldCause::Busy && hold.until > now)
     }
 
     fn begin_limited(&mut self, now: Instant) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::health::{Cause, Hold};
+use super::health::{Hold, HoldCause};
 use super::{Counters, Engine, LaneState, Now, Partition};
 use crate::record::{PartitionId, Position};
 use crate::verdict::Outage;
@@ -93,7 +93,7 @@ impl Engine {
     pub fn state(&self, now: Instant) -> LaneState {
         // With nothing left to send an outage is no more than a memory.
         let is_over = |hold: &Hold| match hold.cause {
-            Cause::Fault(_) => false,
+            HoldCause::Fault(_) => false,
             _ => self.rows.len() == 0,
         };
         let hold = self.health.hold().filter(|hold| hold.until > now || !is_over(hold));
@@ -101,10 +101,10 @@ impl Engine {
             _ if self.draining => LaneState::Draining,
             _ if !self.started || (self.partitions.is_empty() && self.batches.is_empty()) => LaneState::Starting,
             _ if self.letters.is_blocked() => LaneState::DeadLetterBlocked,
-            Some(Cause::Fault(_)) => LaneState::AccountFault,
-            Some(Cause::Throttled) => LaneState::Throttled,
-            Some(Cause::Unavailable(Outage::UnreadableSuccess)) => LaneState::UnreadableSuccess,
-            Some(Cause::Unavailable(_) | Cause::JobFailed) => LaneState::BackingOff,
+            Some(HoldCause::Fault(_)) => LaneState::AccountFault,
+            Some(HoldCause::Throttled) => LaneState::Throttled,
+            Some(HoldCause::Unavailable(Outage::UnreadableSuccess)) => LaneState::UnreadableSuccess,
+            Some(HoldCause::Unavailable(_) | HoldCause::JobFailed) => LaneState::BackingOff,
             _ if self.has_rows() && self.commits.last_ok().is_some() && !self.is_member(now) => {
                 LaneState::MembershipStale
             }
@@ -122,7 +122,7 @@ impl Engine {
 
     /// Rows that wait or are on their way; those of partitions given up are not ours any more.
     fn pending_rows(&self) -> usize {
-        self.rows.len() - self.ghosts
+        self.rows.len() - self.orphans
     }
 
     /// The time of the oldest event that is not settled, be it behind a row or a dead letter.

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::handover::Leaving;
 use super::{
-    Action, BatchId, BatchPolicy, Commit, CommitOutcome, DeadLetter, Engine, Fence, Gained, GuardPolicy, LetterId, Now,
-    Outgoing, Policy, RetryPolicy, Settled,
+    Action, BatchId, BatchPolicy, Commit, CommitOutcome, DeadLetter, DeadLetterId, Engine, Fence, Gained, GuardPolicy,
+    Now, Outgoing, Policy, RetryPolicy, SettledList,
 };
 use crate::event::Rules;
 use crate::record::{Offset, PartitionId, Position, Record};
@@ -52,7 +52,7 @@ pub fn policy() -> Policy {
 
 /// A partition that nobody has read before.
 pub fn gained(partition: PartitionId) -> Gained {
-    Gained { partition, start: Position(0), fence: None, settled: Settled::default(), added: None }
+    Gained { partition, start: Position(0), fence: None, settled: SettledList::default(), added: None }
 }
 
 /// The fence with the longest text.
@@ -70,7 +70,7 @@ pub struct ByHand {
     pub out: Vec<(BatchId, Vec<String>)>,
     pub letters: Vec<Arc<DeadLetter>>,
     /// Letters whose write a test answers for; `None` where each is written at once.
-    pub writes: Option<Vec<LetterId>>,
+    pub writes: Option<Vec<DeadLetterId>>,
     /// The last commit, how many there were, and what the broker says of the next ones.
     pub commits: Vec<Commit>,
     pub n_commits: usize,
@@ -144,7 +144,7 @@ impl ByHand {
                     self.commits = commits;
                     self.engine.on_commit(id, self.commit_outcome, self.now.at);
                 }
-                Action::Bury { id, letter } => {
+                Action::WriteDeadLetter { id, letter } => {
                     self.letters.push(letter);
                     match &mut self.writes {
                         Some(writes) => writes.push(id),
@@ -174,7 +174,7 @@ impl ByHand {
         let gained = self.commits.iter().map(|commit| Gained {
             start: commit.position,
             fence: Fence::parse(&commit.metadata),
-            settled: Settled::parse(&commit.metadata),
+            settled: SettledList::parse(&commit.metadata),
             ..gained(commit.partition)
         });
         next.gain(&gained.collect::<Vec<_>>());

@@ -2,7 +2,7 @@
 
 use crate::config::{Config, Destination};
 use crate::engine::LaneState;
-use crate::verdict::{Answer, Fault, Outage, Verdict};
+use crate::verdict::{AccountFault, Answer, Outage, Verdict};
 
 /// The names of the settings that a remedy may point to, as this destination has them.
 pub(super) struct Advice {
@@ -17,7 +17,7 @@ pub(super) struct Advice {
 /// What the last answer that was no success complained about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Complaint {
-    Fault(Fault),
+    Fault(AccountFault),
     Outage(Outage),
 }
 
@@ -57,7 +57,7 @@ impl Advice {
         let (id, vendor) = (&self.id, self.vendor);
         let text = match (state, complaint) {
             (LaneState::AccountFault, Some(Complaint::Fault(fault))) => self.account(fault),
-            (LaneState::AccountFault, _) => self.account(Fault::Blocked),
+            (LaneState::AccountFault, _) => self.account(AccountFault::Blocked),
             (LaneState::BackingOff, Some(Complaint::Outage(outage))) => self.outage(outage),
             (LaneState::BackingOff, _) => format!("wait; if it lasts, look at the status page of {vendor}"),
             (LaneState::UnreadableSuccess, _) => self.outage(Outage::UnreadableSuccess),
@@ -90,22 +90,22 @@ impl Advice {
         Some(text)
     }
 
-    fn account(&self, fault: Fault) -> String {
+    fn account(&self, fault: AccountFault) -> String {
         let Advice { id, vendor, base_url, token, .. } = self;
         match fault {
-            Fault::Unauthorized => format!("{vendor} refuses the token: write a valid one to {token}"),
-            Fault::Forbidden => format!(
+            AccountFault::Unauthorized => format!("{vendor} refuses the token: write a valid one to {token}"),
+            AccountFault::Forbidden => format!(
                 "the token may not write users at {vendor}: give it that right or write another to {token}; or correct \
                  destinations.{id}.base_url ({base_url})"
             ),
-            Fault::WrongAddress => {
+            AccountFault::WrongAddress => {
                 format!("{vendor} is not at this address: correct destinations.{id}.base_url ({base_url})")
             }
-            Fault::Redirected => format!(
+            AccountFault::Redirected => format!(
                 "the address sends requests elsewhere, where no token follows: write the final https:// address to \
                  destinations.{id}.base_url ({base_url})"
             ),
-            Fault::Blocked => {
+            AccountFault::Blocked => {
                 format!("{vendor} refuses every row: allow messages of the type user in the account's settings there")
             }
         }
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_wrong_token_is_an_error_that_names_the_setting_and_the_file_or_the_variable() {
-        let wrong = Some(Complaint::Fault(Fault::Unauthorized));
+        let wrong = Some(Complaint::Fault(AccountFault::Unauthorized));
         let remedy = |token| advice(token).remedy(LaneState::AccountFault, wrong).expect("a remedy");
         let file = remedy("token_file: /run/secrets/crm");
         assert!(file.contains("destinations.crm.token_file (/run/secrets/crm)"), "{file}");
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn every_fault_and_every_outage_points_to_a_place() {
         let advice = advice("token: t");
-        let faults = Fault::ALL.map(|fault| advice.account(fault));
+        let faults = AccountFault::ALL.map(|fault| advice.account(fault));
         let outages = Outage::ALL.map(|outage| advice.outage(outage));
         for text in faults.iter().chain(&outages) {
             assert!(text.contains("destinations.crm.") || text.contains("vitally"), "{text}");

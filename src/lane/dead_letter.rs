@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::engine::{DeadLetter, DeadLetterCause, LetterId};
+use crate::engine::{DeadLetter, DeadLetterCause, DeadLetterId};
 use crate::kafka;
 use crate::kafka::dead_letter::{DeadLetterProducer, DeadLetterRecord};
 
@@ -48,11 +48,11 @@ pub(super) fn record(
 }
 
 /// Writes a letter in a task of its own: a panic in it is an answer that never came, and ends nothing else.
-pub(super) async fn bury(
-    id: LetterId,
+pub(super) async fn write_letter(
+    id: DeadLetterId,
     producer: Arc<DeadLetterProducer>,
     record: DeadLetterRecord,
-) -> (LetterId, Result<(), kafka::Error>) {
+) -> (DeadLetterId, Result<(), kafka::Error>) {
     let topic = record.topic.clone();
     let written = tokio::spawn(async move { write(&producer, record).await }).await;
     let lost = |_| Err(kafka::Error::NotAcknowledged { topic, text: "its task panicked, which is a bug".to_owned() });

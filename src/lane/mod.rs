@@ -21,7 +21,7 @@ use self::requests::Done;
 use crate::config::lane::DeadLetter;
 use crate::config::{Config, Destination, Problem};
 use crate::engine::{
-    Action, CommitId, CommitOutcome, Engine, Fence, Gained, LaneState, LetterId, Note, Now, Outgoing, Settled,
+    Action, CommitId, CommitOutcome, DeadLetterId, Engine, Fence, Gained, LaneState, Note, Now, Outgoing, SettledList,
 };
 use crate::kafka::dead_letter::DeadLetterProducer;
 use crate::kafka::{self, Command, CommitEntry, CommitError, SourceEvent};
@@ -80,7 +80,7 @@ pub struct Lane {
     /// When the producer was last looked after.
     producer_visited: Option<Instant>,
     requests: JoinSet<Done>,
-    letters: JoinSet<(LetterId, Result<(), kafka::Error>)>,
+    letters: JoinSet<(DeadLetterId, Result<(), kafka::Error>)>,
     /// Partitions that the group waits for, and how to tell it that they are free.
     revokes: Vec<(BTreeSet<PartitionId>, oneshot::Sender<()>)>,
     metrics: LaneMetrics,
@@ -242,7 +242,7 @@ impl Lane {
                             Some(read) => Some(Fence::own(read, now.wall_ms)),
                             None => gained.metadata.as_deref().and_then(Fence::parse),
                         },
-                        settled: gained.metadata.as_deref().map_or_else(Settled::default, Settled::parse),
+                        settled: gained.metadata.as_deref().map_or_else(SettledList::default, SettledList::parse),
                         // Metadata without a fence only says which log it is: nothing has been sent under it.
                         added: Fence::unheard(
                             gained.others.iter().filter_map(|metadata| Fence::parse(metadata)),
@@ -269,7 +269,7 @@ impl Lane {
             }
             SourceEvent::LogEnds(ends) => self.report.learned_ends(&ends),
             SourceEvent::Stalled(partitions) => self.report.stalled = partitions.len(),
-            SourceEvent::Weather(text) => self.on_weather(format!("kafka: {text}"), now.at),
+            SourceEvent::Warning(text) => self.on_weather(format!("kafka: {text}"), now.at),
             SourceEvent::BrokersDown { why, complaints } => self.on_brokers_down(&why, complaints, now.at),
             SourceEvent::BrokersUp => self.on_brokers_up(now.at),
             SourceEvent::Fenced(text) => self.on_fenced(&text, now.at),
@@ -296,7 +296,7 @@ impl Lane {
         self.engine.on_commit(id, outcome, now.at);
     }
 
-    fn on_written(&mut self, letter: LetterId, result: Result<(), kafka::Error>) {
+    fn on_written(&mut self, letter: DeadLetterId, result: Result<(), kafka::Error>) {
         match &result {
             Ok(()) => self.report.went_well(report::Place::DeadLetters),
             Err(error) => {
@@ -317,12 +317,12 @@ impl Lane {
             match action {
                 Action::Send { batch, rows } => self.send(batch, &rows),
                 Action::Poll { batch, job, rows, polls } => self.ask_about(batch, job, rows, polls),
-                Action::Bury { id, letter } => {
+                Action::WriteDeadLetter { id, letter } => {
                     let source = self.topics.get(usize::from(letter.partition.topic)).map_or("", String::as_str);
                     let topic = self.dead_letter.topic_of(source, &self.id);
                     let record = dead_letter::record(&self.id, source, topic, &letter, SystemTime::now());
                     let producer = Arc::clone(&self.producer);
-                    self.letters.spawn(dead_letter::bury(id, producer, record));
+                    self.letters.spawn(dead_letter::write_letter(id, producer, record));
                 }
                 Action::Commit { id, commits } => {
                     let entries = commits

@@ -369,7 +369,7 @@ fn count(n: u64) -> i64 {
 mod tests {
     use super::*;
     use crate::engine::testing::{policy, start};
-    use crate::engine::{Engine, Gained, Settled};
+    use crate::engine::{Engine, Gained, SettledList};
     use crate::record::{Offset, Record};
 
     const ID: PartitionId = PartitionId { topic: 0, partition: 3 };
@@ -387,7 +387,7 @@ mod tests {
     fn read(payloads: &[&str]) -> Engine {
         let mut engine = Engine::new(policy(), at(0).at);
         let gained =
-            Gained { partition: ID, start: Position(0), fence: None, settled: Settled::default(), added: None };
+            Gained { partition: ID, start: Position(0), fence: None, settled: SettledList::default(), added: None };
         engine.assigned(&[gained], 1, at(0));
         for (offset, payload) in (0..).zip(payloads) {
             let record = Record {

@@ -19,7 +19,7 @@
 use std::time::Duration;
 
 use super::{Reply, body, headers};
-use crate::verdict::{Fault, Outage, RejectReason, Rejection, Verdict};
+use crate::verdict::{AccountFault, Outage, RejectReason, Rejection, Verdict};
 
 /// Requests in flight of one-row modes: 20 rows a second times responses of up to 3 s, rounded up.
 pub const SINGLE_IN_FLIGHT: usize = 64;
@@ -37,14 +37,14 @@ pub fn common(reply: &Reply) -> Verdict {
     let status = reply.status;
     match status.as_u16() {
         200..=299 => Verdict::Unavailable(Outage::UnreadableSuccess),
-        401 => Verdict::AccountFault(Fault::Unauthorized),
-        403 if !body::is_page(reply) => Verdict::AccountFault(Fault::Forbidden),
-        404 | 405 => Verdict::AccountFault(Fault::WrongAddress),
+        401 => Verdict::AccountFault(AccountFault::Unauthorized),
+        403 if !body::is_page(reply) => Verdict::AccountFault(AccountFault::Forbidden),
+        404 | 405 => Verdict::AccountFault(AccountFault::WrongAddress),
         // RFC 9110 section 10.2.3: with 503 the header says how long the service is expected to be away.
         503 if headers::retry_after(reply).is_some() => throttled(headers::retry_after(reply)),
         408 | 500..=599 => Verdict::Unavailable(Outage::Server),
         429 => throttled(headers::retry_after(reply)),
-        _ if status.is_redirection() => Verdict::AccountFault(Fault::Redirected),
+        _ if status.is_redirection() => Verdict::AccountFault(AccountFault::Redirected),
         _ if body::is_page(reply) => Verdict::Unavailable(Outage::Edge),
         _ => Verdict::Unavailable(Outage::Protocol),
     }

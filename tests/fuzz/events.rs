@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use secrecy::SecretString;
 use serde_json::value::RawValue;
-use sluicegate::engine::{Fence, Settled};
+use sluicegate::engine::{Fence, SettledList};
 use sluicegate::event::{Decoded, Profile, Rules, decode, merge};
 use sluicegate::providers::{Row, Version};
 
@@ -185,8 +185,8 @@ fn whatever_stands_in_a_commit_is_a_fence_or_none() {
     crate::run("commits", inputs, |metadata| {
         let text = String::from_utf8_lossy(&metadata);
         let Some(fence) = Fence::parse(&text) else { return };
-        let settled = Settled::parse(&text);
+        let settled = SettledList::parse(&text);
         let again = settled.to_metadata(fence);
-        assert_eq!((Fence::parse(&again), Settled::parse(&again)), (Some(fence), settled));
+        assert_eq!((Fence::parse(&again), SettledList::parse(&again)), (Some(fence), settled));
     });
 }

@@ -10,16 +10,16 @@ use crate::record::{Offset, Position};
 ///
 /// 64 bits of SHA-1: two of a million users share a name with a probability of 3e-8, and then both are sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Member(pub u64);
+pub struct UserKey(pub u64);
 
-impl Member {
+impl UserKey {
     pub fn user(user: &str) -> Self {
-        Member(Uuid::new_v5(&Uuid::NAMESPACE_OID, user.as_bytes()).as_u64_pair().0)
+        UserKey(Uuid::new_v5(&Uuid::NAMESPACE_OID, user.as_bytes()).as_u64_pair().0)
     }
 
     /// An event that nobody's user id could be read from.
     pub fn record(offset: Offset) -> Self {
-        Member(Uuid::new_v5(&Uuid::NAMESPACE_URL, &offset.0.to_be_bytes()).as_u64_pair().0)
+        UserKey(Uuid::new_v5(&Uuid::NAMESPACE_URL, &offset.0.to_be_bytes()).as_u64_pair().0)
     }
 }
 
@@ -29,21 +29,21 @@ const FEW: usize = 64;
 /// Members with an end beyond the committed position, and the last event of each that has come to it; for a while also members
 /// whom a commit has passed since.
 #[derive(Clone, Debug)]
-pub struct Ahead {
-    members: BTreeMap<Member, Offset>,
+pub struct SettledAhead {
+    members: BTreeMap<UserKey, Offset>,
     committed: Position,
     /// Members that were left when those before the committed position were last forgotten.
     kept: usize,
 }
 
-impl Default for Ahead {
+impl Default for SettledAhead {
     fn default() -> Self {
-        Ahead { members: BTreeMap::new(), committed: Position(0), kept: 0 }
+        SettledAhead { members: BTreeMap::new(), committed: Position(0), kept: 0 }
     }
 }
 
-impl Ahead {
-    pub fn note(&mut self, member: Member, last: Offset) {
+impl SettledAhead {
+    pub fn note(&mut self, member: UserKey, last: Offset) {
         let noted = self.members.entry(member).or_insert(last);
         *noted = last.max(*noted);
     }
@@ -59,14 +59,14 @@ impl Ahead {
     }
 
     /// Everyone whom a successor that starts at `position` will read of, and whether all that it reads of them is settled.
-    pub fn roll(&self, position: Position, unsettled: &BTreeSet<Member>) -> BTreeMap<Member, bool> {
+    pub fn users_from(&self, position: Position, unsettled: &BTreeSet<UserKey>) -> BTreeMap<UserKey, bool> {
         let ahead = self.members.iter().filter(|(_, last)| last.position() >= position);
-        let mut roll: BTreeMap<Member, bool> = ahead.map(|(member, _)| (*member, true)).collect();
-        roll.extend(unsettled.iter().map(|member| (*member, false)));
-        roll
+        let mut users: BTreeMap<UserKey, bool> = ahead.map(|(member, _)| (*member, true)).collect();
+        users.extend(unsettled.iter().map(|member| (*member, false)));
+        users
     }
 
-    pub fn members(&self) -> impl Iterator<Item = Member> + '_ {
+    pub fn members(&self) -> impl Iterator<Item = UserKey> + '_ {
         self.members.iter().filter(|(_, last)| last.position() >= self.committed).map(|(member, _)| *member)
     }
 }
@@ -77,23 +77,23 @@ mod tests {
 
     #[test]
     fn a_user_with_anything_unsettled_counts_as_unsettled() {
-        let [a, b, c, d] = ["a", "b", "c", "d"].map(Member::user);
-        let mut ahead = Ahead::default();
+        let [a, b, c, d] = ["a", "b", "c", "d"].map(UserKey::user);
+        let mut ahead = SettledAhead::default();
         ahead.note(a, Offset(50));
         ahead.note(a, Offset(40));
         ahead.note(b, Offset(60));
         ahead.note(d, Offset(9));
-        let roll = ahead.roll(Position(10), &BTreeSet::from([b, c]));
-        assert_eq!(roll, BTreeMap::from([(a, true), (b, false), (c, false)]));
+        let users = ahead.users_from(Position(10), &BTreeSet::from([b, c]));
+        assert_eq!(users, BTreeMap::from([(a, true), (b, false), (c, false)]));
         ahead.committed(Position(51));
         assert_eq!(ahead.members().collect::<Vec<_>>(), [b]);
     }
 
     #[test]
     fn whoever_the_committed_position_has_passed_is_not_counted_and_soon_forgotten() {
-        let mut ahead = Ahead::default();
+        let mut ahead = SettledAhead::default();
         for n in 0..10_000 {
-            ahead.note(Member::record(Offset(n)), Offset(n));
+            ahead.note(UserKey::record(Offset(n)), Offset(n));
             ahead.committed(Position(n - 9));
             assert_eq!(ahead.members().count() as i64, 10.min(n + 1), "{n}");
             assert!(ahead.members.len() <= 2 * 10 + FEW + 1, "{n}");
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_record_is_nobody_else() {
-        assert_ne!(Member::record(Offset(1)), Member::record(Offset(2)));
-        assert_ne!(Member::record(Offset(0)), Member::user("\0\0\0\0\0\0\0\0"));
+        assert_ne!(UserKey::record(Offset(1)), UserKey::record(Offset(2)));
+        assert_ne!(UserKey::record(Offset(0)), UserKey::user("\0\0\0\0\0\0\0\0"));
     }
 }

@@ -5,6 +5,6 @@ mod fence;
 mod replay;
 mod settled;
 
-pub use ahead::{Ahead, Member};
+pub use ahead::{SettledAhead, UserKey};
 pub use fence::{Fence, Leaving};
-pub use settled::Settled;
+pub use settled::SettledList;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Member;
+use super::UserKey;
 use crate::engine::Engine;
 use crate::engine::partition::offsets::Owner;
 use crate::event::SkipReason;
@@ -10,14 +10,14 @@ use crate::record::PartitionId;
 
 impl Engine {
     /// Everyone with something unsettled in this partition.
-    pub(in crate::engine) fn unsettled(&self, id: PartitionId) -> BTreeSet<Member> {
+    pub(in crate::engine) fn unsettled(&self, id: PartitionId) -> BTreeSet<UserKey> {
         let owners = self.partitions.get(&id).into_iter().flat_map(|partition| partition.tracker.owners());
         owners.filter_map(|owner| self.member(owner)).collect()
     }
 
-    fn member(&self, owner: Owner) -> Option<Member> {
+    fn member(&self, owner: Owner) -> Option<UserKey> {
         match owner {
-            Owner::Row(index) => self.rows.get(index).map(|row| Member::user(&row.user)),
+            Owner::Row(index) => self.rows.get(index).map(|row| UserKey::user(&row.user)),
             Owner::Letter(id) => self.letters.get(id).map(|letter| letter.member()),
         }
     }
@@ -34,7 +34,7 @@ impl Engine {
         let settled = if settled.is_empty() {
             BTreeSet::new()
         } else {
-            let ahead: Vec<Member> = partition.ahead.members().collect();
+            let ahead: Vec<UserKey> = partition.ahead.members().collect();
             let mut members = self.unsettled(id);
             members.extend(ahead);
             settled.among(&members)
@@ -52,7 +52,7 @@ impl Engine {
         let (entry, bytes, events, member, last, message_ids) = match owner {
             Owner::Row(index) => {
                 let Some(row) = self.remove_row(index) else { return };
-                (row.entry, row.bytes(), row.n_events, Member::user(&row.user), row.last, row.message_ids)
+                (row.entry, row.bytes(), row.n_events, UserKey::user(&row.user), row.last, row.message_ids)
             }
             Owner::Letter(letter) => {
                 let Some(letter) = self.letters.take(letter) else { return };

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use serde::{Deserialize, Serialize};
 
-use super::ahead::Member;
+use super::ahead::UserKey;
 use super::fence::Fence;
 
 /// Longest metadata: Kafka's default of 4,096 for `offset.metadata.max.bytes`, above which the whole commit is refused.
@@ -24,7 +24,7 @@ const AROUND: usize = 160;
 ///
 /// What does not fit is left out from the end: about 22,500 members fit at worst, and those left out are sent again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settled {
+pub struct SettledList {
     /// How many members the marks tell of.
     of: u64,
     /// The sum of their names, modulo 2^64.
@@ -40,11 +40,11 @@ pub struct Settled {
 struct Metadata {
     #[serde(flatten)]
     fence: Fence,
-    #[serde(default, skip_serializing_if = "Settled::is_empty")]
-    settled: Settled,
+    #[serde(default, skip_serializing_if = "SettledList::is_empty")]
+    settled: SettledList,
 }
 
-impl Settled {
+impl SettledList {
     /// The list of the last owner's metadata; empty where there is none or something else.
     pub fn parse(metadata: &str) -> Self {
         let read = serde_json::from_str::<Metadata>(metadata).map(|metadata| metadata.settled);
@@ -57,21 +57,21 @@ impl Settled {
         serde_json::to_string(&metadata).expect("numbers and texts are always JSON")
     }
 
-    /// Writes down as much of the roll (see `Ahead::roll`) as fits beside this fence.
-    pub fn new(roll: &BTreeMap<Member, bool>, fence: Fence) -> Self {
-        let n_settled = roll.values().filter(|settled| **settled).count();
+    /// Writes down as much of the users (see `SettledAhead::users_from`) as fits beside this fence.
+    pub fn new(users: &BTreeMap<UserKey, bool>, fence: Fence) -> Self {
+        let n_settled = users.values().filter(|settled| **settled).count();
         if n_settled == 0 {
-            return Settled::default();
+            return SettledList::default();
         }
-        let inverted = n_settled * 2 > roll.len();
-        let n_marks = if inverted { roll.len() - n_settled } else { n_settled };
+        let inverted = n_settled * 2 > users.len();
+        let n_marks = if inverted { users.len() - n_settled } else { n_settled };
         // The best parameter for gaps of a given mean: log2 of the mean times ln 2 (Golomb 1966).
-        let mean = roll.len() as f64 / n_marks.max(1) as f64;
+        let mean = users.len() as f64 / n_marks.max(1) as f64;
         let k = (mean * std::f64::consts::LN_2).max(1.0).log2() as u32;
         let room = MOST.saturating_sub(fence.to_metadata().len() + AROUND) * 6 / 8 * 8;
         let mut bits = Bits::default();
         let (mut of, mut gap) = (0, 0u64);
-        for (at, settled) in roll.values().enumerate() {
+        for (at, settled) in users.values().enumerate() {
             if *settled == inverted {
                 gap += 1;
                 continue;
@@ -83,11 +83,11 @@ impl Settled {
             gap = 0;
             of = at + 1;
         }
-        if (of as u64) + gap == roll.len() as u64 {
+        if (of as u64) + gap == users.len() as u64 {
             // All marks fit: what follows the last one is known as well.
-            of = roll.len();
+            of = users.len();
         }
-        Settled { of: of as u64, sum: sum(roll.keys().take(of)), inverted, k, bits: BASE64.encode(&bits.bytes) }
+        SettledList { of: of as u64, sum: sum(users.keys().take(of)), inverted, k, bits: BASE64.encode(&bits.bytes) }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -95,7 +95,7 @@ impl Settled {
     }
 
     /// Those of the members read that are settled; nobody when others were read than the last owner knew.
-    pub fn among(&self, members: &BTreeSet<Member>) -> BTreeSet<Member> {
+    pub fn among(&self, members: &BTreeSet<UserKey>) -> BTreeSet<UserKey> {
         let Ok(of) = usize::try_from(self.of) else { return BTreeSet::new() };
         if of == 0 || of > members.len() || self.k > 63 || sum(members.iter().take(of)) != self.sum {
             return BTreeSet::new();
@@ -117,7 +117,7 @@ impl Settled {
     }
 }
 
-fn sum<'a>(members: impl Iterator<Item = &'a Member>) -> u64 {
+fn sum<'a>(members: impl Iterator<Item = &'a UserKey>) -> u64 {
     members.fold(0, |sum, member| sum.wrapping_add(member.0))
 }
 
@@ -186,33 +186,33 @@ mod tests {
     use crate::record::Position;
 
     /// So many members, of which those are settled.
-    fn roll(n: u64, is_settled: impl Fn(u64) -> bool) -> BTreeMap<Member, bool> {
-        (0..n).map(|n| (Member::user(&format!("user-{n}")), is_settled(n))).collect()
+    fn users(n: u64, is_settled: impl Fn(u64) -> bool) -> BTreeMap<UserKey, bool> {
+        (0..n).map(|n| (UserKey::user(&format!("user-{n}")), is_settled(n))).collect()
     }
 
-    fn settled_of(roll: &BTreeMap<Member, bool>) -> BTreeSet<Member> {
-        roll.iter().filter(|(_, settled)| **settled).map(|(member, _)| *member).collect()
+    fn settled_of(users: &BTreeMap<UserKey, bool>) -> BTreeSet<UserKey> {
+        users.iter().filter(|(_, settled)| **settled).map(|(member, _)| *member).collect()
     }
 
-    fn handed_over(roll: &BTreeMap<Member, bool>) -> BTreeSet<Member> {
-        let metadata = Settled::new(roll, largest_fence()).to_metadata(largest_fence());
+    fn handed_over(users: &BTreeMap<UserKey, bool>) -> BTreeSet<UserKey> {
+        let metadata = SettledList::new(users, largest_fence()).to_metadata(largest_fence());
         assert_eq!(Fence::parse(&metadata), Some(largest_fence()), "the fence reads the same");
         assert!(metadata.len() <= MOST, "{} bytes", metadata.len());
-        Settled::parse(&metadata).among(&roll.keys().copied().collect())
+        SettledList::parse(&metadata).among(&users.keys().copied().collect())
     }
 
     proptest! {
         #[test]
         fn a_successor_that_read_the_same_knows_who_is_settled(n in 0u64..3000, every in 1u64..200, inverted: bool) {
-            let roll = roll(n, |n| (n % every == 0) != inverted);
-            prop_assert_eq!(handed_over(&roll), settled_of(&roll));
+            let users = users(n, |n| (n % every == 0) != inverted);
+            prop_assert_eq!(handed_over(&users), settled_of(&users));
         }
 
         #[test]
         fn junk_makes_nobody_settled_who_was_not_read(of in 0u64..50, k in 0u32..70, bits in "[A-Za-z0-9+/]{0,40}", inverted: bool) {
-            let members: BTreeSet<Member> = roll(50, |_| false).into_keys().collect();
+            let members: BTreeSet<UserKey> = users(50, |_| false).into_keys().collect();
             let sum = sum(members.iter().take(of as usize));
-            let settled = Settled { of, sum, inverted, k, bits };
+            let settled = SettledList { of, sum, inverted, k, bits };
             prop_assert!(settled.among(&members).is_subset(&members));
         }
     }
@@ -222,26 +222,26 @@ mod tests {
         // A pattern without pattern: every second member by a bit of its name.
         let half = |n: u64| n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 63 == 1;
         for (n, is_settled) in [(22_000, &half as &dyn Fn(u64) -> bool), (250_000, &|n| n % 100 == 0)] {
-            let roll = roll(n, is_settled);
-            assert_eq!(handed_over(&roll), settled_of(&roll), "{n} members");
+            let users = users(n, is_settled);
+            assert_eq!(handed_over(&users), settled_of(&users), "{n} members");
         }
     }
 
     #[test]
     fn what_does_not_fit_is_left_out_and_the_rest_holds() {
-        let roll = roll(100_000, |n| n % 2 == 0);
-        let (told, settled) = (handed_over(&roll), settled_of(&roll));
+        let users = users(100_000, |n| n % 2 == 0);
+        let (told, settled) = (handed_over(&users), settled_of(&users));
         assert!(told.is_subset(&settled) && told.len() > 11_000, "{}", told.len());
     }
 
     #[test]
     fn nobody_is_settled_for_a_successor_that_read_something_else() {
-        let roll = roll(100, |n| n % 3 == 0);
-        let settled = Settled::new(&roll, largest_fence());
-        let mut members: BTreeSet<Member> = roll.keys().copied().collect();
+        let users = users(100, |n| n % 3 == 0);
+        let settled = SettledList::new(&users, largest_fence());
+        let mut members: BTreeSet<UserKey> = users.keys().copied().collect();
         members.pop_first();
         assert!(settled.among(&members).is_empty(), "one less");
-        members.insert(Member::user("somebody else"));
+        members.insert(UserKey::user("somebody else"));
         assert!(settled.among(&members).is_empty(), "another");
     }
 
@@ -253,7 +253,7 @@ mod tests {
             &largest_fence().to_metadata(),
             r#"{"v":1,"fence":9,"at":0,"clean":true,"bytes":0,"settled":"zz"}"#,
         ] {
-            assert!(Settled::parse(metadata).is_empty(), "{metadata}");
+            assert!(SettledList::parse(metadata).is_empty(), "{metadata}");
         }
     }
 

@@ -54,7 +54,7 @@ impl Controls {
     }
 
     /// A suspect has passed alone, so that its failures alone were chance.
-    pub fn acquit(&mut self, failures: &Failures) {
+    pub fn clear_suspicion(&mut self, failures: &Failures) {
         self.passed += 1;
         self.failed += u64::from(failures.alone);
     }
@@ -241,7 +241,7 @@ mod tests {
         let mut row = Failures::new(&controls, None, start());
         row.note(100, true, None, start());
         (0..3).for_each(|_| row.note(1, true, None, start()));
-        controls.acquit(&row);
+        controls.clear_suspicion(&row);
         assert_eq!((controls.passed, controls.failed), (11, 4));
     }
 }

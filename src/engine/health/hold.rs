@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::verdict::{Fault, Outage};
+use crate::verdict::{AccountFault, Outage};
 
 /// The longest wait for the end of somebody else's job, which is asked for with a whole request. Three replicas with jobs of
 /// 100 rows use 88% of the limit with it, 79% with 2 s (simulated).
@@ -10,43 +10,43 @@ const BUSY: Duration = Duration::from_millis(500);
 
 /// Why a lane as a whole sends nothing, or only a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum HoldCause {
     Throttled,
     /// Somebody's job runs.
     Busy,
     Unavailable(Outage),
-    Fault(Fault),
+    Fault(AccountFault),
     /// Jobs fail without naming a row.
     JobFailed,
 }
 
-impl Cause {
+impl HoldCause {
     /// Whether the content of a row can bring it about. A wrong token, a host that cannot be reached and a wait that the
     /// provider asks for are never a row's fault.
     pub fn may_be_a_row(self) -> bool {
         match self {
-            Cause::Throttled | Cause::Busy | Cause::Fault(Fault::Unauthorized) => false,
-            Cause::Unavailable(outage) => !matches!(outage, Outage::Connect | Outage::Dns | Outage::Tls),
-            Cause::Fault(_) | Cause::JobFailed => true,
+            HoldCause::Throttled | HoldCause::Busy | HoldCause::Fault(AccountFault::Unauthorized) => false,
+            HoldCause::Unavailable(outage) => !matches!(outage, Outage::Connect | Outage::Dns | Outage::Tls),
+            HoldCause::Fault(_) | HoldCause::JobFailed => true,
         }
     }
 
     /// Whether it means the account until a row is taken.
     pub fn is_fault(self) -> bool {
-        matches!(self, Cause::Fault(_))
+        matches!(self, HoldCause::Fault(_))
     }
 
     pub fn longest_wait(self) -> Option<Duration> {
-        (self == Cause::Busy).then_some(BUSY)
+        (self == HoldCause::Busy).then_some(BUSY)
     }
 
     /// How many rows the first probe takes after a request of so many failed.
     fn first_probe(self, rows: usize, most: usize) -> usize {
         match self {
-            Cause::Throttled | Cause::Busy => most,
+            HoldCause::Throttled | HoldCause::Busy => most,
             // The rows may have been taken, or nothing gets through whatever they hold.
-            Cause::Unavailable(Outage::UnreadableSuccess) | Cause::Fault(_) => 1,
-            Cause::Unavailable(_) | Cause::JobFailed => rows.div_ceil(2),
+            HoldCause::Unavailable(Outage::UnreadableSuccess) | HoldCause::Fault(_) => 1,
+            HoldCause::Unavailable(_) | HoldCause::JobFailed => rows.div_ceil(2),
         }
     }
 }
@@ -54,7 +54,7 @@ impl Cause {
 /// A hold on the whole lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
-    pub cause: Cause,
+    pub cause: HoldCause,
     /// The fault's first failure.
     pub began: Instant,
     /// The last failed probe, or the first failure: requests that left before say nothing new.
@@ -69,18 +69,25 @@ pub struct Hold {
 
 impl Hold {
     /// A hold for the failure of a request of `rows` rows, of `most` at most.
-    pub fn new(cause: Cause, rows: usize, wait: Duration, asked: Option<Duration>, most: usize, now: Instant) -> Self {
+    pub fn new(
+        cause: HoldCause,
+        rows: usize,
+        wait: Duration,
+        asked: Option<Duration>,
+        most: usize,
+        now: Instant,
+    ) -> Self {
         let until = now + wait;
         let probe_rows = cause.first_probe(rows, most);
         Hold { cause, began: now, since: now, until, asked: asked.map(|asked| now + asked), probe_rows }
     }
 
     /// A probe has failed: the next one waits and is half as large.
-    pub fn probe_failed(&mut self, cause: Cause, wait: Duration, now: Instant) {
+    pub fn probe_failed(&mut self, cause: HoldCause, wait: Duration, now: Instant) {
         // A wrong token is not forgotten because the probe failed in another way.
         if !self.cause.is_fault() || cause.is_fault() {
             self.probe_rows = match cause {
-                Cause::Throttled | Cause::Busy => self.probe_rows,
+                HoldCause::Throttled | HoldCause::Busy => self.probe_rows,
                 cause => cause.first_probe(self.probe_rows, self.probe_rows),
             };
             self.cause = cause;
@@ -120,8 +127,8 @@ mod tests {
     fn nothing_shortens_a_wait_that_the_provider_asked_for() {
         let now = start();
         let hour = 3600 * SECOND;
-        let mut hold = Hold::new(Cause::Throttled, 100, hour, Some(hour), 100, now);
-        hold.probe_failed(Cause::Unavailable(Outage::Timeout), 4 * SECOND, now + 4 * SECOND);
+        let mut hold = Hold::new(HoldCause::Throttled, 100, hour, Some(hour), 100, now);
+        hold.probe_failed(HoldCause::Unavailable(Outage::Timeout), 4 * SECOND, now + 4 * SECOND);
         assert_eq!(hold.until, now + hour);
         hold.ask(now + 10 * SECOND);
         hold.probe_at(now + 20 * SECOND);
@@ -133,7 +140,7 @@ mod tests {
     #[test]
     fn each_failed_probe_halves_the_next_down_to_one_row() {
         let now = start();
-        let server = Cause::Unavailable(Outage::Server);
+        let server = HoldCause::Unavailable(Outage::Server);
         let mut hold = Hold::new(server, 100, SECOND, None, 100, now);
         let mut rows = vec![hold.probe_rows];
         for _ in 0..7 {
@@ -145,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_success_that_cannot_be_read_and_an_account_fault_are_probed_with_one_row() {
-        for cause in [Cause::Unavailable(Outage::UnreadableSuccess), Cause::Fault(Fault::Unauthorized)] {
+        for cause in [HoldCause::Unavailable(Outage::UnreadableSuccess), HoldCause::Fault(AccountFault::Unauthorized)] {
             assert_eq!(Hold::new(cause, 100, SECOND, None, 100, start()).probe_rows, 1);
         }
     }
@@ -157,7 +164,7 @@ mod tests {
         let mut health = Health::new(retry, 100, 4, 7);
         let sent = |turn, after| Sent { turn, rows: 1, at: now + after * SECOND, arrived: now, control: None };
         let hour = Some(3600 * SECOND);
-        health.note(sent(Turn::Others, 1), Outcome::Failed(Cause::Throttled), hour, now + 2 * SECOND);
+        health.note(sent(Turn::Others, 1), Outcome::Failed(HoldCause::Throttled), hour, now + 2 * SECOND);
         for before in [0, 1, 2] {
             health.note(sent(Turn::Others, before), Outcome::Passed, None, now + 3 * SECOND);
             assert!(health.hold().is_some(), "of one that left after {before} s");

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use blame::Controls;
 pub use blame::{Failures, Sign};
-pub use hold::{Cause, Hold};
+pub use hold::{Hold, HoldCause};
 use jitter::Jitter;
 use size::RequestSize;
 
@@ -84,7 +84,7 @@ pub enum Outcome {
     /// The provider knows us and refused the request as a whole for its content or its size.
     Reached,
     /// All rows failed, in a way that may be a row's fault or not.
-    Failed(Cause),
+    Failed(HoldCause),
 }
 
 /// A request that was sent.
@@ -278,7 +278,7 @@ impl Health {
         }
     }
 
-    fn failed(&mut self, sent: Sent, cause: Cause, asked: Option<Duration>, now: Instant) -> bool {
+    fn failed(&mut self, sent: Sent, cause: HoldCause, asked: Option<Duration>, now: Instant) -> bool {
         let has_witness = cause.may_be_a_row() && self.last_pass.is_some_and(|at| at > sent.arrived);
         let is_between_successes =
             has_witness && !self.has_failed_since && self.last_pass.is_some_and(|at| at + FRESH >= sent.at);
@@ -303,7 +303,7 @@ impl Health {
     }
 
     /// A probe failed, or another request that was out when the hold began; only what the provider asks for counts of that.
-    fn hold_longer(&mut self, sent: Sent, cause: Cause, asked: Option<Duration>, now: Instant) {
+    fn hold_longer(&mut self, sent: Sent, cause: HoldCause, asked: Option<Duration>, now: Instant) {
         let Some(mut hold) = self.hold else { return };
         if sent.turn == Turn::Probe && sent.at >= hold.since {
             let wait = self.wait(cause, now.saturating_duration_since(hold.began));
@@ -316,7 +316,7 @@ impl Health {
     }
 
     /// The wait before the next probe of a fault of this age.
-    fn wait(&mut self, cause: Cause, age: Duration) -> Duration {
+    fn wait(&mut self, cause: HoldCause, age: Duration) -> Duration {
         let wait = (age / 4).clamp(self.retry.initial, self.retry.max.max(self.retry.initial));
         cause.longest_wait().map_or(wait, |longest| wait.min(longest)).mul_f64(self.jitter.factor())
     }
@@ -341,7 +341,7 @@ impl Health {
     }
 
     /// Asking for a job failed in a way that means the account.
-    pub fn poll_failed(&mut self, cause: Cause, now: Instant) {
+    pub fn poll_failed(&mut self, cause: HoldCause, now: Instant) {
         if self.hold.is_none() {
             let wait = self.wait(cause, Duration::ZERO);
             self.hold = Some(Hold::new(cause, 1, wait, None, self.size.most(), now));
@@ -373,8 +373,8 @@ impl Health {
     }
 
     /// A row that had failed was taken as the only one of its request.
-    pub fn acquit(&mut self, failures: &Failures) {
-        self.controls.acquit(failures);
+    pub fn clear_suspicion(&mut self, failures: &Failures) {
+        self.controls.clear_suspicion(failures);
     }
 
     /// Whether a row is to blame for its failures: they are more than chance explains, given how other rows fared meanwhile.

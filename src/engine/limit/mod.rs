@@ -65,10 +65,10 @@ impl RateLimit {
         self.quotas().map(|quota| quota.hand_on(partition, now)).fold(now, Instant::max)
     }
 
-    /// How long the next owner of a share that was given up at `even_at`, or is given up now, has to wait before it uses it:
+    /// How long the next owner of a share that was given up at `burst_recovered_at`, or is given up now, has to wait before it uses it:
     /// until the burst is made up for, and for as long as a recent response took.
-    pub fn wait(&mut self, even_at: Option<Instant>, now: Instant) -> Duration {
-        self.quotas().map(|quota| quota.wait(even_at, now)).fold(Duration::ZERO, Duration::max)
+    pub fn wait(&mut self, burst_recovered_at: Option<Instant>, now: Instant) -> Duration {
+        self.quotas().map(|quota| quota.wait(burst_recovered_at, now)).fold(Duration::ZERO, Duration::max)
     }
 
     /// The same where this owner says nothing more.

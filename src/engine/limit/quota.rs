@@ -113,21 +113,22 @@ impl Quota {
     ///
     /// Returns when the burst that it used is made up for.
     pub fn hand_on(&mut self, partition: PartitionId, now: Instant) -> Instant {
-        let even_at = self.even_at(now);
+        let burst_recovered_at = self.burst_recovered_at(now);
         self.share.hand_on(partition, now);
         self.adjust(now);
-        even_at
+        burst_recovered_at
     }
 
     /// When the burst is whole again if nothing is sent.
-    fn even_at(&self, now: Instant) -> Instant {
+    fn burst_recovered_at(&self, now: Instant) -> Instant {
         self.pacer.as_ref().map_or(now, |pacer| pacer.ready_at(pacer.burst()).max(now))
     }
 
-    /// How long the next owner of a share that was given up at `even_at`, or is given up now, has to wait before it uses it:
+    /// How long the next owner of a share that was given up at `burst_recovered_at`, or is given up now, has to wait before it uses it:
     /// until the burst is made up for, and for as long as a recent response took.
-    pub fn wait(&mut self, even_at: Option<Instant>, now: Instant) -> Duration {
-        even_at.unwrap_or_else(|| self.even_at(now)).saturating_duration_since(now) + self.slowest.get(now)
+    pub fn wait(&mut self, burst_recovered_at: Option<Instant>, now: Instant) -> Duration {
+        burst_recovered_at.unwrap_or_else(|| self.burst_recovered_at(now)).saturating_duration_since(now)
+            + self.slowest.get(now)
     }
 
     /// Gives a partition's share up that may be somebody else's already.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use message_ids::MessageIds;
 use offsets::OffsetTracker;
 
-use super::handover::{Ahead, Member, Settled};
+use super::handover::{SettledAhead, SettledList, UserKey};
 use crate::record::{Offset, Position};
 
 /// One assignment of one partition.
@@ -45,14 +45,14 @@ pub struct Partition {
     pub letters_out: usize,
     pub ids: MessageIds,
     /// What the last owner had settled of the replay; empty once that is over.
-    pub settled: Settled,
+    pub settled: SettledList,
     /// What this owner has settled beyond the committed position.
-    pub ahead: Ahead,
+    pub ahead: SettledAhead,
     pub admitted: bool,
     pub paused: bool,
     /// Since when the group wants it back, and when the burst that its share was used for is made up for.
     pub revoked_at: Option<Instant>,
-    pub even_at: Option<Instant>,
+    pub burst_recovered_at: Option<Instant>,
 }
 
 impl Partition {
@@ -62,7 +62,7 @@ impl Partition {
 
     /// Remembers a settled event that the committed position will not cover. Most often it will, and naming its member, which
     /// hashes, would be for nothing.
-    pub fn note_ahead(&mut self, last: Offset, member: impl FnOnce() -> Member) {
+    pub fn note_ahead(&mut self, last: Offset, member: impl FnOnce() -> UserKey) {
         if last.position() >= self.tracker.committable(self.read) {
             self.ahead.note(member(), last);
         }

@@ -32,7 +32,7 @@ pub enum Stage {
     /// In a request, or in a job.
     InFlight,
     /// In a request, while its partition has been given up: the answer changes nothing.
-    Ghost,
+    Orphaned,
 }
 
 /// How the record's key relates to the user id; kept for the dead letter.

@@ -9,9 +9,9 @@ use uuid::Uuid;
 
 use super::world::{Provider, Random};
 use crate::engine::testing::{PARTITION, gained, policy, start};
-use crate::engine::{Action, BatchId, BatchPolicy, CommitOutcome, Engine, LetterId, Now, Outgoing, Policy};
+use crate::engine::{Action, BatchId, BatchPolicy, CommitOutcome, DeadLetterId, Engine, Now, Outgoing, Policy};
 use crate::record::{Offset, Record};
-use crate::verdict::{Answer, EncodedRow, Fault, JobId, Outage, RejectReason, Rejection, Verdict};
+use crate::verdict::{AccountFault, Answer, EncodedRow, JobId, Outage, RejectReason, Rejection, Verdict};
 
 /// How the provider answers a request that holds a bad row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +54,8 @@ impl Bad {
             Bad::Refused | Bad::Unprocessable if rows > 1 => Verdict::Split,
             Bad::Refused | Bad::Unprocessable => Verdict::Suspect(refused()),
             Bad::Page => Verdict::Unavailable(Outage::Edge),
-            Bad::Forbidden => Verdict::AccountFault(Fault::Forbidden),
-            Bad::NotFound => Verdict::AccountFault(Fault::WrongAddress),
+            Bad::Forbidden => Verdict::AccountFault(AccountFault::Forbidden),
+            Bad::NotFound => Verdict::AccountFault(AccountFault::WrongAddress),
             Bad::Server => Verdict::Unavailable(Outage::Server),
             Bad::Timeout => Verdict::Unavailable(Outage::Timeout),
             Bad::Reset => Verdict::Unavailable(Outage::Reset),
@@ -102,7 +102,7 @@ enum Happening {
     Arrives(usize),
     Answers(BatchId, Answer),
     Commits(crate::engine::CommitId),
-    Written(LetterId, i64),
+    Written(DeadLetterId, i64),
 }
 
 /// A schedule's state; users are the offsets of their only events.
@@ -214,7 +214,7 @@ impl Run {
                     self.later(after, Happening::Answers(batch, answer));
                 }
                 Action::Commit { id, .. } => self.later(Duration::from_millis(4), Happening::Commits(id)),
-                Action::Bury { id, letter } => {
+                Action::WriteDeadLetter { id, letter } => {
                     self.later(Duration::from_millis(5), Happening::Written(id, letter.last.0));
                 }
                 Action::Pause(_) => self.is_paused = true,

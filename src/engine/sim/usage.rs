@@ -118,7 +118,7 @@ fn run(case: &Case, seed: u64) -> (usize, f64) {
                 }
                 Action::Pause(_) => paused = true,
                 Action::Resume(_) => paused = false,
-                Action::Bury { .. } | Action::Release(_) => {}
+                Action::WriteDeadLetter { .. } | Action::Release(_) => {}
             }
         }
         let next = happenings.keys().next().map(|(at, _)| *at);

@@ -78,7 +78,7 @@ impl Contact {
             let complaints = std::mem::take(&mut self.complaints);
             self.told = Some(now);
             let text = format!("a connection failed ({complaints} complaints), a broker answers: {why}");
-            told.push(SourceEvent::Weather(text));
+            told.push(SourceEvent::Warning(text));
         }
         told
     }
@@ -152,7 +152,7 @@ mod tests {
         for n in 0..24 {
             contact.complain(REFUSED, "refused".to_owned());
             for event in contact.heard(&some, start + Duration::from_secs(5 * n)) {
-                if let SourceEvent::Weather(text) = event {
+                if let SourceEvent::Warning(text) = event {
                     told.push(text);
                 }
             }

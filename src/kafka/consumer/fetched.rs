@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::context::{Context, State, is_fenced};
+use super::callbacks::{Callbacks, ConsumerState, is_fenced};
 use super::place::Place;
 use super::record_queue::Fetched;
 use crate::kafka::client::{is_silence, is_unknown_topic, right_to_grant};
@@ -13,8 +13,14 @@ use crate::kafka::native::log_start;
 use crate::kafka::topics::partition_id;
 use crate::record::{Offset, PartitionId, Position, Record};
 
-impl Context {
-    pub fn on_fetched(&self, consumer: &BaseConsumer<Context>, state: &mut State, fetched: &Fetched<'_>, now: Instant) {
+impl Callbacks {
+    pub fn on_fetched(
+        &self,
+        consumer: &BaseConsumer<Callbacks>,
+        state: &mut ConsumerState,
+        fetched: &Fetched<'_>,
+        now: Instant,
+    ) {
         let id = || partition_id(&self.topics, fetched.topic(), fetched.partition());
         match fetched.error() {
             None => _ = id().map(|id| self.on_record(consumer, state, id, fetched, now)),
@@ -30,8 +36,8 @@ impl Context {
 
     fn on_record(
         &self,
-        consumer: &BaseConsumer<Context>,
-        state: &mut State,
+        consumer: &BaseConsumer<Callbacks>,
+        state: &mut ConsumerState,
         id: PartitionId,
         fetched: &Fetched<'_>,
         now: Instant,
@@ -59,7 +65,14 @@ impl Context {
         });
     }
 
-    fn on_end(&self, consumer: &BaseConsumer<Context>, state: &mut State, id: PartitionId, at: Position, now: Instant) {
+    fn on_end(
+        &self,
+        consumer: &BaseConsumer<Callbacks>,
+        state: &mut ConsumerState,
+        id: PartitionId,
+        at: Position,
+        now: Instant,
+    ) {
         let Some(owned) = state.owned.get_mut(&id).filter(|owned| owned.place == Place::Known) else { return };
         if at < owned.next {
             return self.came_from_behind(state, id, at, -1);
@@ -71,7 +84,7 @@ impl Context {
         state.ends.push((id, at));
     }
 
-    pub fn on_trouble(&self, state: &mut State, error: &KafkaError) {
+    pub fn on_trouble(&self, state: &mut ConsumerState, error: &KafkaError) {
         let reason = std::mem::take(&mut state.reason);
         let group = &self.group;
         let text = if reason.is_empty() { error.to_string() } else { reason };
@@ -87,7 +100,7 @@ impl Context {
                 Some(code) if let Some(remedy) = right_to_grant(code, group) => {
                     state.refused(format!("group {group}: {text}: {remedy}"));
                 }
-                Some(code) if is_unknown_topic(code) => state.weather(format!(
+                Some(code) if is_unknown_topic(code) => state.warn(format!(
                     "{text}: create the topic, or allow the broker to create it (auto.create.topics.enable)"
                 )),
                 Some(code) if is_silence(code) => {
@@ -97,9 +110,9 @@ impl Context {
                 // The words differ each time (ports, milliseconds); the code is what repeats.
                 Some(code) => {
                     tracing::debug!(target: "librdkafka", "{text}");
-                    state.weather(format!("kafka: {code}"));
+                    state.warn(format!("kafka: {code}"));
                 }
-                None => state.weather(format!("kafka: {text}")),
+                None => state.warn(format!("kafka: {text}")),
             },
         }
     }

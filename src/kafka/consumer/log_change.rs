@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::topic_partition_list::Offset as RdOffset;
 
-use super::context::{Context, Owned, State};
+use super::callbacks::{Callbacks, ConsumerState, Owned};
 use super::mark::Mark;
 use super::messages::{Assignment, CommitEntry, SourceEvent};
 use super::place::{Behind, Doubt, GoOn, Place, go_on};
@@ -54,7 +54,7 @@ impl Owned {
     }
 }
 
-impl State {
+impl ConsumerState {
     /// A record or an end at `at` lies ahead of what was read; tells of the gap if it is one.
     pub fn ahead(&mut self, id: PartitionId, at: Position, log_start: Option<i64>) {
         let Some(next) = self.owned.get(&id).map(|owned| owned.next) else { return };
@@ -98,9 +98,9 @@ impl State {
     }
 }
 
-impl Context {
+impl Callbacks {
     /// The topic has another id: leaves the logs that were read under the old one.
-    pub fn on_topic_id(&self, consumer: &BaseConsumer<Context>, state: &mut State, topic: u16, found: &str) {
+    pub fn on_topic_id(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, topic: u16, found: &str) {
         if state.ids.get(&topic).is_some_and(|known| known == found) {
             return;
         }
@@ -121,13 +121,18 @@ impl Context {
         }
         if is_other {
             let name = &self.topics[usize::from(topic)];
-            state.weather(format!("topic {name} was deleted and made again: it is read from its beginning"));
+            state.warn(format!("topic {name} was deleted and made again: it is read from its beginning"));
         }
         self.stop(consumer, state, &left);
     }
 
     /// The brokers told the topics' ids, or did not.
-    pub fn on_topics(&self, consumer: &BaseConsumer<Context>, state: &mut State, topics: Option<&[(u16, Topic)]>) {
+    pub fn on_topics(
+        &self,
+        consumer: &BaseConsumer<Callbacks>,
+        state: &mut ConsumerState,
+        topics: Option<&[(u16, Topic)]>,
+    ) {
         for (index, topic) in topics.into_iter().flatten() {
             if let Some(id) = topic.id.as_ref().filter(|_| topic.partitions.is_ok()) {
                 self.on_topic_id(consumer, state, *index, id);
@@ -152,7 +157,7 @@ impl Context {
     }
 
     /// Something came from below the position that was read: nothing is taken from the partition before it is known why.
-    pub fn came_from_behind(&self, state: &mut State, id: PartitionId, at: Position, epoch: i32) {
+    pub fn came_from_behind(&self, state: &mut ConsumerState, id: PartitionId, at: Position, epoch: i32) {
         let Some(owned) = state.owned.get_mut(&id) else { return };
         let is_newer = owned.epoch >= 0 && epoch > owned.epoch;
         owned.place = Place::Doubtful(Behind { at, is_newer }, Doubt::New);
@@ -162,8 +167,8 @@ impl Context {
     /// The brokers told the ends of a log whose place is open.
     pub fn on_ends(
         &self,
-        consumer: &BaseConsumer<Context>,
-        state: &mut State,
+        consumer: &BaseConsumer<Callbacks>,
+        state: &mut ConsumerState,
         id: PartitionId,
         low: Position,
         high: Position,
@@ -176,7 +181,7 @@ impl Context {
             Place::Doubtful(behind, _) => match go_on(next, behind, low, high) {
                 GoOn::Same => {
                     if self.seek(consumer, state, id, next) {
-                        state.weather(format!(
+                        state.warn(format!(
                             "topic {topic}, partition {partition}: records came again and were left out"
                         ));
                     }
@@ -187,7 +192,7 @@ impl Context {
                     }
                 }
                 GoOn::Cut(to) => {
-                    state.weather(format!(
+                    state.warn(format!(
                         "topic {topic}, partition {partition}: position {next} was read, but the log was cut and reaches \
                          from {low} to {high}: reading goes on at {to}"
                     ));
@@ -203,10 +208,16 @@ impl Context {
     }
 
     /// Reads on at the place that is known now; `false` if librdkafka cannot do that yet.
-    fn seek(&self, consumer: &BaseConsumer<Context>, state: &mut State, id: PartitionId, to: Position) -> bool {
+    fn seek(
+        &self,
+        consumer: &BaseConsumer<Callbacks>,
+        state: &mut ConsumerState,
+        id: PartitionId,
+        to: Position,
+    ) -> bool {
         let topic = &self.topics[usize::from(id.topic)];
         if let Err(error) = consumer.seek(topic, id.partition, RdOffset::Offset(to.0), SEEK_TIMEOUT) {
-            state.weather(format!("topic {topic}, partition {}: cannot seek to {to}: {error}", id.partition));
+            state.warn(format!("topic {topic}, partition {}: cannot seek to {to}: {error}", id.partition));
             return false;
         }
         if let Some(owned) = state.owned.get_mut(&id) {
@@ -217,7 +228,13 @@ impl Context {
     }
 
     /// Gives the lane the partition anew, all that was read of the former log being settled.
-    fn read_anew(&self, consumer: &BaseConsumer<Context>, state: &mut State, id: PartitionId, start: Position) {
+    fn read_anew(
+        &self,
+        consumer: &BaseConsumer<Callbacks>,
+        state: &mut ConsumerState,
+        id: PartitionId,
+        start: Position,
+    ) {
         let Some(Owned { next, end, place, .. }) = state.owned.get(&id) else { return };
         let (next, end, is_cut) = (*next, *end, matches!(place, Place::Left(Some(_))));
         if !self.seek(consumer, state, id, start) {
@@ -238,7 +255,7 @@ impl Context {
     }
 
     /// Goes on where all that was read of a log that was cut is settled, and tells the lane of partitions whose start is known.
-    pub fn move_on(&self, consumer: &BaseConsumer<Context>, state: &mut State, now: Instant) {
+    pub fn move_on(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, now: Instant) {
         let cut = state.owned.iter().filter_map(|(id, owned)| match owned.place {
             Place::Left(Some(to)) if owned.floor >= owned.next => Some((*id, to)),
             _ => None,
@@ -251,7 +268,7 @@ impl Context {
 
     /// Starts partitions that the group has not read before. All together that could be asked about, so that one rebalance is
     /// one piece of news; a partition without a leader keeps the others for as long as one question takes.
-    fn tell_starts(&self, consumer: &BaseConsumer<Context>, state: &mut State, now: Instant) {
+    fn tell_starts(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, now: Instant) {
         let unknown = || state.owned.iter().filter(|(_, owned)| matches!(owned.place, Place::Unknown { .. }));
         if state.start_again.is_some_and(|at| now < at)
             || unknown().any(|(id, owned)| owned.asked.is_none() || state.asking == Some(*id))
@@ -272,7 +289,7 @@ impl Context {
             .map(|(id, start)| CommitEntry { partition: *id, position: *start, metadata: String::new() })
             .collect();
         if let Err(error) = self.commit(consumer, state, &entries) {
-            state.weather(format!("first positions of group {}: {error}", self.group));
+            state.warn(format!("first positions of group {}: {error}", self.group));
             state.start_again = Some(now + SEEK_TIMEOUT);
             return;
         }

@@ -34,7 +34,7 @@ pub enum SourceEvent {
     /// when that changes.
     Stalled(Vec<PartitionId>),
     /// Something to show in the log and `/status`; the client recovers by itself.
-    Weather(String),
+    Warning(String),
     /// No broker answers; told again each minute until `BrokersUp`. `why` is the complaint that says most, `complaints` how many
     /// there were since the last time.
     BrokersDown { why: String, complaints: u64 },

@@ -4,11 +4,11 @@ pub mod messages;
 pub mod record_batch;
 pub mod settings;
 
+mod broker_query;
+mod callbacks;
 mod contact;
-mod context;
 mod fetched;
 mod log_change;
-mod log_end;
 mod mark;
 mod pause;
 mod place;
@@ -25,7 +25,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use super::client::{Error, refused};
 use super::settings::session_timeout;
-use context::Context;
+use callbacks::Callbacks;
 use messages::{Command, SourceEvent};
 use settings::{ConsumerSettings, consumer_config};
 use thread::Reader;
@@ -45,8 +45,8 @@ impl Consumer {
     ) -> Result<Consumer, Error> {
         let config = consumer_config(&settings);
         let (commands, received) = channel();
-        let context = Context::new(&settings, session_timeout(&settings.properties), received, events);
-        let consumer: BaseConsumer<Context> =
+        let context = Callbacks::new(&settings, session_timeout(&settings.properties), received, events);
+        let consumer: BaseConsumer<Callbacks> =
             config.create_with_context(context).map_err(|error| refused(&error, &config))?;
         let topics: Vec<&str> = settings.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(|error| refused(&error, &config))?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
-use super::context::{Context, State};
+use super::callbacks::{Callbacks, ConsumerState};
 use super::place::Place;
 use crate::record::PartitionId;
 
@@ -14,9 +14,15 @@ use crate::record::PartitionId;
 /// (`rd_kafka_max_block_ms`), which a lane whose buffer is full for a moment does not have. Callbacks wait for as long.
 const REST: Duration = Duration::from_secs(1);
 
-impl Context {
+impl Callbacks {
     /// Takes down what the loop wants, and resumes at once what it wants again.
-    pub fn set_paused(&self, consumer: &BaseConsumer<Context>, state: &mut State, asked: &[PartitionId], pause: bool) {
+    pub fn set_paused(
+        &self,
+        consumer: &BaseConsumer<Callbacks>,
+        state: &mut ConsumerState,
+        asked: &[PartitionId],
+        pause: bool,
+    ) {
         let mut stopped = Vec::new();
         for partition in asked {
             if let Some(owned) = state.owned.get_mut(partition)
@@ -35,38 +41,38 @@ impl Context {
         if !stopped.is_empty()
             && let Err(error) = consumer.resume(&self.list(&stopped))
         {
-            state.weather(format!("cannot resume partitions: {error}"));
+            state.warn(format!("cannot resume partitions: {error}"));
         }
     }
 
     /// Whether to leave off polling for now: the loop wants nothing, and that may be over soon. If it lasts, or some partitions are
     /// still wanted, tells librdkafka to pause the others, and polling goes on.
-    pub fn rests(&self, consumer: &BaseConsumer<Context>, state: &mut State) -> bool {
+    pub fn is_idle(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState) -> bool {
         let is_over = |since: Instant| since.elapsed() >= REST;
         if state.owned.iter().any(|(id, owned)| owned.paused && !state.stopped.contains(id))
             && state.owned.values().all(|owned| owned.paused)
-            && !is_over(*state.resting_since.get_or_insert_with(Instant::now))
+            && !is_over(*state.idle_since.get_or_insert_with(Instant::now))
         {
             return true;
         }
-        state.resting_since = None;
+        state.idle_since = None;
         self.stop_paused(consumer, state);
         false
     }
 
     /// Tells librdkafka to pause what the loop wants nothing from.
-    pub fn stop_paused(&self, consumer: &BaseConsumer<Context>, state: &mut State) {
+    pub fn stop_paused(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState) {
         let paused = state.owned.iter().filter(|(_, owned)| owned.paused).map(|(id, _)| *id);
         let stopped: Vec<PartitionId> = paused.filter(|id| !state.stopped.contains(id)).collect();
         self.stop(consumer, state, &stopped);
     }
 
-    pub fn stop(&self, consumer: &BaseConsumer<Context>, state: &mut State, partitions: &[PartitionId]) {
+    pub fn stop(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, partitions: &[PartitionId]) {
         state.stopped.extend(partitions);
         if !partitions.is_empty()
             && let Err(error) = consumer.pause(&self.list(partitions))
         {
-            state.weather(format!("cannot pause partitions: {error}"));
+            state.warn(format!("cannot pause partitions: {error}"));
         }
     }
 

@@ -8,20 +8,20 @@ use rdkafka::topic_partition_list::Offset as RdOffset;
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::oneshot;
 
-use super::context::{Context, Owned, State, WAIT};
+use super::callbacks::{Callbacks, ConsumerState, Owned, WAIT};
 use super::messages::{Assignment, SourceEvent};
 use super::place::Place;
 use super::stall::Progress;
-use super::starting_point::{Beginning, Gain, Obstacle, Resolution};
+use super::starting_point::{Beginning, Gain, StartError, StartLookup};
 use crate::kafka::native::set_leader_epoch;
 use crate::kafka::topics::partition_id;
 use crate::record::{PartitionId, Position};
 
 /// Pause between tries to learn where a gained partition starts. A guess: as often as a person would look.
 const RESOLVE_PAUSE: Duration = Duration::from_millis(500);
-impl ConsumerContext for Context {
+impl ConsumerContext for Callbacks {
     /// Overridden as a whole: hooks besides the default would call assign twice.
-    fn rebalance(&self, consumer: &BaseConsumer<Context>, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
+    fn rebalance(&self, consumer: &BaseConsumer<Callbacks>, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let mut state = self.state();
         state.seal();
         match code {
@@ -33,8 +33,8 @@ impl ConsumerContext for Context {
     }
 }
 
-impl Context {
-    fn assign(&self, consumer: &BaseConsumer<Context>, state: &mut State, gained: &[PartitionId]) {
+impl Callbacks {
+    fn assign(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, gained: &[PartitionId]) {
         let Some(gains) = self.resolve(consumer, state, gained) else {
             // librdkafka waits for an answer; an empty one lets it go on to the revoke or the close.
             self.accept(consumer, state, &TopicPartitionList::new());
@@ -71,7 +71,7 @@ impl Context {
         self.serve(consumer, state);
     }
 
-    fn accept(&self, consumer: &BaseConsumer<Context>, state: &mut State, list: &TopicPartitionList) {
+    fn accept(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, list: &TopicPartitionList) {
         let result = match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_assign(list),
             _ => consumer.assign(list),
@@ -86,16 +86,16 @@ impl Context {
     /// that is owned must be read; librdkafka keeps the membership alive meanwhile. `None` when there is nothing left to know it for.
     fn resolve(
         &self,
-        consumer: &BaseConsumer<Context>,
-        state: &mut State,
+        consumer: &BaseConsumer<Callbacks>,
+        state: &mut ConsumerState,
         gained: &[PartitionId],
     ) -> Option<Vec<Gain>> {
         let mut resolution =
-            Resolution { topics: &self.topics, group: &self.group, start: self.start, remarks: Vec::new() };
+            StartLookup { topics: &self.topics, group: &self.group, start: self.start, remarks: Vec::new() };
         loop {
             let result = self.try_resolve(consumer, state, gained, &mut resolution);
             for remark in resolution.remarks.drain(..) {
-                state.weather(remark);
+                state.warn(remark);
             }
             match result {
                 Ok(gains) => {
@@ -111,11 +111,11 @@ impl Context {
                     }
                     return Some(gains);
                 }
-                Err(Obstacle::Fatal(text)) => {
+                Err(StartError::Fatal(text)) => {
                     state.refused(text);
                     return None;
                 }
-                Err(Obstacle::Later(text)) => state.weather(text),
+                Err(StartError::Later(text)) => state.warn(text),
             }
             let again = Instant::now() + RESOLVE_PAUSE;
             while Instant::now() < again {
@@ -129,11 +129,11 @@ impl Context {
 
     fn try_resolve(
         &self,
-        consumer: &BaseConsumer<Context>,
-        state: &mut State,
+        consumer: &BaseConsumer<Callbacks>,
+        state: &mut ConsumerState,
         gained: &[PartitionId],
-        resolution: &mut Resolution<'_>,
-    ) -> Result<Vec<Gain>, Obstacle> {
+        resolution: &mut StartLookup<'_>,
+    ) -> Result<Vec<Gain>, StartError> {
         let topics = resolution.topics(consumer)?;
         state.total_partitions = topics.iter().filter_map(|topic| topic.partitions.ok()).sum();
         self.serve(consumer, state);
@@ -156,7 +156,7 @@ impl Context {
         Ok(gains)
     }
 
-    fn revoke(&self, consumer: &BaseConsumer<Context>, state: &mut State, list: &TopicPartitionList) {
+    fn revoke(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, list: &TopicPartitionList) {
         let partitions: Vec<PartitionId> =
             self.ids(list).into_iter().filter(|partition| state.owned.contains_key(partition)).collect();
         if !state.closing && !partitions.is_empty() {
@@ -175,13 +175,13 @@ impl Context {
         if result.is_err()
             && let Err(error) = consumer.unassign()
         {
-            state.weather(format!("cannot give up partitions: {error}"));
+            state.warn(format!("cannot give up partitions: {error}"));
         }
         self.serve(consumer, state);
     }
 
     /// Lets the loop finish what is in flight and commit, for at most half the session timeout.
-    fn hand_back(&self, consumer: &BaseConsumer<Context>, state: &mut State, partitions: &[PartitionId]) {
+    fn hand_back(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, partitions: &[PartitionId]) {
         let deadline = Instant::now() + self.session_timeout / 2;
         let (done, mut finished) = oneshot::channel();
         state.outbox.push_back(SourceEvent::Revoking { partitions: partitions.to_vec(), done });
@@ -199,7 +199,7 @@ impl Context {
             }
             if Instant::now() >= deadline {
                 let count = partitions.len();
-                state.weather(format!("{count} partitions were given up before the lane had finished with them"));
+                state.warn(format!("{count} partitions were given up before the lane had finished with them"));
                 // Or the lane would go on to name them in its commits.
                 state.outbox.push_back(SourceEvent::Lost { partitions: partitions.to_vec() });
                 return;
@@ -220,7 +220,7 @@ impl Context {
 }
 
 /// Takes down a partition that was gained; what the lane is to know of it, unless its start is not known yet.
-fn own(state: &mut State, gain: Gain) -> Option<Assignment> {
+fn own(state: &mut ConsumerState, gain: Gain) -> Option<Assignment> {
     let Gain { partition, beginning, mark, gone, others } = gain;
     if let Some((from, to)) = gone {
         state.outbox.push_back(SourceEvent::Gap { partition, from, to });

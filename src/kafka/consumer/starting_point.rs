@@ -22,7 +22,7 @@ use crate::record::{PartitionId, Position};
 
 /// Why the start of a partition is not known.
 #[derive(Debug)]
-pub(super) enum Obstacle {
+pub(super) enum StartError {
     /// The brokers cannot say right now.
     Later(String),
     /// An operator has to act.
@@ -104,7 +104,7 @@ fn first_count<'a>(committed: impl Iterator<Item = (i32, &'a Committed)>, id: Op
 }
 
 /// Asks what the group and its topics are.
-pub(super) struct Resolution<'a> {
+pub(super) struct StartLookup<'a> {
     pub topics: &'a [String],
     pub group: &'a str,
     pub start: Start,
@@ -112,7 +112,7 @@ pub(super) struct Resolution<'a> {
     pub remarks: Vec<String>,
 }
 
-impl Resolution<'_> {
+impl StartLookup<'_> {
     /// Where each of these partitions starts. `known`: the topics' ids that this process has read them under.
     pub fn gains<C: ConsumerContext>(
         &mut self,
@@ -120,7 +120,7 @@ impl Resolution<'_> {
         gained: &[PartitionId],
         topics: &[Topic],
         known: &BTreeMap<u16, String>,
-    ) -> Result<Vec<Gain>, Obstacle> {
+    ) -> Result<Vec<Gain>, StartError> {
         if gained.is_empty() {
             return Ok(Vec::new());
         }
@@ -135,7 +135,7 @@ impl Resolution<'_> {
             let own = committed.get(id);
             let beginning = beginning(id.partition, own, topic_id, known, first);
             if beginning == Beginning::Setting && self.start == Start::Fail {
-                return Err(Obstacle::Fatal(format!(
+                return Err(StartError::Fatal(format!(
                     "group {}, topic {}, partition {}: nothing is committed, and kafka.start is `fail`: set kafka.start to \
                      earliest or latest, or commit a position with Kafka's own tools",
                     self.group,
@@ -169,7 +169,7 @@ impl Resolution<'_> {
         consumer: &BaseConsumer<C>,
         gained: &[PartitionId],
         topics: &[Topic],
-    ) -> Result<BTreeMap<PartitionId, Committed>, Obstacle> {
+    ) -> Result<BTreeMap<PartitionId, Committed>, StartError> {
         let mut asked = TopicPartitionList::new();
         for (index, name) in self.topics.iter().enumerate() {
             let of_topic = || gained.iter().filter(|id| usize::from(id.topic) == index).map(|id| id.partition);
@@ -194,7 +194,7 @@ impl Resolution<'_> {
     }
 
     /// The configured topics, in order. One that does not exist yet must not hold up the others.
-    pub fn topics<C: ConsumerContext>(&mut self, consumer: &BaseConsumer<C>) -> Result<Vec<Topic>, Obstacle> {
+    pub fn topics<C: ConsumerContext>(&mut self, consumer: &BaseConsumer<C>) -> Result<Vec<Topic>, StartError> {
         let question = format!("partitions of topics {}", self.topics.join(", "));
         let mut described = describe_topics(consumer, self.topics, BROKER_TIMEOUT)
             .map_err(|code| self.obstacle(&question, &KafkaError::MetadataFetch(code)))?;
@@ -202,7 +202,7 @@ impl Resolution<'_> {
         for name in self.topics {
             let question = format!("partitions of topic {name}");
             let Some(at) = described.iter().position(|topic| topic.name == *name) else {
-                return Err(Obstacle::Later(format!("{question}: no answer")));
+                return Err(StartError::Later(format!("{question}: no answer")));
             };
             let topic = described.swap_remove(at);
             match topic.partitions {
@@ -215,18 +215,18 @@ impl Resolution<'_> {
         Ok(topics)
     }
 
-    pub(super) fn obstacle(&self, question: &str, error: &KafkaError) -> Obstacle {
+    pub(super) fn obstacle(&self, question: &str, error: &KafkaError) -> StartError {
         match error.rdkafka_error_code() {
             Some(code) if let Some(remedy) = right_to_grant(code, self.group) => {
-                Obstacle::Fatal(format!("{question}: {code}: {remedy}"))
+                StartError::Fatal(format!("{question}: {code}: {remedy}"))
             }
             Some(code) if is_unknown_topic(code) => {
-                Obstacle::Later(format!("{question}: {code}: create the topic, or correct kafka.topics"))
+                StartError::Later(format!("{question}: {code}: create the topic, or correct kafka.topics"))
             }
             Some(RDKafkaErrorCode::OperationTimedOut) => {
-                Obstacle::Later(format!("{question}: no answer within {} s", BROKER_TIMEOUT.as_secs()))
+                StartError::Later(format!("{question}: no answer within {} s", BROKER_TIMEOUT.as_secs()))
             }
-            _ => Obstacle::Later(format!("{question}: {error}")),
+            _ => StartError::Later(format!("{question}: {error}")),
         }
     }
 }

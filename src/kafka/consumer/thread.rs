@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
 
-use super::context::{Context, State, WAIT};
-use super::log_end::{Answer, Inquiry, Question};
+use super::broker_query::{Answer, BrokerQuery, Question};
+use super::callbacks::{Callbacks, ConsumerState, WAIT};
 use super::messages::{LogEnd, SourceEvent};
 use super::place::Place;
 use super::record_queue::RecordQueue;
@@ -58,14 +58,14 @@ const LONG_BLOCK: Duration = Duration::from_secs(1);
 
 /// The thread's own state; the rest is in the context, where the callbacks find it.
 pub(super) struct Reader {
-    records: RecordQueue<Context>,
-    consumer: Arc<BaseConsumer<Context>>,
-    context: Arc<Context>,
+    records: RecordQueue<Callbacks>,
+    consumer: Arc<BaseConsumer<Callbacks>>,
+    context: Arc<Callbacks>,
     /// Since when the loop has not taken what it was offered.
     blocked_since: Option<Instant>,
     /// Partitions that were paused because of that.
     stalled: Vec<PartitionId>,
-    inquiry: Inquiry,
+    query: BrokerQuery,
     quiet_end_asked: Instant,
     quiet_end_last: Option<PartitionId>,
     topics_asked: Instant,
@@ -77,12 +77,12 @@ pub(super) struct Reader {
 impl Reader {
     /// # Errors
     /// A thread cannot be started.
-    pub fn new(consumer: BaseConsumer<Context>) -> io::Result<Reader> {
+    pub fn new(consumer: BaseConsumer<Callbacks>) -> io::Result<Reader> {
         let context = Arc::clone(consumer.context());
         let consumer = Arc::new(consumer);
         Ok(Reader {
             records: RecordQueue::new(Arc::clone(&consumer), Arc::clone(&context.records)),
-            inquiry: Inquiry::start(&consumer, context.topics.clone(), QUESTION_TIMEOUT)?,
+            query: BrokerQuery::start(&consumer, context.topics.clone(), QUESTION_TIMEOUT)?,
             consumer,
             context,
             blocked_since: None,
@@ -105,19 +105,19 @@ impl Reader {
                 break;
             }
             let blocked = !state.outbox.is_empty();
-            let rests = !blocked && self.context.rests(&self.consumer, &mut state);
+            let is_idle = !blocked && self.context.is_idle(&self.consumer, &mut state);
             drop(state);
             if blocked {
-                self.sit_out();
+                self.wait_for_room();
                 continue;
             }
-            self.go_on();
-            if rests {
+            self.resume_after_wait();
+            if is_idle {
                 let mut state = self.context.state();
                 self.context.wait(&self.consumer, &mut state, WAIT);
             } else {
                 self.read();
-                self.inquire();
+                self.query();
                 self.missing_topics();
             }
         }
@@ -126,7 +126,7 @@ impl Reader {
 
     /// The loop has no room. Polling would bring more records, so first it just waits; when that takes long, it pauses
     /// everything and polls all the same, or the group would expel it.
-    fn sit_out(&mut self) {
+    fn wait_for_room(&mut self) {
         let since = *self.blocked_since.get_or_insert_with(Instant::now);
         if since.elapsed() >= STALL {
             let mut state = self.context.state();
@@ -149,8 +149,8 @@ impl Reader {
         self.context.wait(&self.consumer, &mut state, ROOM_WAIT);
     }
 
-    /// The loop takes events again: undoes what `sit_out` did.
-    fn go_on(&mut self) {
+    /// The loop takes events again: undoes what `wait_for_room` did.
+    fn resume_after_wait(&mut self) {
         if self.blocked_since.take().is_some_and(|since| since.elapsed() >= LONG_BLOCK) {
             let now = Instant::now();
             self.context.state().owned.values_mut().for_each(|owned| owned.progress.moved(now));
@@ -170,7 +170,7 @@ impl Reader {
         }
         drop(state);
         if let Err(error) = self.consumer.resume(&self.context.list(&wanted)) {
-            self.context.state().weather(format!("cannot resume partitions: {error}"));
+            self.context.state().warn(format!("cannot resume partitions: {error}"));
         }
     }
 
@@ -187,9 +187,9 @@ impl Reader {
         drop(state);
         if is_empty {
             // What can come is an assignment.
-            return self.call_back(timeout, now);
+            return self.poll_callbacks(timeout, now);
         }
-        self.call_back(Duration::ZERO, now);
+        self.poll_callbacks(Duration::ZERO, now);
         let mut locked = None;
         self.records.take(timeout, |fetched| {
             let state = locked.get_or_insert_with(|| self.context.state());
@@ -206,7 +206,7 @@ impl Reader {
     }
 
     /// Lets librdkafka call back, and takes down what went wrong.
-    fn call_back(&mut self, mut timeout: Duration, now: Instant) {
+    fn poll_callbacks(&mut self, mut timeout: Duration, now: Instant) {
         while let Some(result) = self.consumer.poll(timeout) {
             timeout = Duration::ZERO;
             self.busy_at = now;
@@ -230,14 +230,14 @@ impl Reader {
     /// Asks one question at a time: for the ends of logs whose place is lost, the topics' ids, and the end of one partition that
     /// brings nothing, in turn. The statistics know it only from fetching. A paused one brings nothing because it is not asked
     /// to; any other should have nothing to bring.
-    fn inquire(&mut self) {
+    fn query(&mut self) {
         let now = Instant::now();
-        if let Some(answer) = self.inquiry.answer() {
+        if let Some(answer) = self.query.answer() {
             self.on_answer(answer, now);
         }
         let mut state = self.context.state();
         self.context.move_on(&self.consumer, &mut state, now);
-        if let Some((question, since)) = self.inquiry.open() {
+        if let Some((question, since)) = self.query.open() {
             if now.saturating_duration_since(since) >= QUESTION_TIMEOUT
                 && let Question::Ends(id) = question
                 && let Some(owned) = state.owned.get_mut(&id).filter(|owned| owned.should_bring())
@@ -255,7 +255,7 @@ impl Reader {
             let id = *id;
             state.asking = Some(id);
             drop(state);
-            return self.inquiry.ask(Question::Ends(id), now);
+            return self.query.ask(Question::Ends(id), now);
         }
         let is_time = |interval| now.saturating_duration_since(self.topics_described) >= interval;
         // At most ten times a second: records that come twice raise doubts, too.
@@ -264,7 +264,7 @@ impl Reader {
         {
             self.topics_described = now;
             drop(state);
-            return self.inquiry.ask(Question::Topics, now);
+            return self.query.ask(Question::Topics, now);
         }
         // Zero for the future, where a pause puts it.
         if now.saturating_duration_since(self.quiet_end_asked) < QUIET_END_INTERVAL {
@@ -280,7 +280,7 @@ impl Reader {
         if let Some(id) = self.quiet_end_last {
             // Should librdkafka have forgotten, this brings what it has fetched since.
             self.context.lead(id);
-            self.inquiry.ask(Question::Ends(id), now);
+            self.query.ask(Question::Ends(id), now);
         }
     }
 
@@ -313,7 +313,7 @@ impl Reader {
     }
 
     /// Tells which partitions are stalled, when that has changed.
-    fn tell_stalled(&self, state: &mut State, now: Instant) {
+    fn tell_stalled(&self, state: &mut ConsumerState, now: Instant) {
         let stalled = state.owned.iter().filter(|(_, owned)| owned.progress.is_stalled(now));
         let stalled: Vec<PartitionId> = stalled.map(|(id, _)| *id).collect();
         if stalled == state.stalled {
@@ -326,7 +326,7 @@ impl Reader {
                 format!("topic {topic}, partition {}: it brings no records, though it has some or its broker does not answer", id.partition)
             })
             .collect();
-        texts.into_iter().for_each(|text| state.weather(text));
+        texts.into_iter().for_each(|text| state.warn(text));
         state.stalled.clone_from(&stalled);
         state.outbox.push_back(SourceEvent::Stalled(stalled));
     }
@@ -342,16 +342,16 @@ impl Reader {
         }
         for topic in &self.context.topics {
             if let Ok(None) = partition_count(&self.consumer, topic, QUESTION_TIMEOUT) {
-                self.context.state().weather(missing(topic));
+                self.context.state().warn(missing(topic));
             }
         }
     }
 
     /// Leaves the group, polling until the partitions are gone, and drops the consumer where it can do no harm.
     fn close(self) {
-        let Reader { records, consumer, context, inquiry, .. } = self;
+        let Reader { records, consumer, context, query, .. } = self;
         drop(records);
-        drop(inquiry);
+        drop(query);
         let deadline = Instant::now() + CLOSE_TIMEOUT;
         consumer.unsubscribe();
         while Instant::now() < deadline && consumer.assignment().is_ok_and(|list| list.count() > 0) {
@@ -366,7 +366,7 @@ impl Reader {
         let timed_out = ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout);
         let mut state = context.state();
         if watchdog.is_err() || timed_out {
-            state.weather(format!("the consumer did not leave its group within {} s", CLOSE_TIMEOUT.as_secs()));
+            state.warn(format!("the consumer did not leave its group within {} s", CLOSE_TIMEOUT.as_secs()));
         }
         state.outbox.push_back(SourceEvent::Closed);
         drop(state);

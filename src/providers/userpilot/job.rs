@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::VENDOR;
 use crate::providers::{Reply, body, headers, status};
-use crate::verdict::{Answer, Fault, JobId, Outage, RejectReason, Verdict};
+use crate::verdict::{AccountFault, Answer, JobId, Outage, RejectReason, Verdict};
 
 /// "Up to 1,200 rows processed per minute" ("Limitations"): a row takes 50 ms.
 const PER_ROW: Duration = Duration::from_millis(50);
@@ -69,10 +69,10 @@ pub fn polled(job: &JobId, rows: usize, polls: u32, reply: &Reply) -> Answer {
             }
             None => failed_poll(),
         },
-        401 => Answer::All(Verdict::AccountFault(Fault::Unauthorized)),
+        401 => Answer::All(Verdict::AccountFault(AccountFault::Unauthorized)),
         // A page says nothing about the job, whatever its status.
         _ if body::is_page(reply) => failed_poll(),
-        403 => Answer::All(Verdict::AccountFault(Fault::Forbidden)),
+        403 => Answer::All(Verdict::AccountFault(AccountFault::Forbidden)),
         404 => Answer::All(Verdict::Unavailable(Outage::JobLost)),
         _ => failed_poll(),
     }

@@ -9,7 +9,7 @@ use super::multipart::ndjson_file;
 
 /// A request as it arrived.
 #[derive(Clone, Debug)]
-pub(super) struct Call {
+pub(super) struct Request {
     pub method: Method,
     /// Without the query, as written.
     pub path: String,
@@ -17,7 +17,7 @@ pub(super) struct Call {
     pub body: Bytes,
 }
 
-impl Call {
+impl Request {
     /// A header's text; empty where it is missing or not text.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
@@ -42,7 +42,7 @@ pub(super) enum Route {
 
 /// A request's rows, read once and leniently, so that they can be counted before they are judged.
 #[derive(Clone, Debug)]
-pub(super) struct Cargo {
+pub(super) struct RequestRows {
     pub route: Route,
     /// Empty where `problem` says why.
     pub rows: Vec<Value>,
@@ -52,17 +52,17 @@ pub(super) struct Cargo {
     pub toxic: bool,
 }
 
-impl Cargo {
-    pub fn read(kind: Kind, call: &Call) -> Cargo {
-        let route = route(kind, call);
+impl RequestRows {
+    pub fn read(kind: Kind, request: &Request) -> RequestRows {
+        let route = route(kind, request);
         let rows = match (kind, &route) {
-            (_, Route::Single) => json_body(call).map(|row| vec![row]),
-            (Kind::Vitally, Route::Bulk) => json_body(call).and_then(array),
-            (Kind::Vibefollow, Route::Bulk) => json_body(call).and_then(users),
-            (Kind::Userpilot, Route::Bulk) if call.media_type() == "multipart/form-data" => {
-                ndjson_file(call.header("content-type"), &call.body)
+            (_, Route::Single) => json_body(request).map(|row| vec![row]),
+            (Kind::Vitally, Route::Bulk) => json_body(request).and_then(array),
+            (Kind::Vibefollow, Route::Bulk) => json_body(request).and_then(users),
+            (Kind::Userpilot, Route::Bulk) if request.media_type() == "multipart/form-data" => {
+                ndjson_file(request.header("content-type"), &request.body)
             }
-            (Kind::Userpilot, Route::Bulk) => json_body(call).and_then(users),
+            (Kind::Userpilot, Route::Bulk) => json_body(request).and_then(users),
             _ => Ok(Vec::new()),
         };
         let (rows, problem) = match rows {
@@ -72,7 +72,7 @@ impl Cargo {
         let (id, bag) = kind.fields();
         let users = rows.iter().filter_map(|row| row[id].as_str()).map(str::to_owned).collect();
         let toxic = rows.iter().any(|row| row[bag]["toxic"] == true);
-        Cargo { route, rows, problem, users, toxic }
+        RequestRows { route, rows, problem, users, toxic }
     }
 
     /// What the limit counts; an unreadable body counts as one row.
@@ -88,9 +88,9 @@ impl Cargo {
     }
 }
 
-fn route(kind: Kind, call: &Call) -> Route {
+fn route(kind: Kind, request: &Request) -> Route {
     const JOBS: &str = "/v1/background_jobs";
-    let (route, method) = match (kind, call.path.as_str()) {
+    let (route, method) = match (kind, request.path.as_str()) {
         (Kind::Vitally, "/analytics/v1/user")
         | (Kind::Vibefollow, "/api/v1/users")
         | (Kind::Userpilot, "/v1/identify") => (Route::Single, Method::POST),
@@ -104,7 +104,7 @@ fn route(kind: Kind, call: &Call) -> Route {
         },
         _ => return Route::Unknown,
     };
-    if call.method == method { route } else { Route::WrongMethod }
+    if request.method == method { route } else { Route::WrongMethod }
 }
 
 fn percent_decoded(text: &str) -> String {
@@ -126,8 +126,8 @@ fn percent_decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn json_body(call: &Call) -> Result<Value, String> {
-    serde_json::from_slice(&call.body).map_err(|error| format!("body is not JSON: {error}"))
+fn json_body(request: &Request) -> Result<Value, String> {
+    serde_json::from_slice(&request.body).map_err(|error| format!("body is not JSON: {error}"))
 }
 
 fn array(body: Value) -> Result<Vec<Value>, String> {

@@ -4,8 +4,6 @@
 //! `{"provider": "vitally", "faults": {"script": [503, "reset"]}}` replaces the faults of one provider.
 
 mod account;
-#[cfg(test)]
-mod bench;
 mod exchange;
 mod faults;
 mod journal;
@@ -13,6 +11,8 @@ mod multipart;
 mod server;
 mod site;
 mod store;
+#[cfg(test)]
+mod test_provider;
 mod userpilot;
 mod vibefollow;
 mod vitally;
@@ -36,7 +36,7 @@ pub use journal::{Arrival, Effect};
 pub use store::{Counters, Regression};
 
 use journal::Journal;
-use site::Site;
+use site::SimulatedProvider;
 
 /// The three vendors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -148,11 +148,11 @@ pub struct Snapshot {
 /// One simulated provider, in process; a handle that can be cloned.
 #[derive(Clone)]
 pub struct ProviderHandle {
-    site: Arc<Mutex<Site>>,
+    site: Arc<Mutex<SimulatedProvider>>,
 }
 
 impl ProviderHandle {
-    fn lock(&self) -> MutexGuard<'_, Site> {
+    fn lock(&self) -> MutexGuard<'_, SimulatedProvider> {
         // A poisoned lock means that a handler panicked; what it left is still worth reading.
         self.site.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -166,16 +166,16 @@ impl ProviderHandle {
     pub fn summary(&self) -> Snapshot {
         let mut site = self.lock();
         site.settle(Instant::now());
-        let book = &site.book;
+        let account = &site.account;
         Snapshot {
             users: BTreeMap::new(),
-            user_count: book.store.user_count(),
-            max_rows_in_window: book.window.max_rows(),
-            limit_violations: book.window.violations(),
-            regressions: book.store.regressions.clone(),
-            overlaps: book.store.overlaps.clone(),
-            users_in_flight: book.store.in_flight(),
-            counters: book.store.counters.clone(),
+            user_count: account.store.user_count(),
+            max_rows_in_window: account.window.max_rows(),
+            limit_violations: account.window.violations(),
+            regressions: account.store.regressions.clone(),
+            overlaps: account.store.overlaps.clone(),
+            users_in_flight: account.store.in_flight(),
+            counters: account.store.counters.clone(),
         }
     }
 
@@ -183,31 +183,31 @@ impl ProviderHandle {
     pub fn users(&self) -> BTreeMap<String, Value> {
         let mut site = self.lock();
         site.settle(Instant::now());
-        site.book.store.users()
+        site.account.store.users()
     }
 
     /// When each user's last row took effect, or was seen to have: a job's rows are given effect when somebody asks.
     pub fn changed(&self) -> BTreeMap<String, Instant> {
         let mut site = self.lock();
         site.settle(Instant::now());
-        site.book.store.changed.clone()
+        site.account.store.changed.clone()
     }
 
     /// When how many rows arrived, oldest first; the newest million requests.
     pub fn arrivals(&self) -> Vec<(Instant, u32)> {
-        self.lock().book.window.arrivals().collect()
+        self.lock().account.window.arrivals().collect()
     }
 
     /// Every row that arrived, oldest first; empty without [`SimulatorSettings::journal`].
     pub fn arrived(&self) -> Vec<Arrival> {
-        self.lock().book.store.journal.as_ref().map_or_else(Vec::new, Journal::arrivals)
+        self.lock().account.store.journal.as_ref().map_or_else(Vec::new, Journal::arrivals)
     }
 
     /// Every row that took effect, oldest first; empty without [`SimulatorSettings::journal`].
     pub fn effects(&self) -> Vec<Effect> {
         let mut site = self.lock();
         site.settle(Instant::now());
-        site.book.store.journal.as_ref().map_or_else(Vec::new, Journal::effects)
+        site.account.store.journal.as_ref().map_or_else(Vec::new, Journal::effects)
     }
 
     /// Replaces the faults of this provider.
@@ -224,20 +224,20 @@ impl ProviderHandle {
 /// The running server. Dropping it stops it too, without waiting.
 pub struct Simulator {
     addr: SocketAddr,
-    sites: Sites,
+    sites: SimulatedProviders,
     stop: watch::Sender<bool>,
     task: JoinHandle<io::Result<()>>,
 }
 
 /// One handle per vendor.
 #[derive(Clone)]
-struct Sites {
+struct SimulatedProviders {
     vitally: ProviderHandle,
     vibefollow: ProviderHandle,
     userpilot: ProviderHandle,
 }
 
-impl Sites {
+impl SimulatedProviders {
     fn get(&self, kind: Kind) -> &ProviderHandle {
         match kind {
             Kind::Vitally => &self.vitally,
@@ -255,8 +255,8 @@ impl Simulator {
     pub async fn start(settings: SimulatorSettings, addr: SocketAddr) -> io::Result<Simulator> {
         let listener = TcpListener::bind(addr).await?;
         let addr = listener.local_addr()?;
-        let handle = |kind| ProviderHandle { site: Arc::new(Mutex::new(Site::new(kind, &settings))) };
-        let sites = Sites {
+        let handle = |kind| ProviderHandle { site: Arc::new(Mutex::new(SimulatedProvider::new(kind, &settings))) };
+        let sites = SimulatedProviders {
             vitally: handle(Kind::Vitally),
             vibefollow: handle(Kind::Vibefollow),
             userpilot: handle(Kind::Userpilot),

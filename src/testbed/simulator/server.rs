@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, to_bytes};
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{self, ConnectInfo, State};
 use axum::response::Response;
 use axum::{Router, serve as serve_http};
 use http::{HeaderValue, Method, StatusCode, header};
@@ -13,10 +13,10 @@ use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::exchange::{Call, Cargo, Reply};
+use super::exchange::{Reply, Request, RequestRows};
 use super::faults::{Faults, Mishap, Plan, Step};
 use super::wire::{Cut, Door};
-use super::{Kind, ProviderHandle, Sites};
+use super::{Kind, ProviderHandle, SimulatedProviders};
 
 /// Above Userpilot's 50 MB, so that it is the vendor's rule that answers.
 const MAX_BODY: usize = 64 * 1024 * 1024;
@@ -26,7 +26,7 @@ const HUGE: usize = 16 * 1024 * 1024;
 
 #[derive(Clone)]
 struct Shared {
-    sites: Sites,
+    sites: SimulatedProviders,
     stopped: watch::Receiver<bool>,
 }
 
@@ -47,7 +47,11 @@ impl Shared {
 }
 
 /// Serves until `stopped` turns true or its sender is dropped.
-pub(super) async fn serve(listener: TcpListener, sites: Sites, stopped: watch::Receiver<bool>) -> io::Result<()> {
+pub(super) async fn serve(
+    listener: TcpListener,
+    sites: SimulatedProviders,
+    stopped: watch::Receiver<bool>,
+) -> io::Result<()> {
     let shared = Shared { sites, stopped };
     let waiting = shared.clone();
     let app = Router::new().fallback(handle).with_state(shared);
@@ -55,7 +59,11 @@ pub(super) async fn serve(listener: TcpListener, sites: Sites, stopped: watch::R
     serve_http(Door(listener), service).with_graceful_shutdown(async move { waiting.stop().await }).await
 }
 
-async fn handle(State(shared): State<Shared>, ConnectInfo(cut): ConnectInfo<Cut>, request: Request) -> Response {
+async fn handle(
+    State(shared): State<Shared>,
+    ConnectInfo(cut): ConnectInfo<Cut>,
+    request: extract::Request,
+) -> Response {
     let (parts, body) = request.into_parts();
     let Ok(body) = to_bytes(body, MAX_BODY).await else {
         return json_response(413, None, &json!({ "error": "body too large" }));
@@ -69,8 +77,8 @@ async fn handle(State(shared): State<Shared>, ConnectInfo(cut): ConnectInfo<Cut>
     let Some(kind) = kind_of(&path) else {
         return stray(&shared.sites, &path);
     };
-    let call = Call { method: parts.method, path, headers: parts.headers, body };
-    serve_call(&shared, kind, call, &cut).await
+    let request = Request { method: parts.method, path, headers: parts.headers, body };
+    serve_call(&shared, kind, request, &cut).await
 }
 
 fn kind_of(path: &str) -> Option<Kind> {
@@ -90,15 +98,15 @@ struct InFlight<'a> {
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.site.lock().book.store.leave(self.users);
+        self.site.lock().account.store.leave(self.users);
     }
 }
 
-async fn serve_call(shared: &Shared, kind: Kind, call: Call, cut: &Cut) -> Response {
+async fn serve_call(shared: &Shared, kind: Kind, request: Request, cut: &Cut) -> Response {
     let site = shared.sites.get(kind);
-    let cargo = Cargo::read(kind, &call);
-    let plan = site.lock().receive(&cargo);
-    let _in_flight = InFlight { site, users: &cargo.users };
+    let rows = RequestRows::read(kind, &request);
+    let plan = site.lock().receive(&rows);
+    let _in_flight = InFlight { site, users: &rows.users };
     if !shared.pause(plan.before).await {
         return broken(site, plan.request, cut);
     }
@@ -106,8 +114,8 @@ async fn serve_call(shared: &Shared, kind: Kind, call: Call, cut: &Cut) -> Respo
         let mut site = site.lock();
         // Taken under the lock, so that arrivals are counted in the order of their times.
         let now = Instant::now();
-        site.note_arrival(plan.request, &cargo, now);
-        site.answer(&call, &cargo, &plan.step, now)
+        site.note_arrival(plan.request, &rows, now);
+        site.answer(&request, &rows, &plan.step, now)
     };
     if !shared.pause(plan.after).await {
         return broken(site, plan.request, cut);
@@ -167,16 +175,16 @@ fn json_response(status: u16, retry_after: Option<&str>, body: &Value) -> Respon
 }
 
 /// A path of no vendor: `/login` is where a followed redirect ends, so it is noted at every provider.
-fn stray(sites: &Sites, path: &str) -> Response {
+fn stray(sites: &SimulatedProviders, path: &str) -> Response {
     for kind in Kind::ALL {
-        let counters = &mut sites.get(kind).lock().book.store.counters;
+        let counters = &mut sites.get(kind).lock().account.store.counters;
         let counter = if path == "/login" { &mut counters.redirects_followed } else { &mut counters.unknown_paths };
         *counter += 1;
     }
     json_response(404, None, &json!({ "error": "no such path" }))
 }
 
-fn state(sites: &Sites, with_users: bool) -> Response {
+fn state(sites: &SimulatedProviders, with_users: bool) -> Response {
     let show = |kind: Kind| {
         let site = sites.get(kind);
         let snapshot = if with_users { site.snapshot() } else { site.summary() };
@@ -193,7 +201,7 @@ struct SetFaults {
     faults: Faults,
 }
 
-fn set_faults(sites: &Sites, body: &[u8]) -> Response {
+fn set_faults(sites: &SimulatedProviders, body: &[u8]) -> Response {
     match serde_json::from_slice::<SetFaults>(body) {
         Ok(set) => {
             sites.get(set.provider).set_faults(set.faults);

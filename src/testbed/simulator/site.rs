@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::account::Book;
-use super::exchange::{Call, Cargo, Reply, Route, refusal};
+use super::account::Account;
+use super::exchange::{Reply, Request, RequestRows, Route, refusal};
 use super::faults::{Faults, Mishap, Plan, Step};
 use super::store::Store;
 use super::userpilot::Userpilot;
@@ -22,16 +22,16 @@ enum Vendor {
 
 /// One provider: its limits, its faults and what it holds.
 #[derive(Debug)]
-pub(super) struct Site {
+pub(super) struct SimulatedProvider {
     kind: Kind,
     authorization: String,
     pub faults: Faults,
     random: Random,
-    pub book: Book,
+    pub account: Account,
     vendor: Vendor,
 }
 
-impl Site {
+impl SimulatedProvider {
     pub fn new(kind: Kind, settings: &SimulatorSettings) -> Self {
         let limits = settings.limits(kind);
         let scheme = match kind {
@@ -41,11 +41,11 @@ impl Site {
         };
         // Distinct per provider, so that their latencies do not move in step.
         let random = Random::new(settings.seed ^ (kind as u64 + 1));
-        Site {
+        SimulatedProvider {
             kind,
             authorization: format!("{scheme} {}", limits.token),
             faults: Faults::default(),
-            book: Book {
+            account: Account {
                 window: Window::new(settings.window, limits.rows_per_window),
                 store: Store::new(settings.journal),
             },
@@ -59,13 +59,13 @@ impl Site {
     }
 
     /// Decides at receipt what this request will meet, and marks its users as in flight.
-    pub fn receive(&mut self, cargo: &Cargo) -> Plan {
-        let counters = &mut self.book.store.counters;
-        match cargo.route {
+    pub fn receive(&mut self, rows: &RequestRows) -> Plan {
+        let counters = &mut self.account.store.counters;
+        match rows.route {
             Route::Jobs | Route::Job(_) => counters.polls += 1,
             Route::Single | Route::Bulk => {
                 counters.requests += 1;
-                counters.rows_received += u64::from(cargo.count());
+                counters.rows_received += u64::from(rows.count());
             }
             Route::WrongMethod | Route::Unknown => {
                 counters.unknown_paths += 1;
@@ -78,65 +78,65 @@ impl Site {
             }
         }
         let request = counters.requests + counters.polls;
-        self.book.store.enter(&cargo.users);
-        Plan { request, ..self.faults.plan(cargo.is_poll(), &mut self.random) }
+        self.account.store.enter(&rows.users);
+        Plan { request, ..self.faults.plan(rows.is_poll(), &mut self.random) }
     }
 
     /// Notes the rows of a request at their arrival.
-    pub fn note_arrival(&mut self, request: u64, cargo: &Cargo, now: Instant) {
+    pub fn note_arrival(&mut self, request: u64, rows: &RequestRows, now: Instant) {
         self.settle(now);
-        if let Some(journal) = &mut self.book.store.journal {
-            journal.arrive(request, &cargo.users, &cargo.rows);
+        if let Some(journal) = &mut self.account.store.journal {
+            journal.arrive(request, &rows.users, &rows.rows);
         }
     }
 
     /// Notes what a request was answered with; 0 for a connection that was cut or hangs.
     pub fn note_answer(&mut self, request: u64, status: u16) {
-        *self.book.store.counters.statuses.entry(status).or_default() += 1;
-        if let Some(journal) = &mut self.book.store.journal {
+        *self.account.store.counters.statuses.entry(status).or_default() += 1;
+        if let Some(journal) = &mut self.account.store.journal {
             journal.answer(request, status);
         }
     }
 
     /// Counts, judges and applies a request at its arrival.
-    pub fn answer(&mut self, call: &Call, cargo: &Cargo, step: &Step, now: Instant) -> Reply {
+    pub fn answer(&mut self, request: &Request, rows: &RequestRows, step: &Step, now: Instant) -> Reply {
         self.settle(now);
-        match cargo.route {
+        match rows.route {
             Route::Unknown => return refusal(self.kind, 404, "not_found", "no such path", None),
             Route::WrongMethod => return refusal(self.kind, 405, "method_not_allowed", "wrong method", None),
             _ => {}
         }
         // Userpilot's limit is on rows that a job processes: counted when a submission is accepted.
-        let counted_now = !(cargo.is_poll() || self.kind == Kind::Userpilot && cargo.route == Route::Bulk);
-        let admitted = if counted_now { self.book.admit(self.kind, cargo.count(), now) } else { Ok(()) };
-        if call.header("authorization") != self.authorization || self.faults.wrong_token {
-            self.book.store.counters.unauthorized += 1;
+        let counted_now = !(rows.is_poll() || self.kind == Kind::Userpilot && rows.route == Route::Bulk);
+        let admitted = if counted_now { self.account.admit(self.kind, rows.count(), now) } else { Ok(()) };
+        if request.header("authorization") != self.authorization || self.faults.wrong_token {
+            self.account.store.counters.unauthorized += 1;
             return refusal(self.kind, 401, "auth_required", "missing or wrong token", None);
         }
         if let Err(refusal) = admitted {
             return refusal;
         }
-        if self.faults.max_bytes.is_some_and(|most| call.body.len() > most) {
+        if self.faults.max_bytes.is_some_and(|most| request.body.len() > most) {
             return refusal(self.kind, 413, "too_large", "body too large", None);
         }
         if !step.applies() {
-            return self.mishap(cargo, step);
+            return self.mishap(rows, step);
         }
-        if cargo.toxic {
+        if rows.toxic {
             return refusal(self.kind, 500, "internal_error", "internal error", None);
         }
         let reply = match &mut self.vendor {
-            Vendor::Vitally(vitally) => vitally.answer(call, cargo, &mut self.book, self.faults.blocked),
-            Vendor::Vibefollow(vibefollow) => vibefollow.answer(call, cargo, &mut self.book),
-            Vendor::Userpilot(userpilot) => userpilot.answer(call, cargo, &mut self.book, &mut self.faults, now),
+            Vendor::Vitally(vitally) => vitally.answer(request, rows, &mut self.account, self.faults.blocked),
+            Vendor::Vibefollow(vibefollow) => vibefollow.answer(request, rows, &mut self.account),
+            Vendor::Userpilot(userpilot) => userpilot.answer(request, rows, &mut self.account, &mut self.faults, now),
         };
         match step {
-            Step::Answer { status, .. } if !(200..300).contains(status) => self.mishap(cargo, step),
+            Step::Answer { status, .. } if !(200..300).contains(status) => self.mishap(rows, step),
             _ => reply,
         }
     }
 
-    fn mishap(&mut self, cargo: &Cargo, step: &Step) -> Reply {
+    fn mishap(&mut self, rows: &RequestRows, step: &Step) -> Reply {
         let (status, code, retry_after) = match step {
             Step::Status(status) => (*status, None, None),
             Step::Coded { status, code, retry_after } => (*status, Some(code.as_str()), retry_after.clone()),
@@ -145,7 +145,7 @@ impl Site {
             Step::Named(_) => (200, None, None),
         };
         if status == 429 {
-            self.book.store.counters.rows_throttled += u64::from(cargo.count());
+            self.account.store.counters.rows_throttled += u64::from(rows.count());
         }
         let code = code.unwrap_or(if status == 429 { "rate_limited" } else { "fault" });
         let refusal = refusal(self.kind, status, code, "fault", None);
@@ -154,11 +154,11 @@ impl Site {
 
     /// Lets jobs that are due end, and gives their rows effect.
     pub fn settle(&mut self, now: Instant) {
-        if let Some(journal) = &mut self.book.store.journal {
+        if let Some(journal) = &mut self.account.store.journal {
             journal.now = now;
         }
         if let Vendor::Userpilot(userpilot) = &mut self.vendor {
-            userpilot.settle(&mut self.book, now);
+            userpilot.settle(&mut self.account, now);
         }
     }
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
-use super::account::{Book, throttled};
-use super::exchange::{Call, Cargo, Reply, Route, refusal};
+use super::account::{Account, throttled};
+use super::exchange::{Reply, Request, RequestRows, Route, refusal};
 use super::faults::Faults;
 use super::store::Nulls;
 use super::window::Window;
@@ -67,10 +67,17 @@ impl Userpilot {
         }
     }
 
-    pub fn answer(&mut self, call: &Call, cargo: &Cargo, book: &mut Book, faults: &mut Faults, now: Instant) -> Reply {
-        match &cargo.route {
-            Route::Single => self.single(call, cargo, book, now),
-            Route::Bulk => self.bulk(call, cargo, book, faults, now),
+    pub fn answer(
+        &mut self,
+        request: &Request,
+        rows: &RequestRows,
+        account: &mut Account,
+        faults: &mut Faults,
+        now: Instant,
+    ) -> Reply {
+        match &rows.route {
+            Route::Single => self.single(request, rows, account, now),
+            Route::Bulk => self.bulk(request, rows, account, faults, now),
             Route::Job(id) => {
                 if faults.lose_polls > 0 {
                     faults.lose_polls -= 1;
@@ -83,36 +90,36 @@ impl Userpilot {
         }
     }
 
-    fn single(&mut self, call: &Call, cargo: &Cargo, book: &mut Book, now: Instant) -> Reply {
+    fn single(&mut self, request: &Request, rows: &RequestRows, account: &mut Account, now: Instant) -> Reply {
         if let Err(wait) = self.calls.arrive(now, 1) {
-            return throttled(Kind::Userpilot, 1, wait, book);
+            return throttled(Kind::Userpilot, 1, wait, account);
         }
-        let mistake = if call.media_type() != "application/json" {
+        let mistake = if request.media_type() != "application/json" {
             Some("content type must be application/json")
-        } else if call.header("x-api-version") != API_VERSION {
+        } else if request.header("x-api-version") != API_VERSION {
             Some("X-API-Version is missing or unknown")
         } else {
-            cargo.problem.as_deref()
+            rows.problem.as_deref()
         };
         if let Some(mistake) = mistake {
-            book.store.counters.malformed += 1;
+            account.store.counters.malformed += 1;
             return refusal(Kind::Userpilot, 400, "bad_request", mistake, None);
         }
-        for row in &cargo.rows {
+        for row in &rows.rows {
             if let Some((status, message, field)) = fault(row, "company") {
-                book.store.counters.rows_rejected += 1;
+                account.store.counters.rows_rejected += 1;
                 return refusal(Kind::Userpilot, status, "invalid", message, Some(&field));
             }
-            self.note_overlaps(&cargo.users, book);
-            apply(row, &row["company"]["id"], book);
+            self.note_overlaps(&rows.users, account);
+            apply(row, &row["company"]["id"], account);
         }
         Reply::new(202, json!({}))
     }
 
     /// A user in a request beside a running job is under way twice: the job may put the older state on top.
-    fn note_overlaps(&self, users: &[String], book: &mut Book) {
+    fn note_overlaps(&self, users: &[String], account: &mut Account) {
         if let Some(job) = self.running() {
-            users.iter().filter(|user| job.users.contains(user)).for_each(|user| book.store.overlap(user));
+            users.iter().filter(|user| job.users.contains(user)).for_each(|user| account.store.overlap(user));
         }
     }
 
@@ -120,38 +127,45 @@ impl Userpilot {
         self.jobs.back().filter(|job| !job.ended)
     }
 
-    fn bulk(&mut self, call: &Call, cargo: &Cargo, book: &mut Book, faults: &mut Faults, now: Instant) -> Reply {
-        let mistake = if !["application/json", "multipart/form-data"].contains(&call.media_type()) {
+    fn bulk(
+        &mut self,
+        request: &Request,
+        rows: &RequestRows,
+        account: &mut Account,
+        faults: &mut Faults,
+        now: Instant,
+    ) -> Reply {
+        let mistake = if !["application/json", "multipart/form-data"].contains(&request.media_type()) {
             Some("content type must be application/json or multipart/form-data")
-        } else if call.header("accept") != ACCEPT {
+        } else if request.header("accept") != ACCEPT {
             Some("Accept must be application/json, text/plain, */*")
         } else {
-            cargo.problem.as_deref()
+            rows.problem.as_deref()
         };
         if let Some(mistake) = mistake {
-            book.store.counters.malformed += 1;
+            account.store.counters.malformed += 1;
             return refusal(Kind::Userpilot, 400, "bad_request", mistake, None);
         }
-        if cargo.rows.len() > MAX_USERS || call.body.len() > MAX_BYTES {
-            book.store.counters.malformed += 1;
+        if rows.rows.len() > MAX_USERS || request.body.len() > MAX_BYTES {
+            account.store.counters.malformed += 1;
             return refusal(Kind::Userpilot, 413, "too_large", "at most 10,000 users and 50 MB", None);
         }
         if self.running().is_some() {
-            book.store.counters.jobs_refused += 1;
+            account.store.counters.jobs_refused += 1;
             return refusal(Kind::Userpilot, 409, "job_in_progress", "another bulk job is running", None);
         }
         // Whether one bad row fails the request is not documented (providers.md 7, row 19): it does, without an index.
-        if let Some((status, message, field)) = cargo.rows.iter().find_map(|row| fault(row, "company_id")) {
-            book.store.counters.rows_rejected += u64::from(cargo.rows.len() == 1);
+        if let Some((status, message, field)) = rows.rows.iter().find_map(|row| fault(row, "company_id")) {
+            account.store.counters.rows_rejected += u64::from(rows.rows.len() == 1);
             return refusal(Kind::Userpilot, status, "invalid", message, Some(&field));
         }
-        if let Err(refusal) = book.admit(Kind::Userpilot, cargo.count(), now) {
+        if let Err(refusal) = account.admit(Kind::Userpilot, rows.count(), now) {
             return refusal;
         }
-        let spoiled = cargo.rows.iter().any(|row| row["metadata"]["spoiled"] == true);
+        let spoiled = rows.rows.iter().any(|row| row["metadata"]["spoiled"] == true);
         let fails = spoiled || faults.fail_jobs > 0;
         faults.fail_jobs = faults.fail_jobs.saturating_sub(1);
-        book.store.counters.jobs_submitted += 1;
+        account.store.counters.jobs_submitted += 1;
         let job = Job {
             // One of the two forms seen (providers.md 3, "Job monitoring"): whoever takes it for a UUID fails.
             id: format!(
@@ -160,10 +174,10 @@ impl Userpilot {
             ),
             submitted: now,
             submitted_at: format!("{:.0}", jiff::Timestamp::now()),
-            total: cargo.rows.len(),
-            rows: cargo.rows.clone(),
-            users: cargo.users.clone(),
-            dropped: cargo.rows.iter().filter(|row| is_dropped(row)).count(),
+            total: rows.rows.len(),
+            rows: rows.rows.clone(),
+            users: rows.users.clone(),
+            dropped: rows.rows.iter().filter(|row| is_dropped(row)).count(),
             fails,
             ended: false,
         };
@@ -182,18 +196,18 @@ impl Userpilot {
     }
 
     /// Ends the job that is due; its rows take effect now.
-    pub fn settle(&mut self, book: &mut Book, now: Instant) {
+    pub fn settle(&mut self, account: &mut Account, now: Instant) {
         let due = self.running().is_some_and(|job| self.completed(job, now) == job.total);
         let Some(job) = self.jobs.back_mut().filter(|_| due) else { return };
         job.ended = true;
         let rows = std::mem::take(&mut job.rows);
         if job.fails {
-            book.store.counters.jobs_failed += 1;
+            account.store.counters.jobs_failed += 1;
             return;
         }
-        book.store.counters.jobs_completed += 1;
+        account.store.counters.jobs_completed += 1;
         for row in rows.iter().filter(|row| !is_dropped(row)) {
-            apply(row, &row["company_id"], book);
+            apply(row, &row["company_id"], account);
         }
     }
 
@@ -243,7 +257,7 @@ fn is_dropped(row: &Value) -> bool {
 }
 
 /// "null removes a property"; "sending another company id moves the user" (providers.md 3, "Data rules").
-fn apply(row: &Value, company: &Value, book: &mut Book) {
+fn apply(row: &Value, company: &Value, account: &mut Account) {
     let mut fields = Map::new();
     if company.is_string() {
         fields.insert("company_id".into(), company.clone());
@@ -251,7 +265,7 @@ fn apply(row: &Value, company: &Value, book: &mut Book) {
     let empty = Map::new();
     let metadata = row["metadata"].as_object().unwrap_or(&empty);
     if let Some(user) = row["user_id"].as_str() {
-        book.store.apply(user, fields, "metadata", metadata, Nulls::Remove);
+        account.store.apply(user, fields, "metadata", metadata, Nulls::Remove);
     }
 }
 
@@ -263,12 +277,12 @@ mod tests {
 
     use super::{ACCEPT, API_VERSION};
     use crate::testbed::simulator::Kind;
-    use crate::testbed::simulator::bench::Bench;
+    use crate::testbed::simulator::test_provider::TestProvider;
 
     const BULK: &str = "/v1/users/bulk_identify";
 
-    fn bench() -> Bench {
-        let mut bench = Bench::new(Kind::Userpilot);
+    fn bench() -> TestProvider {
+        let mut bench = TestProvider::new(Kind::Userpilot);
         bench.header("accept", ACCEPT);
         bench.header("x-api-version", API_VERSION);
         bench
@@ -304,7 +318,7 @@ mod tests {
         let mut bench = bench();
         bench.post(BULK, &users(40));
         assert_eq!(bench.post(BULK, &users(1)).status, 409);
-        assert_eq!(bench.site.book.window.max_rows(), 40);
+        assert_eq!(bench.site.account.window.max_rows(), 40);
         bench.pass(Duration::from_secs(10));
         assert_eq!(bench.post(BULK, &users(1)).status, 202);
     }
@@ -313,7 +327,7 @@ mod tests {
     fn nested_metadata_is_a_422_and_the_required_headers_a_400() {
         let nested = json!({"users": [{"user_id": "a", "metadata": {"company": {"id": 1}}}]});
         assert_eq!(bench().post(BULK, &nested).status, 422);
-        let mut bare = Bench::new(Kind::Userpilot);
+        let mut bare = TestProvider::new(Kind::Userpilot);
         assert_eq!(bare.post(BULK, &users(1)).status, 400);
         assert_eq!(bare.post("/v1/identify", &json!({"user_id": "a"})).status, 400);
     }
@@ -372,7 +386,7 @@ mod tests {
         bench.post(BULK, &users(2));
         bench.post("/v1/identify", &json!({"user_id": "u1"}));
         bench.post("/v1/identify", &json!({"user_id": "elsewhere"}));
-        assert_eq!(bench.site.book.store.overlaps, ["u1"]);
+        assert_eq!(bench.site.account.store.overlaps, ["u1"]);
     }
 
     #[test]
@@ -396,6 +410,6 @@ mod tests {
         bench.pass(Duration::from_secs(59));
         let reply = bench.post(BULK, &users(201));
         assert_eq!((reply.status, reply.retry_after.as_deref()), (429, Some("1")));
-        assert_eq!(bench.site.book.window.violations(), 1);
+        assert_eq!(bench.site.account.window.violations(), 1);
     }
 }

@@ -6,8 +6,8 @@ use std::hash::{DefaultHasher, Hasher};
 use serde_json::{Map, Value, json};
 
 use super::Kind;
-use super::account::Book;
-use super::exchange::{Call, Cargo, Reply, Route, refusal};
+use super::account::Account;
+use super::exchange::{Reply, Request, RequestRows, Route, refusal};
 use super::store::{Nulls, Seen};
 
 /// "1..1,000 records" (providers.md 2, "Bulk").
@@ -32,32 +32,32 @@ impl Default for Vibefollow {
 }
 
 impl Vibefollow {
-    pub fn answer(&mut self, call: &Call, cargo: &Cargo, book: &mut Book) -> Reply {
-        let key = call.header("idempotency-key");
-        let mistake = if call.media_type() != "application/json" {
+    pub fn answer(&mut self, request: &Request, rows: &RequestRows, account: &mut Account) -> Reply {
+        let key = request.header("idempotency-key");
+        let mistake = if request.media_type() != "application/json" {
             Some("content type must be application/json".to_owned())
         } else if key.parse::<uuid::Uuid>().is_err() {
             Some("Idempotency-Key must be a UUID".to_owned())
-        } else if cargo.rows.len() > MAX_USERS {
+        } else if rows.rows.len() > MAX_USERS {
             Some(format!("at most {MAX_USERS} users"))
         } else {
-            cargo.problem.clone()
+            rows.problem.clone()
         };
         if let Some(mistake) = mistake {
-            book.store.counters.malformed += 1;
+            account.store.counters.malformed += 1;
             return refusal(Kind::Vibefollow, 400, "bad_request", &mistake, None);
         }
-        let digest = digest(call);
+        let digest = digest(request);
         if let Some((seen, reply)) = self.answers.get(key) {
             if *seen == digest {
-                book.store.counters.rows_repeated += cargo.rows.len() as u64;
+                account.store.counters.rows_repeated += rows.rows.len() as u64;
                 return reply.clone();
             }
-            book.store.counters.keys_reused += 1;
+            account.store.counters.keys_reused += 1;
             let message = "Idempotency-Key was used with another body";
             return refusal(Kind::Vibefollow, 422, "idempotency_key_reuse", message, None);
         }
-        let reply = if cargo.route == Route::Bulk { bulk(&cargo.rows, book) } else { single(&cargo.rows, book) };
+        let reply = if rows.route == Route::Bulk { bulk(&rows.rows, account) } else { single(&rows.rows, account) };
         if let Some(forgotten) = self.order.insert(key) {
             self.answers.remove(&forgotten);
         }
@@ -66,38 +66,38 @@ impl Vibefollow {
     }
 }
 
-fn digest(call: &Call) -> u64 {
+fn digest(request: &Request) -> u64 {
     let mut hasher = DefaultHasher::new();
-    hasher.write(call.path.as_bytes());
-    hasher.write(&call.body);
+    hasher.write(request.path.as_bytes());
+    hasher.write(&request.body);
     hasher.finish()
 }
 
-fn single(rows: &[Value], book: &mut Book) -> Reply {
+fn single(rows: &[Value], account: &mut Account) -> Reply {
     match rows.iter().find_map(fault) {
         Some((message, field)) => {
-            book.store.counters.rows_rejected += 1;
+            account.store.counters.rows_rejected += 1;
             refusal(Kind::Vibefollow, 422, "validation_failed", message, Some(&field))
         }
         None => {
-            rows.iter().for_each(|row| apply(row, book));
+            rows.iter().for_each(|row| apply(row, account));
             Reply::new(202, json!({ "data": { "accepted": true } }))
         }
     }
 }
 
-fn bulk(rows: &[Value], book: &mut Book) -> Reply {
+fn bulk(rows: &[Value], account: &mut Account) -> Reply {
     let mut errors = Vec::new();
     for (index, row) in rows.iter().enumerate() {
         match fault(row) {
             Some((message, field)) => {
                 errors.push(json!({ "index": index, "code": "validation", "message": message, "field": field }));
             }
-            None => apply(row, book),
+            None => apply(row, account),
         }
     }
     let rejected = errors.len();
-    book.store.counters.rows_rejected += rejected as u64;
+    account.store.counters.rows_rejected += rejected as u64;
     let data = json!({ "accepted": rows.len() - rejected, "rejected": rejected, "errors": errors });
     Reply::new(200, json!({ "data": data, "meta": { "received": rows.len() } }))
 }
@@ -123,7 +123,7 @@ fn fault(row: &Value) -> Option<(&'static str, String)> {
 }
 
 /// Null semantics are not documented (providers.md 2), so a null is kept as sent: a client that sends one is found out.
-fn apply(row: &Value, book: &mut Book) {
+fn apply(row: &Value, account: &mut Account) {
     let mut fields = Map::new();
     if let Some(email) = row.get("email") {
         fields.insert("email".into(), email.clone());
@@ -131,7 +131,7 @@ fn apply(row: &Value, book: &mut Book) {
     let empty = Map::new();
     let traits = row["traits"].as_object().unwrap_or(&empty);
     if let Some(user) = row["external_user_id"].as_str() {
-        book.store.apply(user, fields, "traits", traits, Nulls::Keep);
+        account.store.apply(user, fields, "traits", traits, Nulls::Keep);
     }
 }
 
@@ -140,14 +140,14 @@ mod tests {
     use http::Method;
     use serde_json::{Value, json};
 
-    use crate::testbed::simulator::bench::Bench;
+    use crate::testbed::simulator::test_provider::TestProvider;
     use crate::testbed::simulator::{Kind, Step};
 
     const KEY: &str = "7b6c7e9e-2c2d-4a8d-9d3a-4f3d2c1b0a99";
     const OTHER_KEY: &str = "7b6c7e9e-2c2d-4a8d-9d3a-4f3d2c1b0a98";
 
-    fn bench() -> Bench {
-        let mut bench = Bench::new(Kind::Vibefollow);
+    fn bench() -> TestProvider {
+        let mut bench = TestProvider::new(Kind::Vibefollow);
         bench.header("idempotency-key", KEY);
         bench
     }
@@ -173,7 +173,7 @@ mod tests {
         bench.header("idempotency-key", KEY);
         assert_eq!(bench.post("/api/v1/users", &user("a", "one")).status, 202);
         assert_eq!(bench.users()["a"]["traits"]["plan"], "two");
-        assert_eq!(bench.site.book.store.counters.rows_repeated, 1);
+        assert_eq!(bench.site.account.store.counters.rows_repeated, 1);
     }
 
     #[test]
@@ -199,15 +199,15 @@ mod tests {
     fn a_step_with_a_code_answers_with_that_code() {
         let mut bench = bench();
         let step = Step::Coded { status: 429, code: "backfill_queue_full".into(), retry_after: None };
-        let reply = bench.call(Method::POST, "/api/v1/users", user("a", "x").to_string().into(), &step);
+        let reply = bench.request(Method::POST, "/api/v1/users", user("a", "x").to_string().into(), &step);
         assert_eq!((reply.status, &reply.body["errors"][0]["code"]), (429, &json!("backfill_queue_full")));
     }
 
     #[test]
     fn a_request_without_a_key_is_malformed() {
-        let mut bench = Bench::new(Kind::Vibefollow);
+        let mut bench = TestProvider::new(Kind::Vibefollow);
         assert_eq!(bench.post("/api/v1/users", &user("a", "one")).status, 400);
-        assert_eq!(bench.site.book.store.counters.malformed, 1);
+        assert_eq!(bench.site.account.store.counters.malformed, 1);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::Kind;
-use super::account::Book;
-use super::exchange::{Call, Cargo, Reply, Route, refusal};
+use super::account::Account;
+use super::exchange::{Reply, Request, RequestRows, Route, refusal};
 use super::store::{Nulls, Seen};
 
 /// "at most 100 messages" (providers.md 1, "Batch and unlink").
@@ -27,36 +27,36 @@ impl Default for Vitally {
 impl Vitally {
     /// One bad message fails its batch, which is then not applied at all: the vendor promises neither (row 4 of
     /// providers.md 7), and this is the reading that asks most of a client.
-    pub fn answer(&mut self, call: &Call, cargo: &Cargo, book: &mut Book, blocked: bool) -> Reply {
-        let batch = cargo.route == Route::Bulk;
-        let mistake = if call.media_type() != "application/json" {
+    pub fn answer(&mut self, request: &Request, rows: &RequestRows, account: &mut Account, blocked: bool) -> Reply {
+        let batch = rows.route == Route::Bulk;
+        let mistake = if request.media_type() != "application/json" {
             Some("content type must be application/json".to_owned())
-        } else if cargo.rows.len() > MAX_MESSAGES {
+        } else if rows.rows.len() > MAX_MESSAGES {
             Some(format!("at most {MAX_MESSAGES} messages"))
         } else {
-            cargo.problem.clone()
+            rows.problem.clone()
         };
         if let Some(mistake) = mistake {
-            book.store.counters.malformed += 1;
+            account.store.counters.malformed += 1;
             return refusal(Kind::Vitally, 400, "", &mistake, None);
         }
         if blocked {
             return refusal(Kind::Vitally, 400, "", "message type user is blocked", None);
         }
-        if let Some(fault) = cargo.rows.iter().find_map(|message| fault(message, batch)) {
-            book.store.counters.rows_rejected += u64::from(cargo.rows.len() == 1);
+        if let Some(fault) = rows.rows.iter().find_map(|message| fault(message, batch)) {
+            account.store.counters.rows_rejected += u64::from(rows.rows.len() == 1);
             return refusal(Kind::Vitally, 400, "", fault, None);
         }
-        for message in &cargo.rows {
-            self.apply(message, book);
+        for message in &rows.rows {
+            self.apply(message, account);
         }
         Reply::new(200, json!({ "message": "Success." }))
     }
 
-    fn apply(&mut self, message: &Value, book: &mut Book) {
+    fn apply(&mut self, message: &Value, account: &mut Account) {
         if let Some(id) = message["messageId"].as_str() {
             if self.message_ids.contains(id) {
-                book.store.counters.rows_repeated += 1;
+                account.store.counters.rows_repeated += 1;
                 return;
             }
             self.message_ids.insert(id);
@@ -69,7 +69,7 @@ impl Vitally {
         }
         // "null deletes" is documented for the REST API; the same is taken for this one (providers.md 1).
         if let (Some(user), Some(traits)) = (message["userId"].as_str(), message["traits"].as_object()) {
-            book.store.apply(user, fields, "traits", traits, Nulls::Remove);
+            account.store.apply(user, fields, "traits", traits, Nulls::Remove);
         }
     }
 }
@@ -109,8 +109,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use crate::testbed::simulator::Kind;
-    use crate::testbed::simulator::bench::Bench;
     use crate::testbed::simulator::faults::Faults;
+    use crate::testbed::simulator::test_provider::TestProvider;
 
     const PATH: &str = "/analytics/v1/batch";
 
@@ -121,11 +121,11 @@ mod tests {
 
     #[test]
     fn a_batch_is_applied_and_answered_with_success() {
-        let mut bench = Bench::new(Kind::Vitally);
+        let mut bench = TestProvider::new(Kind::Vitally);
         let reply = bench.post(PATH, &json!([message("a", "1", json!({"plan": "pro"})), message("b", "2", json!({}))]));
         assert_eq!((reply.status, reply.body), (200, json!({"message": "Success."})));
         assert_eq!(bench.users()["a"], json!({"accountId": "acme", "traits": {"plan": "pro"}}));
-        assert_eq!(bench.site.book.window.max_rows(), 2);
+        assert_eq!(bench.site.account.window.max_rows(), 2);
     }
 
     #[test]
@@ -145,7 +145,7 @@ mod tests {
             message(" ", "2", json!({})),
             message("b", "2", json!("x")),
         ] {
-            let mut bench = Bench::new(Kind::Vitally);
+            let mut bench = TestProvider::new(Kind::Vitally);
             assert_eq!(bench.post(PATH, &json!([good, bad])).status, 400, "{bad}");
             assert!(bench.users().is_empty());
         }
@@ -153,25 +153,25 @@ mod tests {
 
     #[test]
     fn a_message_id_seen_before_is_dropped_in_silence() {
-        let mut bench = Bench::new(Kind::Vitally);
+        let mut bench = TestProvider::new(Kind::Vitally);
         bench.post(PATH, &json!([message("a", "1", json!({"plan": "old"}))]));
         let reply = bench.post(PATH, &json!([message("a", "1", json!({"plan": "new"}))]));
         assert_eq!(reply.status, 200);
         assert_eq!(bench.users()["a"]["traits"]["plan"], "old");
-        assert_eq!(bench.site.book.store.counters.rows_repeated, 1);
+        assert_eq!(bench.site.account.store.counters.rows_repeated, 1);
     }
 
     #[test]
     fn a_hundred_and_one_messages_are_malformed() {
-        let mut bench = Bench::new(Kind::Vitally);
+        let mut bench = TestProvider::new(Kind::Vitally);
         let messages: Vec<Value> = (0..101).map(|n| message(&n.to_string(), &n.to_string(), json!({}))).collect();
         assert_eq!(bench.post(PATH, &json!(messages)).status, 400);
-        assert_eq!(bench.site.book.store.counters.malformed, 1);
+        assert_eq!(bench.site.account.store.counters.malformed, 1);
     }
 
     #[test]
     fn a_blocked_account_refuses_every_user_message() {
-        let mut bench = Bench::new(Kind::Vitally);
+        let mut bench = TestProvider::new(Kind::Vitally);
         bench.site.faults = Faults { blocked: true, ..Faults::default() };
         assert_eq!(bench.post("/analytics/v1/user", &message("a", "1", json!({}))).status, 400);
         bench.site.faults = Faults::default();
@@ -180,15 +180,15 @@ mod tests {
 
     #[test]
     fn a_wrong_token_is_a_401_and_its_rows_still_count() {
-        let mut bench = Bench::new(Kind::Vitally);
+        let mut bench = TestProvider::new(Kind::Vitally);
         bench.header("authorization", "Basic d3Jvbmc=");
         assert_eq!(bench.post(PATH, &json!([message("a", "1", json!({}))])).status, 401);
-        assert_eq!(bench.site.book.window.max_rows(), 1);
+        assert_eq!(bench.site.account.window.max_rows(), 1);
     }
 
     #[test]
     fn a_toxic_row_makes_its_whole_request_fail() {
-        let mut bench = Bench::new(Kind::Vitally);
+        let mut bench = TestProvider::new(Kind::Vitally);
         let rows = json!([message("a", "1", json!({})), message("b", "2", json!({"toxic": true}))]);
         assert_eq!(bench.post(PATH, &rows).status, 500);
         assert!(bench.users().is_empty());

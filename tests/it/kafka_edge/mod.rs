@@ -364,7 +364,7 @@ async fn an_outage_while_joining_is_weather_and_the_partition_comes_when_it_is_o
     cluster.write(0, &[(None, Some("1"))]).await;
     broker.broker_down().expect("an answer");
     let mut lane = Lane::start(cluster.settings());
-    lane.wait(|event| matches!(event, SourceEvent::Weather(_) | SourceEvent::BrokersDown { .. }).then_some(())).await;
+    lane.wait(|event| matches!(event, SourceEvent::Warning(_) | SourceEvent::BrokersDown { .. }).then_some(())).await;
     broker.broker_up().expect("an answer");
     lane.gain(1).await;
     lane.consumer.send(Command::Resume(vec![id(0)]));
@@ -412,7 +412,7 @@ async fn a_topic_that_does_not_exist_is_named_in_the_weather() {
     let mut lane = Lane::start(ConsumerSettings { topics: vec![missing.clone()], ..cluster.settings() });
     let text = lane
         .wait(|event| match event {
-            SourceEvent::Weather(text) if text.contains(&missing) => Some(text),
+            SourceEvent::Warning(text) if text.contains(&missing) => Some(text),
             _ => None,
         })
         .await;

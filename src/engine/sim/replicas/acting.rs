@@ -91,7 +91,7 @@ impl Cluster {
                     let after = self.random.millis(self.plan.latency_ms.0, self.plan.latency_ms.1);
                     self.later(after, Happening::Polled(id, batch, job));
                 }
-                Action::Bury { .. } => self.faults.push("nothing here is bad".to_owned()),
+                Action::WriteDeadLetter { .. } => self.faults.push("nothing here is bad".to_owned()),
             }
         }
     }

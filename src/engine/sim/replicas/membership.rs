@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::cluster::{Change, Cluster, HEARTBEAT_MS, Happening, Reader, Replica};
-use crate::engine::{Engine, Fence, Gained, Settled};
+use crate::engine::{Engine, Fence, Gained, SettledList};
 use crate::record::{PartitionId, Position};
 
 impl Cluster {
@@ -191,7 +191,7 @@ impl Cluster {
         let fence = Fence::parse(&metadata);
         let others = self.broker.values().filter_map(|(_, metadata)| Fence::parse(metadata));
         let added = if fence.is_none() { Fence::unheard(others, total) } else { None };
-        let gained = Gained { partition: id, start, fence, settled: Settled::parse(&metadata), added };
+        let gained = Gained { partition: id, start, fence, settled: SettledList::parse(&metadata), added };
         let beyond = fence.map_or(0, |fence| fence.position().0 - start.0).max(0) as u64;
         let shows = self.random.chance(self.plan.lagging_percent).then(|| {
             let shown = Position(start.0 + self.random.below(beyond + 1) as i64);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Happening, Kind, Run, SentRow, Style, Totals, rejection};
 use crate::engine::BatchId;
 use crate::record::Position;
-use crate::verdict::{Answer, EncodedRow, Fault, JobId, Outage, Verdict};
+use crate::verdict::{AccountFault, Answer, EncodedRow, JobId, Outage, Verdict};
 
 /// A job at the provider: it runs to its end whoever asks.
 pub struct Job {
@@ -79,7 +79,7 @@ impl Run {
             let verdict = match self.random.below(6) {
                 0 => Verdict::Throttled { retry_after },
                 1 => Verdict::Busy { retry_after },
-                2 => Verdict::AccountFault(Fault::Unauthorized),
+                2 => Verdict::AccountFault(AccountFault::Unauthorized),
                 3 => {
                     self.totals.lost_replies += 1;
                     return (Answer::All(Verdict::Unavailable(Outage::Reset)), self.effect_of(rows));

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Happening, Kind, Run, SentRow};
 use crate::engine::sim::world::Event;
-use crate::engine::{BatchId, DeadLetter, DeadLetterCause, Fence, LaneState, LetterId, Snapshot};
+use crate::engine::{BatchId, DeadLetter, DeadLetterCause, DeadLetterId, Fence, LaneState, Snapshot};
 use crate::record::{PartitionId, Position};
 use crate::verdict::{Answer, Verdict};
 
@@ -31,13 +31,13 @@ pub struct Life {
     pub is_blocked: bool,
     may_be_blocked: bool,
     /// Dead letters that are out or have failed, and their partitions.
-    pub letters: BTreeMap<LetterId, PartitionId>,
+    pub letters: BTreeMap<DeadLetterId, PartitionId>,
     pub has_met_jobs: bool,
 }
 
 impl Life {
     /// A dead letter was written, or not.
-    pub fn buried(&mut self, id: LetterId, is_written: bool) {
+    pub fn buried(&mut self, id: DeadLetterId, is_written: bool) {
         let is_ours = self.letters.contains_key(&id);
         if is_written {
             self.letters.remove(&id);

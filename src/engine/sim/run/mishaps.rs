@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{Happening, Kind, Life, Run};
-use crate::engine::{CommitOutcome, DeadLetter, Engine, Fence, Gained, Settled};
+use crate::engine::{CommitOutcome, DeadLetter, Engine, Fence, Gained, SettledList};
 use crate::record::{Offset, PartitionId, Position};
 
 impl Run {
@@ -22,7 +22,8 @@ impl Run {
             self.totals.replays += u64::from(fence.is_some_and(|fence| fence.position() > start));
             self.readers.insert(id, (start, true));
             self.gained.insert(id, (start, self.now));
-            let settled = self.broker.get(&id).map_or_else(Settled::default, |(_, metadata)| Settled::parse(metadata));
+            let settled =
+                self.broker.get(&id).map_or_else(SettledList::default, |(_, metadata)| SettledList::parse(metadata));
             gained.push(Gained { partition: id, start, fence, settled, added: None });
         }
         if !gained.is_empty() {
@@ -125,7 +126,7 @@ impl Run {
         self.most_read.insert(id, to);
         self.gained.insert(id, (to, self.now));
         self.engine.on_gap(id, to, read, self.now);
-        let gained = Gained { partition: id, start: to, fence: None, settled: Settled::default(), added: None };
+        let gained = Gained { partition: id, start: to, fence: None, settled: SettledList::default(), added: None };
         self.engine.assigned(&[gained], self.n_partitions as usize, self.clock());
         self.pump();
     }

@@ -19,8 +19,8 @@ pub use totals::Totals;
 use super::world::{Graves, Kind, Log, Odd, Provider, Random, SentRow};
 use crate::engine::testing::start;
 use crate::engine::{
-    Action, BatchId, BatchPolicy, CommitId, CommitOutcome, DeadLetter, DeadLetterCause, Engine, GuardPolicy, LetterId,
-    Now, Outgoing, Policy, RetryPolicy,
+    Action, BatchId, BatchPolicy, CommitId, CommitOutcome, DeadLetter, DeadLetterCause, DeadLetterId, Engine,
+    GuardPolicy, Now, Outgoing, Policy, RetryPolicy,
 };
 use crate::event::Rules;
 use crate::record::{PartitionId, Position};
@@ -60,7 +60,7 @@ enum Happening {
     },
     Buried {
         life: u64,
-        id: LetterId,
+        id: DeadLetterId,
         written: Option<DeadLetter>,
     },
     Committed {
@@ -427,7 +427,7 @@ impl Run {
                     self.on_send(batch, &rows);
                 }
                 Action::Poll { batch, job, polls, .. } => self.on_poll(batch, job, polls),
-                Action::Bury { id, letter } => {
+                Action::WriteDeadLetter { id, letter } => {
                     let is_written = !self.random.chance(self.fault_percent);
                     self.totals.letter_failures += u64::from(!is_written);
                     self.totals.letters[match letter.cause {

@@ -7,24 +7,29 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
 use serde_json::Value;
 
-use super::exchange::{Call, Cargo, Reply};
+use super::exchange::{Reply, Request, RequestRows};
 use super::faults::{Mishap, Step};
-use super::site::Site;
+use super::site::SimulatedProvider;
 use super::{Kind, SimulatorSettings};
 
-pub(super) struct Bench {
-    pub site: Site,
+pub(super) struct TestProvider {
+    pub site: SimulatedProvider,
     pub settings: SimulatorSettings,
     kind: Kind,
     headers: HeaderMap,
     now: Instant,
 }
 
-impl Bench {
+impl TestProvider {
     pub fn new(kind: Kind) -> Self {
         let settings = SimulatorSettings::default();
-        let mut bench =
-            Bench { site: Site::new(kind, &settings), settings, kind, headers: HeaderMap::new(), now: Instant::now() };
+        let mut bench = TestProvider {
+            site: SimulatedProvider::new(kind, &settings),
+            settings,
+            kind,
+            headers: HeaderMap::new(),
+            now: Instant::now(),
+        };
         bench.header("content-type", "application/json");
         let scheme = match kind {
             Kind::Vitally => "Basic",
@@ -45,24 +50,24 @@ impl Bench {
     }
 
     pub fn post(&mut self, path: &str, body: &Value) -> Reply {
-        self.call(Method::POST, path, Bytes::from(body.to_string()), &Step::Named(Mishap::Ok))
+        self.request(Method::POST, path, Bytes::from(body.to_string()), &Step::Named(Mishap::Ok))
     }
 
     pub fn get(&mut self, path: &str) -> Reply {
-        self.call(Method::GET, path, Bytes::new(), &Step::Named(Mishap::Ok))
+        self.request(Method::GET, path, Bytes::new(), &Step::Named(Mishap::Ok))
     }
 
-    pub fn call(&mut self, method: Method, path: &str, body: Bytes, step: &Step) -> Reply {
-        let call = Call { method, path: path.to_owned(), headers: self.headers.clone(), body };
-        let cargo = Cargo::read(self.kind, &call);
-        self.site.receive(&cargo);
-        let reply = self.site.answer(&call, &cargo, step, self.now);
-        self.site.book.store.leave(&cargo.users);
+    pub fn request(&mut self, method: Method, path: &str, body: Bytes, step: &Step) -> Reply {
+        let request = Request { method, path: path.to_owned(), headers: self.headers.clone(), body };
+        let rows = RequestRows::read(self.kind, &request);
+        self.site.receive(&rows);
+        let reply = self.site.answer(&request, &rows, step, self.now);
+        self.site.account.store.leave(&rows.users);
         reply
     }
 
     pub fn users(&mut self) -> BTreeMap<String, Value> {
         self.site.settle(self.now);
-        self.site.book.store.users()
+        self.site.account.store.users()
     }
 }

@@ -12,7 +12,7 @@ use crate::kafka::native::{Topic, describe_topics};
 use crate::record::{PartitionId, Position};
 
 /// One question at a time.
-pub(super) struct Inquiry {
+pub(super) struct BrokerQuery {
     questions: Sender<Question>,
     answers: Receiver<Answer>,
     open: Option<(Question, Instant)>,
@@ -33,26 +33,26 @@ pub(super) enum Answer {
     Topics(Option<Vec<(u16, Topic)>>),
 }
 
-impl Inquiry {
+impl BrokerQuery {
     /// # Errors
     /// The thread cannot be started.
     pub fn start<C: ConsumerContext + 'static>(
         consumer: &Arc<BaseConsumer<C>>,
         topics: Vec<String>,
         timeout: Duration,
-    ) -> io::Result<Inquiry> {
+    ) -> io::Result<BrokerQuery> {
         let (questions, asked) = channel::<Question>();
         let (told, answers) = channel();
         // The consumer goes when the reader lets it go, or as soon as the last question has ended.
         let consumer = Arc::downgrade(consumer);
-        std::thread::Builder::new().name("consumer-inquiry".to_owned()).spawn(move || {
+        std::thread::Builder::new().name("consumer-query".to_owned()).spawn(move || {
             while let Ok(question) = asked.recv() {
                 let Some(consumer) = consumer.upgrade() else { return };
                 // The reader may have ended.
                 let _ = told.send(answer(&consumer, &topics, question, timeout));
             }
         })?;
-        Ok(Inquiry { questions, answers, open: None })
+        Ok(BrokerQuery { questions, answers, open: None })
     }
 
     pub fn ask(&mut self, question: Question, now: Instant) {

@@ -32,14 +32,14 @@ use crate::record::{PartitionId, Position};
 /// against a commit on a real broker (2 to 7 ms), long against a busy loop.
 pub(super) const WAIT: Duration = Duration::from_millis(5);
 /// The same text is told at most this often: as what librdkafka says is.
-const WEATHER_INTERVAL: Duration = AGAIN;
+const WARNING_INTERVAL: Duration = AGAIN;
 /// Statistics tell of the present for so long. A guess: below the 5 s between two, above what a loaded machine takes to read them.
 const FRESH_SECONDS: i64 = 3;
 /// Distinct texts remembered for that. A guess: far more than one outage has, small in memory.
-const WEATHER_TEXTS: usize = 64;
+const WARNING_TEXTS: usize = 64;
 
 /// The thread's context: librdkafka calls back into it from `poll`, on the polling thread.
-pub(super) struct Context {
+pub(super) struct Callbacks {
     pub topics: Vec<String>,
     pub group: String,
     pub start: Start,
@@ -51,10 +51,10 @@ pub(super) struct Context {
     complaints: Complaints,
     events: Sender<SourceEvent>,
     /// Only the polling thread locks it, and never across `poll`, from which the callbacks lock it again.
-    state: Mutex<State>,
+    state: Mutex<ConsumerState>,
 }
 
-pub(super) struct State {
+pub(super) struct ConsumerState {
     commands: Receiver<Command>,
     /// Events that the loop has not taken yet, in order.
     pub outbox: VecDeque<SourceEvent>,
@@ -75,7 +75,7 @@ pub(super) struct State {
     /// twice (librdkafka#2593).
     pub stopped: BTreeSet<PartitionId>,
     /// Since when the loop has wanted nothing, and librdkafka has not been told.
-    pub resting_since: Option<Instant>,
+    pub idle_since: Option<Instant>,
     /// The id of each topic that was read, by its index.
     pub ids: BTreeMap<u16, String>,
     /// Of partitions that were given up: their log, and what of it was read and not settled.
@@ -111,14 +111,14 @@ pub(super) struct Owned {
     pub progress: Progress,
 }
 
-impl Context {
+impl Callbacks {
     pub fn new(
         settings: &ConsumerSettings,
         session_timeout: Duration,
         commands: Receiver<Command>,
         events: Sender<SourceEvent>,
-    ) -> Context {
-        Context {
+    ) -> Callbacks {
+        Callbacks {
             topics: settings.topics.clone(),
             group: settings.group.clone(),
             start: settings.start,
@@ -127,7 +127,7 @@ impl Context {
             records: Arc::default(),
             complaints: Complaints::default(),
             events,
-            state: Mutex::new(State {
+            state: Mutex::new(ConsumerState {
                 commands,
                 outbox: VecDeque::new(),
                 batch: RecordBatch::default(),
@@ -139,7 +139,7 @@ impl Context {
                 total_partitions: 0,
                 stalled: Vec::new(),
                 stopped: BTreeSet::new(),
-                resting_since: None,
+                idle_since: None,
                 ids: BTreeMap::new(),
                 given_up: BTreeMap::new(),
                 asking: None,
@@ -149,12 +149,12 @@ impl Context {
         }
     }
 
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub fn state(&self) -> MutexGuard<'_, ConsumerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Executes the commands that wait and hands over the events that the loop has room for; whether there were commands.
-    pub fn serve(&self, consumer: &BaseConsumer<Context>, state: &mut State) -> bool {
+    pub fn serve(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState) -> bool {
         let mut any = false;
         loop {
             match state.commands.try_recv() {
@@ -174,7 +174,7 @@ impl Context {
     }
 
     /// Like `serve`, but waits up to `limit` for a command to come.
-    pub fn wait(&self, consumer: &BaseConsumer<Context>, state: &mut State, limit: Duration) {
+    pub fn wait(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, limit: Duration) {
         match state.commands.recv_timeout(limit) {
             Ok(command) => self.execute(consumer, state, command),
             Err(RecvTimeoutError::Timeout) => {}
@@ -184,7 +184,7 @@ impl Context {
     }
 
     /// Hands over events, oldest first, until the channel is full.
-    pub fn flush(&self, state: &mut State) {
+    pub fn flush(&self, state: &mut ConsumerState) {
         while let Some(event) = state.outbox.pop_front() {
             match self.events.try_send(event) {
                 Ok(()) => {}
@@ -200,7 +200,7 @@ impl Context {
         }
     }
 
-    fn execute(&self, consumer: &BaseConsumer<Context>, state: &mut State, command: Command) {
+    fn execute(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, command: Command) {
         match command {
             Command::Commit { id, entries } => {
                 let result = self.commit(consumer, state, &entries);
@@ -210,7 +210,7 @@ impl Context {
             Command::Resume(partitions) => self.set_paused(consumer, state, &partitions, false),
             Command::Credentials(credentials) => {
                 if let Err(error) = log_in_with(consumer.client(), &credentials) {
-                    state.weather(format!("the new password is not taken: {error}"));
+                    state.warn(format!("the new password is not taken: {error}"));
                 }
             }
             Command::Close => state.closing = true,
@@ -222,8 +222,8 @@ impl Context {
     /// it has lost them, since that was told before. So are those of logs that are gone: nothing of them can be read again.
     pub fn commit(
         &self,
-        consumer: &BaseConsumer<Context>,
-        state: &mut State,
+        consumer: &BaseConsumer<Callbacks>,
+        state: &mut ConsumerState,
         entries: &[CommitEntry],
     ) -> Result<(), CommitError> {
         let mut list = TopicPartitionList::with_capacity(entries.len());
@@ -288,7 +288,7 @@ impl Context {
     }
 }
 
-impl State {
+impl ConsumerState {
     /// Moves what was read to the outbox, so that whatever is pushed next comes after it.
     pub fn seal(&mut self) {
         if !self.batch.is_empty() {
@@ -307,21 +307,21 @@ impl State {
     }
 
     /// Tells the loop, unless it was told the same a moment ago.
-    pub fn weather(&mut self, text: String) {
+    pub fn warn(&mut self, text: String) {
         self.tell(text);
     }
 
-    /// Like `weather`; whether it was told now.
+    /// Like `warn`; whether it was told now.
     pub fn tell(&mut self, text: String) -> bool {
         let now = Instant::now();
-        if self.told.get(&text).is_some_and(|told| now.duration_since(*told) < WEATHER_INTERVAL) {
+        if self.told.get(&text).is_some_and(|told| now.duration_since(*told) < WARNING_INTERVAL) {
             return false;
         }
-        if self.told.len() >= WEATHER_TEXTS {
+        if self.told.len() >= WARNING_TEXTS {
             self.told.clear();
         }
         self.told.insert(text.clone(), now);
-        self.outbox.push_back(SourceEvent::Weather(text));
+        self.outbox.push_back(SourceEvent::Warning(text));
         true
     }
 
@@ -403,7 +403,7 @@ struct PartitionStatistics {
     hi_offset: i64,
 }
 
-impl ClientContext for Context {
+impl ClientContext for Callbacks {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         self.complaints.log(level, facility, line);
     }
@@ -426,7 +426,7 @@ impl ClientContext for Context {
         for (topic, statistics) in &statistics.topics {
             for (partition, statistics) in &statistics.partitions {
                 let (stable, high) = (statistics.ls_offset, statistics.hi_offset);
-                // A paused partition is not fetched, so its end here is old; `Reader::inquire` asks for it.
+                // A paused partition is not fetched, so its end here is old; `Reader::query` asks for it.
                 if let Some(id) = partition_id(&self.topics, topic, *partition)
                     && high.max(stable) >= 0
                     && let Some(owned) = state.owned.get_mut(&id)
@@ -444,7 +444,7 @@ impl ClientContext for Context {
     }
 }
 
-impl Context {
+impl Callbacks {
     /// Ends of logs are old news soon: dropped when the loop has no room.
     pub fn log_ends(&self, ends: Vec<LogEnd>) {
         if !ends.is_empty() {
