@@ -5,46 +5,28 @@ use std::time::{Duration, Instant};
 use super::handover::UserKey;
 use super::health::guard::Stream;
 use super::health::{HoldCause, Outcome, Sent, Sign};
+use super::in_flight::{Batch, Job};
 use super::rows::{Row, RowIndex, Stage, Trouble};
-use super::{Batch, BatchId, DeadLetterCause, Engine, Job};
+use super::{Action, BatchId, DeadLetterCause, Engine};
 use crate::verdict::{AccountFault, Answer, JobId, Outage, RejectReason, Rejection, Verdict};
-
-/// A job is given three times the provider's pace of 1,200 rows a minute plus five minutes before it counts as lost
-/// (Userpilot, "Limitations": up to 1,200 rows processed per minute; factor and allowance are guesses).
-fn job_deadline(rows: usize, now: Instant) -> Instant {
-    now + Duration::from_millis(50) * 3 * u32::try_from(rows).unwrap_or(u32::MAX) + Duration::from_secs(300)
-}
 
 /// A poll that failed is repeated after this time: it costs no budget, and the job goes on meanwhile (a guess).
 const POLL_AGAIN: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// The next poll of a running job.
-    pub(super) fn poll_job(&mut self, now: Instant) -> Option<super::Action> {
-        let mut wake = None;
-        let mut action = None;
-        for (id, batch) in &mut self.batches {
-            let rows = batch.rows.len();
-            let Some(job) = &mut batch.job else { continue };
-            let Some(poll_at) = job.poll_at else { continue };
-            if poll_at <= now {
-                job.poll_at = None;
-                job.polls += 1;
-                action = Some(super::Action::Poll { batch: *id, job: job.id.clone(), rows, polls: job.polls - 1 });
-                break;
-            }
-            wake = Some(wake.map_or(poll_at, |wake: Instant| wake.min(poll_at)));
-        }
-        if let Some(at) = wake {
+    pub(super) fn poll_job(&mut self, now: Instant) -> Option<Action> {
+        let (poll, next) = self.in_flight.next_poll(now);
+        if let Some(at) = next {
             self.wake_at(at);
         }
-        action
+        poll
     }
 
     /// Takes the answer to a send or to a poll, and the HTTP status that it came with, if any. An answer to a request that is
     /// not out is ignored.
     pub fn on_answer(&mut self, id: BatchId, answer: Answer, status: Option<u16>, now: Instant) {
-        let Some(mut batch) = self.batches.remove(&id) else { return };
+        let Some(mut batch) = self.in_flight.take(id) else { return };
         match (&batch.job, &answer) {
             // The provider counts the rows that jobs work off, and these came into none.
             (None, Answer::All(Verdict::Busy { .. } | Verdict::Untouched)) => {
@@ -74,24 +56,24 @@ impl Engine {
     fn job_goes_on(&mut self, id: BatchId, mut batch: Batch, job: Option<JobId>, after: Duration, now: Instant) {
         let rows = batch.rows.len();
         match (&mut batch.job, job) {
-            (Some(running), _) if running.deadline <= now => {
+            (Some(running), _) if running.is_overdue(now) => {
                 return self.ended(&batch, Answer::All(Verdict::Unavailable(Outage::JobLost)), None, now);
             }
-            (Some(running), _) => running.poll_at = Some(now + after),
+            (Some(running), _) => running.poll_again_at(now + after),
             (None, Some(id)) => {
-                self.counters.job("submitted");
+                self.tally.counters.job("submitted");
                 self.health.accepted(batch.sent);
-                batch.job = Some(Job { id, poll_at: Some(now + after), polls: 0, deadline: job_deadline(rows, now) });
+                batch.job = Some(Job::new(id, rows, now + after, now));
             }
             (None, None) => {}
         }
-        self.batches.insert(id, batch);
+        self.in_flight.insert(id, batch);
     }
 
     /// The last answer to a request: what it says of the lane, then of each row.
     fn ended(&mut self, batch: &Batch, answer: Answer, status: Option<u16>, now: Instant) {
         if let (Some(_), Answer::All(verdict)) = (&batch.job, &answer) {
-            self.counters.job(match verdict {
+            self.tally.counters.job(match verdict {
                 Verdict::Delivered => "completed",
                 Verdict::Unavailable(_) => "lost",
                 _ => "failed",
@@ -159,7 +141,7 @@ impl Engine {
             Stage::InFlight => {}
             // Its partition is somebody else's: only its user's next row is ours to decide about.
             Stage::Orphaned => {
-                self.orphans -= 1;
+                self.in_flight.end_orphan();
                 self.remove_row(index);
                 return;
             }
@@ -215,9 +197,7 @@ impl Engine {
     fn settle_delivered(&mut self, index: RowIndex) {
         let Some(row) = self.remove_row(index) else { return };
         self.guard.record(Stream::Rows, false);
-        self.counters.rows_delivered += 1;
-        self.counters.events_delivered += u64::from(row.n_events);
-        self.delivered.push(row.first_time_ms);
+        self.tally.deliver(row.n_events, row.first_time_ms);
         self.pending_events -= u64::from(row.n_events);
         self.settle(&row);
     }
@@ -231,13 +211,13 @@ impl Engine {
     }
 
     fn requeue(&mut self, index: RowIndex, reason: &'static str) {
-        self.counters.retried(reason);
+        self.tally.counters.retried(reason);
         self.put_back(index);
     }
 
     /// The request was refused as a whole, which is no failure of the row yet: it goes again with half as many.
     fn halve(&mut self, index: RowIndex, reason: &'static str, seen: Seen) {
-        self.counters.retried(reason);
+        self.tally.counters.retried(reason);
         let failures = self.health.failures(seen.sent, seen.now);
         if let Some(row) = self.rows.get_mut(index) {
             let trouble = row.trouble.get_or_insert_with(|| Box::new(Trouble { failures, refusal: None }));
@@ -249,7 +229,7 @@ impl Engine {
     /// The row was part of a failure that may be its own: it goes again in a smaller request, then alone, until it passes or is
     /// to blame.
     fn failed(&mut self, index: RowIndex, reason: &'static str, last: DeadLetterCause, seen: Seen) {
-        self.counters.retried(reason);
+        self.tally.counters.retried(reason);
         let first = self.health.failures(seen.sent, seen.now);
         let Some(row) = self.rows.get_mut(index) else { return };
         let arrived = row.arrived;
@@ -452,6 +432,6 @@ mod tests {
         lane.answer("a", Verdict::AccountFault(AccountFault::Unauthorized));
         assert_eq!(sealed(&lane), 0);
         lane.read(2, r#"{"userId":"b","traits":{"plan":"pro"}}"#);
-        assert_eq!(lane.engine.counters.events_merged, 1);
+        assert_eq!(lane.engine.tally.counters.events_merged, 1);
     }
 }

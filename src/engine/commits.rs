@@ -91,7 +91,7 @@ impl Engine {
         // The last commit names everything, so partitions that the group wants back meanwhile have theirs first.
         let is_final = self.draining
             && releasing.is_empty()
-            && self.batches.is_empty()
+            && self.in_flight.is_empty()
             && self.letters.out() == 0
             && !self.commits.is_final;
         let due = self.commit_due(now.at, !releasing.is_empty() || is_final)?;
@@ -170,8 +170,8 @@ impl Engine {
             let spacing = if self.is_full_of_settled() { FENCE_SPACING } else { self.policy.commit_interval };
             due = due.min(started_at + spacing);
         }
-        let sends =
-            !self.batches.is_empty() || self.last_sent.is_some_and(|at| now.saturating_duration_since(at) < FENCE_AGE);
+        let sends = !self.in_flight.is_empty()
+            || self.outbox.last_sent.is_some_and(|at| now.saturating_duration_since(at) < FENCE_AGE);
         if sends && let Some(oldest) = self.partitions.values().map(|p| p.committed_at.unwrap_or(started_at)).min() {
             // Half the age, so that a slow commit does not make it older than promised.
             due = due.min(oldest + FENCE_AGE / 2);
@@ -189,7 +189,7 @@ impl Engine {
         if self.commits.releasing.is_empty() {
             return Vec::new();
         }
-        let sent = self.batches.values().filter(|batch| batch.job.is_none()).map(|batch| batch.sent.at).min();
+        let sent = self.in_flight.oldest_request();
         let is_free = |id: &&PartitionId| {
             let Some(partition) = self.partitions.get(id) else { return true };
             let is_unanswered = sent.is_some_and(|sent| partition.revoked_at.is_some_and(|revoked| sent <= revoked));
@@ -220,14 +220,14 @@ impl Engine {
                 self.release(&out, now);
             }
             CommitOutcome::Failed => {
-                self.counters.commit_failures += 1;
+                self.tally.counters.commit_failures += 1;
                 self.commits.failures += 1;
                 // A revoke does not wait for ever, nor does a drain: the next owner replays.
                 self.release(&out, now);
                 self.commits.is_final |= out.is_final && self.commits.failures >= 3;
             }
             CommitOutcome::Fenced => {
-                self.counters.commit_failures += 1;
+                self.tally.counters.commit_failures += 1;
                 // Of an assignment that is over nothing is left to drop, and the next one is not what was refused.
                 let is_current = |entry: &&Entry| {
                     self.partitions.get(&entry.partition).is_some_and(|partition| partition.epoch == entry.epoch)
@@ -238,7 +238,7 @@ impl Engine {
                 for id in &gone {
                     self.drop_partition(*id, now);
                 }
-                self.notes.push(Note::Fenced { partitions: gone });
+                self.tally.note(Note::Fenced { partitions: gone });
             }
         }
     }
@@ -300,7 +300,7 @@ mod tests {
             }
             engine.on_commit(refused, CommitOutcome::Fenced, now.at);
             assert_eq!(engine.snapshot(now).partitions, usize::from(is_over));
-            assert_eq!(engine.counters.commit_failures, 1);
+            assert_eq!(engine.tally.counters.commit_failures, 1);
         }
     }
 

@@ -36,7 +36,7 @@ impl Engine {
             let fence = gained.fence.map_or(gained.start, |fence| fence.position().max(gained.start));
             let replay_until = (fence > gained.start).then_some(fence);
             if replay_until.is_some() {
-                self.notes.push(Note::Replay { partition: gained.partition, from: gained.start, fence });
+                self.tally.note(Note::Replay { partition: gained.partition, from: gained.start, fence });
             }
             let former = match gained.fence {
                 Some(fence) => Former::Owner(fence.last_owner(now.wall_ms)),
@@ -120,11 +120,11 @@ impl Engine {
         partition.read = record.offset.next();
         partition.ends_short = None;
         let is_open = partition.is_open;
-        self.counters.events_consumed += 1;
+        self.tally.counters.events_consumed += 1;
         match event::decode(record.payload, &self.policy.rules) {
             Ok(Decoded::Skipped(reason)) => {
                 self.guard.record(Stream::Events, false);
-                self.counters.skipped(reason, 1);
+                self.tally.counters.skipped(reason, 1);
             }
             Ok(Decoded::Identify(identify)) => self.on_identify(record, &identify, now),
             Err(error) => {
@@ -162,8 +162,8 @@ impl Engine {
         if self.draining || self.partitions.get(&id).is_some_and(Partition::is_revoking) {
             return;
         }
-        self.counters.offset_gaps += 1;
-        self.notes.push(Note::Gap { partition: id, from, to });
+        self.tally.counters.offset_gaps += 1;
+        self.tally.note(Note::Gap { partition: id, from, to });
         let Some(partition) = self.partitions.get_mut(&id).filter(|partition| partition.read < to) else { return };
         partition.read = to;
         self.open(id, now);
@@ -172,7 +172,7 @@ impl Engine {
     fn on_identify(&mut self, record: &Record<'_>, identify: &Identify<'_>, now: Instant) {
         self.guard.record(Stream::Events, false);
         if !identify.allows(&self.policy.names) {
-            return self.counters.skipped(SkipReason::OptedOut, 1);
+            return self.tally.counters.skipped(SkipReason::OptedOut, 1);
         }
         let Some(partition) = self.partitions.get_mut(&record.partition) else { return };
         let message_id =
@@ -180,11 +180,11 @@ impl Engine {
         if message_id.is_some_and(|id| !partition.ids.insert(id)) {
             // A successor that starts behind the original takes the repeat for an event of its own.
             partition.note_ahead(record.offset, || UserKey::user(&identify.user_id));
-            return self.counters.skipped(SkipReason::Duplicate, 1);
+            return self.tally.counters.skipped(SkipReason::Duplicate, 1);
         }
         self.pending_events += 1;
         let chain = self.rows.find(&identify.user_id, record.partition);
-        self.counters.miskeyed_events += u64::from(chain.is_some_and(|chain| chain.has_others));
+        self.tally.counters.miskeyed_events += u64::from(chain.is_some_and(|chain| chain.has_others));
         // Between partitions there is no order, so an event joins its partition's row wherever that stands in the chain.
         if let Some(index) = chain.and_then(|chain| chain.same)
             && let Some(row) = self.rows.get_mut(index)
@@ -193,7 +193,7 @@ impl Engine {
             let before = row.bytes();
             row.append(identify, message_id, record, &self.policy.rules);
             partition.pending_bytes = partition.pending_bytes + row.bytes() as u64 - before as u64;
-            self.counters.events_merged += 1;
+            self.tally.counters.events_merged += 1;
             return;
         }
         let stage = match chain {
@@ -284,17 +284,17 @@ impl Engine {
                 Owner::Letter(letter) => {
                     let events = self.letters.take(letter).map_or(0, |letter| letter.content.events);
                     self.pending_events -= u64::from(events);
-                    self.counters.events_released += u64::from(events);
+                    self.tally.counters.events_released += u64::from(events);
                 }
                 Owner::Row(index) => {
                     let Some(row) = self.rows.get_mut(index) else { continue };
                     self.pending_events -= u64::from(row.n_events);
-                    self.counters.events_released += u64::from(row.n_events);
-                    self.counters.rows_released += 1;
+                    self.tally.counters.events_released += u64::from(row.n_events);
+                    self.tally.counters.rows_released += 1;
                     row.n_events = 0;
                     if row.stage == Stage::InFlight {
                         self.rows.set_stage(index, Stage::Orphaned);
-                        self.orphans += 1;
+                        self.in_flight.add_orphan();
                     } else {
                         self.remove_row(index);
                     }

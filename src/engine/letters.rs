@@ -162,7 +162,7 @@ impl Engine {
     /// nothing until it is through.
     pub fn on_dead_letter(&mut self, id: DeadLetterId, is_written: bool, now: Instant) {
         if !is_written {
-            self.counters.dead_letter_failures += 1;
+            self.tally.counters.dead_letter_failures += 1;
             if !self.letters.letters.contains_key(&id.0) {
                 return;
             }
@@ -189,9 +189,9 @@ impl Engine {
         self.letters.out -= usize::from(letter.out);
         let content = &letter.content;
         self.pending_events -= u64::from(content.events);
-        self.counters.events_dead_lettered += u64::from(content.events);
-        self.counters.rows_dead_lettered += u64::from(letter.user.is_some());
-        *self.counters.dead_letters.entry(content.cause.reason()).or_default() += 1;
+        self.tally.counters.events_dead_lettered += u64::from(content.events);
+        self.tally.counters.rows_dead_lettered += u64::from(letter.user.is_some());
+        *self.tally.counters.dead_letters.entry(content.cause.reason()).or_default() += 1;
         if let Some(partition) = self.partitions.get_mut(&content.partition) {
             partition.letters_out -= usize::from(letter.out);
             partition.pending_bytes -= letter.bytes as u64;
@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(take(&mut lane, true), 2);
         lane.pass(Duration::from_secs(5));
         assert_eq!(take(&mut lane, true), 0);
-        assert_eq!(lane.engine.counters.events_dead_lettered, 3);
+        assert_eq!(lane.engine.tally.counters.events_dead_lettered, 3);
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod commits;
 mod counters;
 mod handover;
 mod health;
+mod in_flight;
 mod intake;
 mod letters;
 pub mod limit;
@@ -29,6 +30,7 @@ mod policy;
 mod rows;
 mod snapshot;
 mod state;
+mod tally;
 
 #[cfg(test)]
 mod sim;
@@ -49,30 +51,15 @@ pub use rows::ROW_OVERHEAD;
 pub use snapshot::Snapshot;
 pub use state::LaneState;
 
+use health::Health;
 use health::guard::Guard;
-use health::{Health, Sent};
+use in_flight::InFlight;
 use limit::{Limits, RateLimit};
 use partition::Partition;
-use rows::{RowIndex, Rows};
+use rows::Rows;
+use tally::Tally;
 
 use crate::record::PartitionId;
-use crate::verdict::JobId;
-
-/// A request and its rows.
-#[derive(Debug)]
-struct Batch {
-    rows: Vec<(RowIndex, u64)>,
-    sent: Sent,
-    job: Option<Job>,
-}
-
-#[derive(Debug)]
-struct Job {
-    id: JobId,
-    poll_at: Option<Instant>,
-    polls: u32,
-    deadline: Instant,
-}
 
 /// One lane's state and rules. Dropping it loses nothing: Kafka has everything that is not settled.
 #[derive(Debug)]
@@ -81,29 +68,21 @@ pub struct Engine {
     partitions: BTreeMap<PartitionId, Partition>,
     rows: Rows,
     outbox: outbox::Outbox,
-    batches: BTreeMap<BatchId, Batch>,
+    in_flight: InFlight,
     letters: letters::DeadLetters,
     limit: RateLimit,
     guard: Guard,
     health: Health,
     commits: commits::Commits,
-    /// Rows in flight whose partition has been given up.
-    orphans: usize,
-    last_sent: Option<Instant>,
     pending_events: u64,
-    counters: Counters,
+    tally: Tally,
     /// Grows with every name given out: rows, batches, dead letters, commits, epochs.
     next_id: u64,
     draining: bool,
     is_full: bool,
     started: bool,
-    /// Since when rows wait for the budget alone.
-    limited_since: Option<Instant>,
     /// The earliest time at which the last `poll` saw something to do.
     wake: Option<Instant>,
-    notes: Vec<Note>,
-    /// Kafka's time of the oldest event of each row delivered since it was last asked for.
-    delivered: Vec<i64>,
 }
 
 impl Engine {
@@ -112,7 +91,7 @@ impl Engine {
             partitions: BTreeMap::new(),
             rows: Rows::new(policy.seed),
             outbox: outbox::Outbox::default(),
-            batches: BTreeMap::new(),
+            in_flight: InFlight::default(),
             letters: letters::DeadLetters::default(),
             limit: RateLimit::new(Limits {
                 rows_per_minute: policy.rows_per_minute,
@@ -124,18 +103,13 @@ impl Engine {
             guard: Guard::new(policy.guard, now),
             health: Health::new(policy.retry, policy.batch.max_rows, policy.max_in_flight, policy.seed),
             commits: commits::Commits::default(),
-            orphans: 0,
-            last_sent: None,
             pending_events: 0,
-            counters: Counters::default(),
+            tally: Tally::default(),
             next_id: 0,
             draining: false,
             is_full: false,
             started: false,
-            limited_since: None,
             wake: None,
-            notes: Vec::new(),
-            delivered: Vec::new(),
             policy,
         }
     }
@@ -164,12 +138,12 @@ impl Engine {
 
     /// Takes the lines for the log.
     pub fn take_notes(&mut self) -> Vec<Note> {
-        std::mem::take(&mut self.notes)
+        self.tally.take_notes()
     }
 
     /// Takes, for each row delivered since the last call, Kafka's time of its oldest event in milliseconds since 1970.
     pub fn take_delivered(&mut self) -> Vec<i64> {
-        std::mem::take(&mut self.delivered)
+        self.tally.take_delivered()
     }
 
     /// Stops intake and sending; what is in flight is waited for, then everything is committed.
@@ -180,7 +154,7 @@ impl Engine {
 
     /// Whether a drain is over: nothing is in flight and the last commit has been answered.
     pub fn is_drained(&self) -> bool {
-        self.draining && self.batches.is_empty() && self.letters.out() == 0 && self.commits.is_final()
+        self.draining && self.in_flight.is_empty() && self.letters.out() == 0 && self.commits.is_final()
     }
 
     fn next_id(&mut self) -> u64 {

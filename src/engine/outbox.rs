@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::health::guard::Stream;
 use super::health::{HoldCause, Plan, Sent, Turn, Waiting};
+use super::in_flight::Batch;
 use super::letters::LETTERS_WAITING;
 use super::limit::Grant;
 use super::rows::{Row, RowIndex, Stage};
-use super::{Action, Batch, BatchId, DeadLetterCause, Encode, Engine, Outgoing};
+use super::{Action, BatchId, DeadLetterCause, Encode, Engine, Outgoing};
 
 /// Rows are sealed this long before the budget lets them go, so that the commit of their fence is through by then: a commit
 /// takes 2 to 7 ms on Kafka and waits at most 100 ms for the one before it.
@@ -30,6 +31,10 @@ pub(super) struct Outbox {
     /// Rows that have not failed, or the rows of a probe.
     others: VecDeque<(RowIndex, u64)>,
     suspects: VecDeque<(RowIndex, u64)>,
+    /// The time of the last send.
+    pub last_sent: Option<Instant>,
+    /// The time since which rows wait for the budget alone.
+    limited_since: Option<Instant>,
 }
 
 impl Outbox {
@@ -42,6 +47,25 @@ impl Outbox {
             Turn::Suspects => &mut self.suspects,
             Turn::Others | Turn::Probe => &mut self.others,
         }
+    }
+
+    /// Takes all rows out, in the order in which they would leave.
+    fn take_rows(&mut self) -> impl Iterator<Item = (RowIndex, u64)> + use<> {
+        std::mem::take(&mut self.others).into_iter().chain(std::mem::take(&mut self.suspects))
+    }
+
+    /// Rows wait for the budget from now on, if they do not already.
+    pub fn begin_limited(&mut self, now: Instant) {
+        self.limited_since.get_or_insert(now);
+    }
+
+    /// Rows no longer wait for the budget; returns the time that they waited.
+    fn end_limited(&mut self, now: Instant) -> Duration {
+        self.limited_since.take().map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    pub fn is_limited(&self) -> bool {
+        self.limited_since.is_some()
     }
 }
 
@@ -67,11 +91,11 @@ impl Engine {
 
     fn try_send(&mut self, turn: Turn, rows: usize, now: Instant, encode: &mut Encode<'_>) -> Result<Action, Obstacle> {
         let Some(ready_at) = self.limit.ready_at(rows, now) else {
-            self.begin_limited(now);
+            self.outbox.begin_limited(now);
             return Err(Obstacle::Limit);
         };
         if ready_at > now + LEAD {
-            self.begin_limited(now);
+            self.outbox.begin_limited(now);
             self.wake_at(ready_at - LEAD);
             return Err(Obstacle::Limit);
         }
@@ -82,7 +106,7 @@ impl Engine {
             return Err(if is_cut_by_fence { Obstacle::Fence } else { Obstacle::NoRows });
         }
         if ready_at > now {
-            self.begin_limited(now);
+            self.outbox.begin_limited(now);
             self.wake_at(ready_at);
             return Err(Obstacle::Limit);
         }
@@ -92,7 +116,7 @@ impl Engine {
                 Ok(self.send(turn, rows, now))
             }
             Grant::Wait(at) => {
-                self.begin_limited(now);
+                self.outbox.begin_limited(now);
                 self.wake_at(at);
                 Err(Obstacle::Limit)
             }
@@ -110,7 +134,7 @@ impl Engine {
         let waiting = Waiting {
             others: self.others_waiting(),
             suspect_due,
-            out: self.batches.len(),
+            out: self.in_flight.len(),
             spare_others: suspect_due.is_some() && self.is_full_behind_suspects(),
         };
         if waiting.others == 0 && suspect_due.is_none() {
@@ -180,7 +204,7 @@ impl Engine {
     fn seal(&mut self, turn: Turn, rows: usize, now: Instant, encode: &mut Encode<'_>) {
         let ahead = match self.limit.rows_per_minute(now) {
             Some(rate) => (rate * LEAD.as_secs_f64() / 60.0) as usize,
-            None => (rows * (self.policy.max_in_flight - self.batches.len())).min(SEALED),
+            None => (rows * (self.policy.max_in_flight - self.in_flight.len())).min(SEALED),
         };
         let wanted = match turn {
             Turn::Others if !self.guard.is_closed() => rows.max(ahead),
@@ -311,19 +335,18 @@ impl Engine {
                 }
             }
         }
-        self.counters.rows_sent += taken.len() as u64;
-        self.last_sent = Some(now);
+        self.tally.counters.rows_sent += taken.len() as u64;
+        self.outbox.last_sent = Some(now);
         self.health.sent(turn);
         let batch = BatchId(self.next_id());
         let sent = Sent { turn, rows: taken.len(), at: now, arrived, control: is_control.then_some(batch.0) };
-        self.batches.insert(batch, Batch { rows: taken, sent, job: None });
+        self.in_flight.insert(batch, Batch { rows: taken, sent, job: None });
         Action::Send { batch, rows: encoded }
     }
 
     /// Puts sealed rows back into the queue: nothing will leave for a while, and newer events may still join them.
     pub(super) fn unseal(&mut self) {
-        let Outbox { others, suspects } = std::mem::take(&mut self.outbox);
-        for (index, seq) in others.into_iter().chain(suspects) {
+        for (index, seq) in self.outbox.take_rows() {
             if self.rows.current(index, seq).is_some_and(|row| row.stage == Stage::Sealed) {
                 self.put_back(index);
             }
@@ -345,7 +368,7 @@ impl Engine {
             let (entry, id) = (newer.entry, newer.partition);
             row.absorb(newer, &self.policy.rules);
             let after = row.bytes();
-            self.counters.events_merged += 1;
+            self.tally.counters.events_merged += 1;
             if let Some(partition) = self.partitions.get_mut(&id) {
                 // Its events ride with the older row's entry, which lies before it in the log.
                 partition.tracker.settle(entry, 0);
@@ -376,19 +399,13 @@ impl Engine {
     }
 
     pub(super) fn is_waiting_for_job(&self, now: Instant) -> bool {
-        self.batches.values().any(|batch| batch.job.is_some())
+        self.in_flight.has_job()
             || self.health.hold().is_some_and(|hold| hold.cause == HoldCause::Busy && hold.until > now)
     }
 
-    fn begin_limited(&mut self, now: Instant) {
-        self.limited_since.get_or_insert(now);
-    }
-
     pub(super) fn end_limited(&mut self, now: Instant) {
-        if let Some(since) = self.limited_since.take() {
-            let waited = now.saturating_duration_since(since).as_nanos();
-            self.counters.limit_wait_nanos += u64::try_from(waited).unwrap_or(u64::MAX);
-        }
+        let waited = self.outbox.end_limited(now).as_nanos();
+        self.tally.counters.limit_wait_nanos += u64::try_from(waited).unwrap_or(u64::MAX);
     }
 }
 

@@ -62,15 +62,15 @@ impl Snapshot {
 impl Engine {
     pub fn snapshot(&mut self, now: Now) -> Snapshot {
         // A wait that goes on counts as far as it has come.
-        if self.limited_since.is_some() {
+        if self.outbox.is_limited() {
             self.end_limited(now.at);
-            self.limited_since = Some(now.at);
+            self.outbox.begin_limited(now.at);
         }
         let oldest_ms = self.oldest_event_ms();
         let retry_after = self.health.hold().map_or(Duration::ZERO, |hold| hold.asked_for(now.at));
         Snapshot {
             state: self.state(now.at),
-            counters: self.counters.clone(),
+            counters: self.tally.counters.clone(),
             pending_events: self.pending_events,
             pending_rows: self.pending_rows(),
             pending_bytes: self.partitions.values().map(Partition::usage).sum(),
@@ -99,7 +99,7 @@ impl Engine {
         let hold = self.health.hold().filter(|hold| hold.until > now || !is_over(hold));
         match hold.map(|hold| hold.cause) {
             _ if self.draining => LaneState::Draining,
-            _ if !self.started || (self.partitions.is_empty() && self.batches.is_empty()) => LaneState::Starting,
+            _ if !self.started || (self.partitions.is_empty() && self.in_flight.is_empty()) => LaneState::Starting,
             _ if self.letters.is_blocked() => LaneState::DeadLetterBlocked,
             Some(HoldCause::Fault(_)) => LaneState::AccountFault,
             Some(HoldCause::Throttled) => LaneState::Throttled,
@@ -110,8 +110,8 @@ impl Engine {
             }
             _ if self.is_waiting_for_job(now) => LaneState::WaitingForJob,
             _ if self.guard.is_closed() => LaneState::Guarded,
-            _ if self.limited_since.is_some() => LaneState::Limited,
-            _ if !self.batches.is_empty() || self.has_others() => LaneState::Delivering,
+            _ if self.outbox.is_limited() => LaneState::Limited,
+            _ if !self.in_flight.is_empty() || self.has_others() => LaneState::Delivering,
             _ if self.partitions.values().any(Partition::is_replaying) => LaneState::Replaying,
             _ if self.partitions.values().any(|partition| !partition.is_open) => LaneState::Starting,
             _ if self.is_full => LaneState::BufferFull,
@@ -122,7 +122,7 @@ impl Engine {
 
     /// Rows that wait or are on their way; those of partitions given up are not ours any more.
     fn pending_rows(&self) -> usize {
-        self.rows.len() - self.orphans
+        self.rows.len() - self.in_flight.orphans()
     }
 
     /// The time of the oldest event that is not settled, be it behind a row or a dead letter.

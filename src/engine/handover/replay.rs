@@ -61,7 +61,7 @@ impl Engine {
             }
         };
         self.pending_events -= u64::from(events);
-        self.counters.skipped(SkipReason::Settled, u64::from(events));
+        self.tally.counters.skipped(SkipReason::Settled, u64::from(events));
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         partition.pending_bytes -= bytes as u64;
         partition.tracker.settle(entry, bytes);

@@ -71,3 +71,15 @@ fn random_schedules_end_as_a_plain_replay_of_the_log_does() {
         println!("{totals:?}");
     }
 }
+
+#[test]
+fn a_seed_run_twice_asks_for_the_same_actions_at_the_same_times() {
+    for seed in 0..20 {
+        let [first, second] = [Run::actions(seed), Run::actions(seed)];
+        assert!(first.len() > 50, "seed {seed} shows little: {} actions", first.len());
+        for (at, (one, other)) in first.iter().zip(&second).enumerate() {
+            assert_eq!(one, other, "seed {seed}, action {at}");
+        }
+        assert_eq!(first.len(), second.len(), "seed {seed}");
+    }
+}

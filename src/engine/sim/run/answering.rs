@@ -202,7 +202,7 @@ impl Run {
     }
 
     /// Holds at the end.
-    pub(super) fn verdict(mut self) -> Result<Totals, String> {
+    pub(super) fn verdict(&mut self) -> Result<Totals, String> {
         let mut faults = self.graves.faults(&self.log);
         if let Some(limit) = self.policy.rows_per_minute {
             let worst = self.provider.worst_window();
@@ -224,6 +224,6 @@ impl Run {
                 }
             }
         }
-        if faults.is_empty() { Ok(self.totals) } else { Err(faults.join("; ")) }
+        if faults.is_empty() { Ok(std::mem::take(&mut self.totals)) } else { Err(faults.join("; ")) }
     }
 }

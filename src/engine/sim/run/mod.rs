@@ -74,6 +74,7 @@ enum Happening {
 
 pub struct Run {
     random: Random,
+    began: Instant,
     now: Instant,
     wall_ms: i64,
     policy: Policy,
@@ -121,6 +122,8 @@ pub struct Run {
     failed_in_a_row: u32,
     totals: Totals,
     faults: Vec<String>,
+    /// Every action with its time, where a test asks for them.
+    actions: Option<Vec<String>>,
 }
 
 impl Run {
@@ -163,6 +166,7 @@ impl Run {
             odd_percent: random.pick(&[0, 5, 25]),
             fault_percent: random.pick(&[0, 5, 25]),
             random,
+            began: now,
             now,
             wall_ms: 1_700_000_000_000,
             policy,
@@ -190,13 +194,22 @@ impl Run {
             failed_in_a_row: 0,
             totals: Totals::default(),
             faults: Vec::new(),
+            actions: None,
         };
         run.assign_all();
         run
     }
 
+    /// Runs the schedule and returns every action that the engine asked for, with the time since its beginning.
+    pub fn actions(seed: u64) -> Vec<String> {
+        let mut run = Run { actions: Some(Vec::new()), ..Run::new(seed) };
+        // Faults are for the test that looks for them.
+        let _ = run.finish();
+        run.actions.take().unwrap_or_default()
+    }
+
     /// Runs the schedule, then ends all faults and lets the rest be delivered.
-    pub fn finish(mut self) -> Result<Totals, String> {
+    pub fn finish(&mut self) -> Result<Totals, String> {
         for _ in 0..self.random.below(400) + 100 {
             match self.random.below(100) {
                 0..25 => {
@@ -421,6 +434,9 @@ impl Run {
         loop {
             let is_held = self.engine.health.hold().is_some();
             let Some(action) = self.engine.poll(self.clock(), &mut encode) else { return };
+            if let Some(actions) = &mut self.actions {
+                actions.push(format!("{:?} {action:?}", self.now - self.began));
+            }
             match action {
                 Action::Send { batch, rows } => {
                     self.judge_request(is_held);
