@@ -36,7 +36,7 @@ struct Rule {
     lasts: String,
 }
 
-fn root() -> &'static Path {
+pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -97,7 +97,7 @@ fn every_alert_says_how_bad_it_is_what_happens_and_where_to_look() {
         assert!(annotation("summary").ends_with('.') && annotation("description").ends_with('.'), "{name}");
         let dashboard = annotation("dashboard").split('?').next().unwrap_or_default();
         assert!(uids.iter().any(|uid| uid == dashboard), "{name}: no dashboard {dashboard}");
-        let anchor = format!("README.md#{}", name.to_lowercase());
+        let anchor = format!("deploy/RUNBOOK.md#{}", name.to_lowercase());
         assert!(annotation("runbook_url").ends_with(&anchor), "{name}: its runbook is not {anchor}");
     }
 }
@@ -127,11 +127,10 @@ fn every_alert_fires_in_a_test_of_promtool() {
 }
 
 #[test]
-fn every_alert_has_its_section_in_the_readme() {
-    let readme = fs::read_to_string(root().join("README.md")).expect("a README");
-    let sections: BTreeSet<&str> =
-        readme.lines().filter(|line| line.starts_with("###")).map(|line| line.trim_start_matches('#').trim()).collect();
+fn every_alert_has_its_section_in_the_runbook() {
+    let runbook = fs::read_to_string(root().join("deploy/RUNBOOK.md")).expect("a runbook");
+    let sections: BTreeSet<&str> = runbook.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     let missing: Vec<String> =
         alerts().into_iter().map(|alert| alert.alert).filter(|name| !sections.contains(name.as_str())).collect();
-    assert!(missing.is_empty(), "the README's runbook says nothing about {missing:?}");
+    assert!(missing.is_empty(), "the runbook says nothing about {missing:?}");
 }
