@@ -16,7 +16,7 @@ pub struct Backlog {
     pub events: u64,
 }
 
-/// An event of about this many bytes, the size that the README's figures are for.
+/// An event of about this many bytes, the size that the figures of `benches/README.md` are for.
 pub const EVENT_BYTES: u64 = 600;
 
 /// A prime, so that it has no factor in common with any number of users here: steps of it meet every user once a round.

@@ -1,5 +1,5 @@
-//! What the README's section on other systems says of this worker: the same scenarios, through the binary, on a real Kafka,
-//! to a provider that takes one row a request.
+//! Measures this worker's columns of `benches/COMPARISON.md`: the same scenarios as the other systems, through the binary, on
+//! a real Kafka, to a provider that takes one row a request.
 //!
 //! `SLUICEGATE_LONG_TESTS=1 SLUICEGATE_TEST_BROKERS=127.0.0.1:9092 cargo test --release --test load beside -- --nocapture`
 

@@ -15,7 +15,7 @@ const MIB: u64 = 1 << 20;
 /// What a container gets: the task's figure.
 const MEMORY: u64 = 512 * MIB;
 
-/// What the README says a process needs beside the buffers of its lanes.
+/// What a process needs besides the buffers of its lanes, in MiB, as `deploy/README.md` says.
 const BESIDE_BUFFERS: f64 = 150.0;
 
 /// What a process reserves beside what it uses: `ulimit -v` counts addresses, not memory. Measured 1.2 GiB on two cores: 30
@@ -138,7 +138,7 @@ async fn ten_million_events_of_two_million_users_stay_within_512_mib_at_the_full
         None => format!("ulimit -v {}", (MEMORY + RESERVED) / 1024),
     };
     println!("limited by: {prepare}");
-    // Three lanes share what the README's formula leaves of the limit.
+    // Three lanes share what the formula of `deploy/README.md` leaves of the limit.
     let buffer = (MEMORY / MIB - BESIDE_BUFFERS as u64) / 3;
     let more = format!("buffer: {{ max_bytes: {buffer}MiB }}");
     let began = Instant::now();
