@@ -1,5 +1,5 @@
 //! Sluicegate reads `identify` events from Kafka, keeps one pending *row* per user and destination, and lets rows through at
-//! the rate each destination takes: at most 1,200 a minute in every sliding 60 seconds, counted at the provider.
+//! the rate that each destination accepts. That is at most 1,200 rows in every sliding 60 seconds, counted at the provider.
 //!
 //! ```text
 //!             ┌ lane vitally     (group g.vitally)     consumer ─ engine ─ limiter ─ HTTP ─> Vitally     ─ refused ─> <topic>.dlq.vitally
@@ -7,41 +7,56 @@
 //!             └ lane userpilot   (group g.userpilot)   ...
 //! ```
 //!
-//! Each destination is a [`lane`] with a consumer group of its own, so what is slow, down or misconfigured holds up only
-//! itself. Inside a lane a pure, synchronous [`engine`] decides and one async loop performs:
+//! Each destination is a [`lane`] with its own consumer group. A destination that is slow, down or misconfigured delays only its
+//! own lane. Inside a lane a pure, synchronous [`engine`] decides, and one async loop performs:
 //!
-//! 1. [`kafka::consumer`] polls on its own thread and hands records over in batches; [`event`] reads each once.
-//! 2. The engine merges events per user, per trait, in log order. A row is sealed when the budget is about to let it go, and
+//! 1. [`kafka::consumer`] polls on its own thread and hands records over in batches. [`event`] reads each record once.
+//! 2. The engine merges events per user, per trait, in log order. It seals a row when the budget is about to admit it. The row
 //!    leaves when a committed *fence* covers all its events.
-//! 3. [`providers`] turn rows into a request and the reply into a verdict per row; [`sender`] performs the one HTTP request
-//!    between the two. A failed row goes back *under* what came for its user meanwhile: a retry is not a loop but a place in
-//!    the queue.
-//! 4. What a provider refuses becomes a dead letter; its offset is settled when the broker has acknowledged it.
-//! 5. The committed position of a partition is the first offset of its oldest unsettled row, and its metadata holds the
-//!    fence: a successor sends nothing of the partition before it has read up to there.
+//! 3. [`providers`] turn rows into a request, and the reply into a verdict per row. [`sender`] performs the one HTTP request
+//!    between the two. A failed row returns to the queue *under* the newer events of its user, so a retry is not a loop.
+//! 4. A row that a provider refuses becomes a dead letter. The lane settles its offset when the broker has acknowledged it.
+//! 5. The committed position of a partition is the first offset of its oldest unsettled row. Its metadata holds the fence, and a
+//!    successor sends nothing of the partition before it has read up to there.
+//!
+//! [`testbed`] holds the embedded broker, the simulated providers, the event generator and a model of the right outcome. Tests,
+//! benches and the [`demo`] share it.
+//!
+//! # Words
+//! - *row*: the merged pending state of one user for one destination; the limit counts it when it is sent.
+//! - *destination*: a configured target, `destinations.<id>`.
+//! - *lane*: everything that serves one destination, from the consumer to the dead letters.
+//! - *provider*: the adapter for a vendor's API, which `type` names.
+//! - *changes*: the properties that one event, or a row, sets and unsets at its provider.
+//! - *fence*: the read position that a commit's metadata names; no event above it is part of a row that has left.
+//! - *settle*: to bring an event or a row to its end, such as delivered, dead-lettered or skipped.
+//! - *seal*: to close a row for further events because it is about to leave.
+//! - *suspect*: a row that has failed in a way that may be its own fault.
+//! - *owner*: the replica that a partition is assigned to.
 //!
 //! # Invariants, as absences
 //! - The engine and the providers never read a clock, do IO, log, or draw a random number: time and seed are arguments.
-//! - No position is committed past an event that is not delivered, dead-lettered, or knowingly skipped.
-//! - No row leaves while an older row of its user is on its way, and none whose events a committed fence does not cover.
-//! - No slot of the limit is freed before a full window after the response has passed.
-//! - No token, trait, e-mail or response body is logged or exported; user ids only at debug level.
-//! - No unsafe code outside `kafka::consumer::record_queue` and `kafka::native`.
+//! - The lane commits no position past an event that is not delivered, dead-lettered, or knowingly skipped.
+//! - No row leaves while an older row of its user is in flight, and no row whose events a committed fence does not cover.
+//! - The limiter frees no slot before a full window after the response has passed.
+//! - No token, trait, e-mail or response body is logged or exported, and user ids only at debug level.
+//! - No code outside `kafka::consumer::record_queue` and `kafka::native` is unsafe.
 //! - No code outside [`lane`] and [`app`] sees both the engine and the world.
 //!
 //! # Where to start reading
-//! `engine/mod.rs` (the words and the loop's contract), then `engine/intake.rs`, `outbox.rs`, `answers.rs`, `commits.rs`;
-//! `lane/mod.rs` is the loop. `engine/sim` checks all of it against a plain replay of the log.
+//! Begin with `engine/mod.rs`, which has the stages of a row and the contract with the loop. Then read `engine/intake.rs`,
+//! `outbox.rs`, `answers.rs` and `commits.rs`. The loop is `lane/mod.rs`. `engine/sim` checks the engine against a plain replay
+//! of the log, and `tests/it/layering.rs` holds who may import whom.
 //!
 //! # Questions
-//! *Why one group per destination, reading the topic once per lane?* Reading costs microseconds, a row costs 50 ms. In
-//! return lag, commits, rewinding, scaling and failure are separate per destination.
+//! *Why does each destination have its own group and read the topic again?* Reading costs microseconds, and a row costs 50 ms.
+//! In return lag, commits, rewinding, scaling and failure are separate per destination.
 //!
-//! *Why no store beside Kafka?* The state of a lane is what lies between the committed position and the read position; any
-//! owner can rebuild it. The fence makes that rebuild safe, the limit of the buffer makes it possible.
+//! *Why is Kafka the only store?* The state of a lane is what lies between the committed position and the read position, and
+//! any owner can rebuild it. The fence makes that rebuild safe, and the limit of the buffer makes it possible.
 //!
-//! *Why governor and a ledger?* The pacer (GCRA) keeps every second as dense as the limit, so that a crash needs no memory
-//! of what was sent; the ledger makes every window exact, since a provider counts at arrival and not when we send.
+//! *Why governor and a ledger?* The pacer (GCRA) keeps every second as dense as the limit, so that a crash needs no memory of
+//! the rows that were sent. The ledger makes every window exact, since a provider counts at arrival and not at sending.
 
 pub mod app;
 pub mod cli;

@@ -1,4 +1,17 @@
-//! Speaks each vendor's dialect: rows in, request out; reply in, verdicts out. No IO, no clock, no retry.
+//! Translates for each vendor's API: rows into a request, and a reply into verdicts, without IO, clock or retry.
+//!
+//! # Adding a provider
+//! 1. Write `src/providers/acme.rs` with a `Config` for the keys of its YAML block that are not common to all, and implement
+//!    [`Provider`]. Its functions are [`shape`](Provider::shape), [`integration_names`](Provider::integration_names),
+//!    [`row`](Provider::row), [`request`](Provider::request), [`classify`](Provider::classify), and for a vendor with jobs
+//!    [`poll`](Provider::poll). They are pure, without a client, a retry or a clock. Quote the vendor's page for each rule.
+//! 2. Add a variant to [`ProviderConfig`], its name to [`ProviderConfig::TYPES`], and a line to [`build`]. The compiler asks for
+//!    the other arms.
+//! 3. Add fixtures to `tests/fixtures/providers/acme/*.json` for each mode, from an event to a request and from a reply to an
+//!    answer. A test fails until they exist.
+//! 4. Add a block to `config/sluicegate.yaml`. A test fails until the block names every key.
+//!
+//! Retries, limits, dead letters, metrics, offsets and shutdown come with the lane.
 
 mod address;
 mod body;
