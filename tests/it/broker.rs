@@ -1,4 +1,4 @@
-//! Kafka at its worst: outages, refused commits, dead-letter topics that are gone, logs that were cut, and rebalances.
+//! Faults of Kafka: outages, refused commits, missing dead-letter topics, cut logs, and rebalances.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use sluicegate::testbed::simulator::{Faults, Kind, Latency, SimulatorSettings};
 
 use crate::support::{Worker, World, one_event_each, until, without_limits};
 
-/// Fast, so that no wait of the lane is longer than a test.
+/// Fast settings, so that the lane never waits longer than a test.
 const FAST: &str = "limit: { rows_per_minute: 60000 }, batch: { linger: 0s }, request: { timeout: 1s }, \
                     retry: { initial: 50ms, max: 500ms }";
 
@@ -31,7 +31,7 @@ async fn an_outage_holds_nothing_up_that_was_read_and_fenced_and_everything_goes
     if embedded(&world).is_none() {
         return;
     }
-    // 100 rows a second, so that the buffer outlasts the outage.
+    // 100 rows a second, so that the buffered rows outlast the outage.
     let settings = "limit: { rows_per_minute: 6000 }, batch: { max_rows: 10, linger: 0s }";
     let config = world.config(&world.block("vitally", Kind::Vitally, settings));
     world.produce_all(one_event_each(0..500)).await;
@@ -40,7 +40,7 @@ async fn an_outage_holds_nothing_up_that_was_read_and_fenced_and_everything_goes
     let broker = world.embedded.as_ref().expect("embedded");
     broker.broker_down().expect("an answer");
     let before = received(&world, Kind::Vitally);
-    // Three seconds' worth of rows.
+    // The rows of three seconds.
     until("delivery goes on", async || received(&world, Kind::Vitally) >= before + 300).await;
     assert_eq!(worker.get("/livez").await.0, 200);
     assert!(worker.metric("sluicegate_commit_failures_total", &[]).await <= 3.0, "commits are tried without a pause");
@@ -54,8 +54,8 @@ async fn an_outage_holds_nothing_up_that_was_read_and_fenced_and_everything_goes
     worker.stop().await;
 }
 
-/// Delivers while commits meet this error. `surfaces`: librdkafka does not retry it by itself, so that it counts as a
-/// failure.
+/// Delivers events while commits fail with this error. `surfaces` is true if librdkafka does not retry the error by
+/// itself, so that the lane counts a failure.
 async fn commits_refused(code: RDKafkaRespErr, classic: bool, surfaces: bool) {
     let mut world = World::start(2, without_limits()).await;
     if embedded(&world).is_none() {
@@ -120,7 +120,8 @@ async fn a_commit_that_timed_out_is_tried_again() {
     commits_refused(RDKafkaRespErr::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT, false, false).await;
 }
 
-/// Three events that nobody can read, then good ones; one partition, so that the order is the log's.
+/// Starts a world whose log holds ten good events, three unreadable ones and thirty good ones. They are in one
+/// partition, so that they have one order.
 async fn with_three_bad_events() -> World {
     let mut world = World::start(1, without_limits()).await;
     world.produce_all(one_event_each(0..10)).await;
@@ -179,7 +180,7 @@ async fn a_dead_letter_topic_that_refuses_writes_loses_no_letter() {
     worker.stop().await;
 }
 
-/// More than the mock keeps in a partition: it drops the oldest beyond 5 MiB.
+/// Generates 7 MiB of events, more than the mock cluster keeps in a partition: it drops the oldest beyond 5 MiB.
 fn seven_mib(first: usize, users: usize) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
     (first..first + 700).map(move |n| {
         let user = n % users;
@@ -224,7 +225,7 @@ async fn a_log_that_is_cut_under_the_reader_counts_as_a_gap_and_delivery_goes_on
         .simulator
         .provider(Kind::Vitally)
         .set_faults(Faults { outage: Some(sluicegate::testbed::simulator::Step::Status(503)), ..Faults::default() });
-    // A buffer that is full after a few of these events, so that reading stands still.
+    // A few of these events fill the buffer, so that the lane pauses the partition.
     let settings = format!("{FAST}, buffer: {{ max_bytes: 2MiB }}");
     let config = world.config(&world.block("vitally", Kind::Vitally, &settings));
     let worker = Worker::start(&config).await;
@@ -259,7 +260,7 @@ async fn start_latest_delivers_only_what_comes_after_the_first_start() {
     world.produce_all(one_event_each(10..20)).await;
     world.wait_committed("vitally").await;
     worker.stop().await;
-    // What comes while nobody runs is not skipped: now there is a position.
+    // The group has a position now, so the worker does not skip events that are written while it is stopped.
     world.produce_all(one_event_each(20..25)).await;
     let worker = Worker::start(&config).await;
     world.wait_committed("vitally").await;
@@ -274,14 +275,14 @@ async fn two_workers_share_partitions_and_limit_and_hand_over_without_a_loss() {
     let mut world = World::start(4, SimulatorSettings::default()).await;
     let latency = Some(Latency { min_ms: 20, max_ms: 200 });
     world.simulator.provider(Kind::Vitally).set_faults(Faults { latency, ..Faults::default() });
-    // The real limit: what both send together must hold it.
+    // The real limit, which both workers must keep together.
     let settings = "batch: { max_rows: 20, linger: 0s }, request: { timeout: 1s }";
     let config = world.config(&world.block("vitally", Kind::Vitally, settings));
     let events = |seed, events| {
         Generator::new(GeneratorSettings { seed, users: 40, events, repeats: 0.0, ..Default::default() })
             .map(|event| (event.key, event.payload))
     };
-    // One generator, so that versions go on growing.
+    // One generator writes all events, so that versions keep growing.
     let mut all = events(3, 1_200);
     world.produce_all(all.by_ref().take(400)).await;
     let first = Worker::start(&config).await;
@@ -291,7 +292,7 @@ async fn two_workers_share_partitions_and_limit_and_hand_over_without_a_loss() {
     until("both have two", async || assigned(&first).await == 2.0 && assigned(&second).await == 2.0).await;
     let share = async |worker: &Worker| worker.metric("sluicegate_rate_limit_rows_per_minute", &[]).await;
     until("each has half of the limit", async || (share(&first).await, share(&second).await) == (600.0, 600.0)).await;
-    // Looked at first: on a loaded machine all may have left before the last event is written.
+    // The counters are read first: on a loaded machine the workers may send all rows before the last event is written.
     let before =
         (first.metric("sluicegate_rows_sent_total", &[]).await, second.metric("sluicegate_rows_sent_total", &[]).await);
     world.produce_all(all.by_ref().take(400)).await;

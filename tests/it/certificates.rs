@@ -1,4 +1,4 @@
-//! Certificates of one test: an authority of its own, and what it has signed, as files.
+//! The certificates of one test: its own certificate authority, and the certificates that it signs, as files.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-/// An authority that no system knows.
+/// A certificate authority that no system trusts.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     folder: TempDir,
@@ -25,7 +25,8 @@ pub struct Pair {
 impl Authority {
     pub fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-        // Each has a name of its own, or one would be taken for another with a wrong signature.
+        // Each authority has its own name. If two had the same, a client would take one for the other and report a
+        // wrong signature.
         let folder = tempfile::tempdir().expect("a folder");
         params.distinguished_name.push(DnType::CommonName, folder.path().display().to_string());
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -33,7 +34,7 @@ impl Authority {
         Authority { issuer, folder }
     }
 
-    /// A certificate for these names or addresses.
+    /// Issues a certificate for these names or addresses.
     pub fn issue(&self, names: &[&str]) -> Pair {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let key = KeyPair::generate().expect("a key");
@@ -42,19 +43,20 @@ impl Authority {
         Pair { cert: cert.pem(), key: key.serialize_pem() }
     }
 
-    /// Writes a file that lives as long as the authority.
+    /// Writes a file that exists as long as the authority.
     pub fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.folder.path().join(name);
         std::fs::write(&path, text).expect("written");
         path
     }
 
-    /// The authority's own certificate as a file.
+    /// Writes the authority's own certificate to a file.
     pub fn ca_file(&self) -> PathBuf {
         self.file("ca.pem", &self.issuer.pem())
     }
 
-    /// What a TLS server for this machine needs; `clients` says whether clients have to show a certificate of this authority.
+    /// Returns the configuration of a TLS server on this machine. If `clients` is true, clients have to show a
+    /// certificate of this authority.
     pub fn server(&self, clients: bool) -> Arc<ServerConfig> {
         let pair = self.issue(&["localhost", "127.0.0.1"]);
         let chain = vec![CertificateDer::from_pem_slice(pair.cert.as_bytes()).expect("a certificate")];

@@ -1,4 +1,4 @@
-//! What cannot be read or is refused: exactly one letter each, with everything that its reader needs and no personal data.
+//! Unreadable and refused events: each ends as one dead letter with all that an operator needs, and no secret in its headers.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use sluicegate::testbed::simulator::{Faults, Kind, Step};
 
 use crate::support::{LedgerWatch, Letter, QUICK, Worker, World, until, without_limits};
 
-/// In every event of these tests, and in no header of a letter.
+/// Personal data and tokens, which no header of a dead letter may contain.
 const SECRETS: [&str; 6] =
     ["jane@acme.io", "jane at acme", "s3cret", "demo-vitally-token", "demo-vibefollow-token", "demo-userpilot-token"];
 
@@ -23,7 +23,7 @@ fn assert_discreet(letters: &[Letter]) {
     }
 }
 
-/// The headers that every letter has, for a record or row at this place.
+/// Asserts the headers that every dead letter has, for a record or row at this place.
 fn assert_headers(letter: &Letter, world: &World, kind: Kind, class: &str, place: (i32, i64, i64)) {
     let (partition, first, last) = place;
     for (name, value) in [
@@ -42,12 +42,12 @@ fn assert_headers(letter: &Letter, world: &World, kind: Kind, class: &str, place
     assert!(letter.header("sluicegate.failed_at").ends_with('Z'));
 }
 
-/// One destination with nothing in the way.
+/// Starts a worker with one destination and no faults.
 async fn start(world: &World, kind: Kind, more: &str) -> Worker {
     Worker::start(&world.config(&world.block(kind.name(), kind, &format!("{more}, {QUICK}")))).await
 }
 
-/// An event of a user with an account; `trait_` is JSON.
+/// Returns an event of a user with an account and one further trait.
 fn event(user: &str, name: &str, value: &Value) -> Vec<u8> {
     json!({ "userId": user, "context": { "groupId": "g" }, "traits": { "note": "s3cret", name: value } })
         .to_string()
@@ -84,7 +84,7 @@ async fn what_cannot_be_read_becomes_one_letter_with_its_bytes_and_the_rest_is_d
     for (n, (_, payload)) in cases.iter().enumerate() {
         let good = event(&format!("good{n}"), "seats", &json!(n));
         world.produce_at(1, Some(format!("good{n}").as_bytes()), Some(&good)).await;
-        // A key that is no user id, and none at all.
+        // The key is not a user id, or there is none.
         let key = (n % 2 == 0).then(|| format!("key {n}").into_bytes());
         let place = world.produce_at(1, key.as_deref(), Some(payload)).await;
         places.push((key, place));
@@ -110,10 +110,10 @@ async fn what_cannot_be_read_becomes_one_letter_with_its_bytes_and_the_rest_is_d
     worker.stop().await;
 }
 
-/// Ten times what Kafka takes without being told otherwise.
+/// Ten times the record size that Kafka accepts by default.
 const TEN_MB: usize = 10 * 1024 * 1024;
 
-/// The mock cluster keeps 5 MiB of a partition.
+/// Below the 5 MiB that the mock cluster keeps of a partition.
 const FOUR_MB: usize = 4 * 1024 * 1024;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,7 +157,8 @@ async fn a_letter_too_large_for_its_topic_is_written_without_its_value() {
     worker.stop().await;
 }
 
-/// Among twenty users two whose rows are refused: two letters, the others delivered.
+/// Delivers twenty rows of which the provider refuses two. Asserts that these two become dead letters and that the
+/// others arrive.
 async fn refused_among_others(kind: Kind, more: &str, bad: (&str, Value), headers: &[(&str, Option<&str>)]) {
     let mut world = World::start(1, without_limits()).await;
     let worker = start(&world, kind, more).await;
@@ -174,7 +175,7 @@ async fn refused_among_others(kind: Kind, more: &str, bad: (&str, Value), header
     for n in [7usize, 13] {
         offsets.insert(format!("u{n}").into_bytes(), world.log[n].offset);
     }
-    // At Vitally a refused row waits until another user's row was taken.
+    // Vitally's refusal of a row counts only after Vitally has accepted another user's row.
     until("all others are delivered", async || world.simulator.provider(kind).users().len() == 18).await;
     world.produce_all([(b"u99".to_vec(), Some(plain(99)))]).await;
     world.wait_committed(kind.name()).await;
@@ -303,7 +304,8 @@ async fn a_merged_letter_reads_back_as_the_state_it_stands_for() {
     ] {
         world.produce("u", event).await;
     }
-    // The outage holds the first; what comes meanwhile is merged with it, also what came while it was out.
+    // The outage holds the first event. The later ones are merged with it, even those that arrive while its request is
+    // in flight.
     until("all are one row", async || worker.metric("sluicegate_events_merged_total", &[]).await == 4.0).await;
     provider.set_faults(Faults::default());
     world.wait_committed("vibefollow").await;
@@ -323,7 +325,7 @@ async fn a_merged_letter_reads_back_as_the_state_it_stands_for() {
     assert!(text.contains("18446744073709551616") && text.contains("1.50"), "numbers as written: {text}");
     assert_eq!((&traits["b"], &traits["c"]), (&json!("jane@acme.io"), &Value::Null));
     assert_eq!((traits.get("c"), &traits["d"]), (Some(&Value::Null), &json!({ "e": [1, 2] })));
-    // Mended and written back under an id of its own, it is an event like any other.
+    // A fixed dead letter that is produced again under its own id is an event like any other.
     let mended = std::str::from_utf8(&letter.value).expect("UTF-8");
     let mended = mended.replace(r#""poison":true"#, r#""poison":false"#).replace(r#""m5""#, r#""m6""#);
     world.produce("u", &mended).await;

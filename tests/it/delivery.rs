@@ -1,4 +1,4 @@
-//! Events in, users out, in every mode of every provider.
+//! Delivers events in every mode of every provider, and compares the users with the log.
 
 use sluicegate::testbed::generator::{Generator, GeneratorSettings};
 use sluicegate::testbed::model::ReadRules;
@@ -6,7 +6,7 @@ use sluicegate::testbed::simulator::{Faults, Kind, Latency};
 
 use crate::support::{LedgerWatch, QUICK, Worker, World, without_limits};
 
-/// How many events are written at a time: few enough that rows leave in between.
+/// The number of events written at a time, small enough that rows leave in between.
 const CHUNK: usize = 100;
 
 /// Writes a generated stream with every oddity while the worker delivers it, then compares everything with the model.
@@ -24,7 +24,7 @@ async fn delivers(seed: u64, settings: GeneratorSettings, modes: &[(Kind, &str)]
     for chunk in events.chunks(CHUNK) {
         world.produce_all(chunk.to_vec()).await;
     }
-    // A row that Vitally refuses is only suspect until another user's row is taken: somebody has to come last.
+    // A row that Vitally refuses is only a suspect until Vitally accepts another user's row, so a good row comes last.
     world.produce("last", r#"{"userId":"last","context":{"groupId":"g"},"traits":{"plan":"pro"}}"#).await;
     for (kind, more) in modes {
         world.wait_committed(kind.name()).await;
@@ -102,7 +102,7 @@ async fn auto_sends_few_rows_one_by_one_and_many_as_a_job() {
     world.produce("one", r#"{"userId":"one","traits":{"plan":"pro"}}"#).await;
     world.wait_committed("userpilot").await;
     assert_eq!((counters(&world).jobs_submitted, counters(&world).requests), (0, 1));
-    // Twenty come while a slow request is out, so that they wait together.
+    // Twenty events arrive while a slow request is in flight, so that they wait together.
     let latency = Some(Latency { min_ms: 500, max_ms: 500 });
     world.simulator.provider(Kind::Userpilot).set_faults(Faults { latency, ..Faults::default() });
     let event = |n: u32| format!(r#"{{"userId":"u{n}","traits":{{"seats":{n}}}}}"#).into_bytes();

@@ -1,4 +1,4 @@
-//! What an event means: traits, accounts, ids, repeats, opt-outs, skips, and the order of one user's events.
+//! The meaning of an event: traits, accounts, ids, repeats, opt-outs, skips, and the order of one user's events.
 
 use serde_json::{Value, json};
 use sluicegate::testbed::model::ReadRules;
@@ -6,7 +6,7 @@ use sluicegate::testbed::simulator::{Faults, Kind, Latency, Step};
 
 use crate::support::{LedgerWatch, QUICK, Worker, World, metric, until, without_limits};
 
-/// All three providers in their default modes, without linger.
+/// Returns the blocks of all three providers in their default modes, without linger.
 fn blocks(world: &World) -> String {
     Kind::ALL.map(|kind| world.block(kind.name(), kind, &format!("batch: {{ linger: 0s }}, {QUICK}"))).concat()
 }
@@ -17,13 +17,14 @@ async fn settled(world: &World) {
     }
 }
 
-/// What each provider holds of a user: account, and one trait.
+/// Returns the value of one trait that a provider holds for a user.
 fn held(world: &World, kind: Kind, user: &str, name: &str) -> Value {
     let users = world.simulator.provider(kind).users();
     let bag = if kind == Kind::Userpilot { "metadata" } else { "traits" };
     users.get(user).map_or(Value::Null, |user| user[bag].get(name).cloned().unwrap_or(Value::Null))
 }
 
+/// Returns the account that a provider holds for a user.
 fn account(world: &World, kind: Kind, user: &str) -> Value {
     let users = world.simulator.provider(kind).users();
     let name = if kind == Kind::Userpilot { "company_id" } else { "accountId" };
@@ -41,7 +42,7 @@ async fn the_last_writer_of_each_trait_wins_and_a_null_deletes_where_it_can() {
         )
         .await;
     settled(&world).await;
-    // These three find the first delivered and may be merged with each other or not.
+    // The first event is delivered already. The lane may or may not merge these three with each other.
     for event in [
         r#"{"userId":"u","context":{"groupId":"g","traits":{"a":3,"plan":"old"}},"traits":{"plan":"pro"}}"#,
         r#"{"userId":"u","context":{"groupId":"g"},"traits":{"phone":null}}"#,
@@ -56,7 +57,7 @@ async fn the_last_writer_of_each_trait_wins_and_a_null_deletes_where_it_can() {
         }
         world.check_books(&worker, kind, &ReadRules::default()).await;
     }
-    // VibeFollow does not say what it does with a null, so it is not sent one.
+    // VibeFollow does not document the effect of a null, so the worker sends it none.
     let phones = Kind::ALL.map(|kind| held(&world, kind, "u", "phone"));
     assert_eq!(phones, [Value::Null, json!("030"), Value::Null]);
     let vitally = world.simulator.provider(Kind::Vitally).users();
@@ -83,7 +84,7 @@ async fn the_account_is_the_group_then_the_company_then_the_configured_trait() {
     for (user, event, _) in &cases {
         world.produce(user, event).await;
     }
-    // An account that a later event does not name stays.
+    // A second event that names only the group keeps the account.
     world.produce("group", r#"{"userId":"group","context":{"groupId":"g1"},"traits":{"plan":"pro"}}"#).await;
     settled(&world).await;
     for (user, _, expected) in &cases {
@@ -115,7 +116,7 @@ async fn a_late_repeat_of_an_old_event_reverts_nothing() {
     world.produce("u", &event("m2", "new")).await;
     settled(&world).await;
     world.produce("u", &event("m1", "old")).await;
-    // The same content under another id is no repeat.
+    // The same traits under another id are not a repeat.
     world.produce("other", &event("m3", "old").replace(r#""userId":"u""#, r#""userId":"other""#)).await;
     settled(&world).await;
     for kind in Kind::ALL {
@@ -130,13 +131,14 @@ async fn a_late_repeat_of_an_old_event_reverts_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_opts_out_leaves_nothing_at_that_destination() {
     let mut world = World::start(1, without_limits()).await;
-    // Everything is there before the workers come, so that events are merged with those that opt out.
+    // All events are in the log before the worker starts, so that the lanes merge events with those that opt out.
     let event = |name: &str, integrations: &str| {
         format!(
             r#"{{"userId":"u","context":{{"groupId":"g"}},"traits":{{"{name}":true,"last":"{name}"}},"integrations":{integrations}}}"#
         )
     };
-    // Which destinations (Vitally, VibeFollow, Userpilot) get the trait of this name.
+    // Each case has the name of a trait, the `integrations`, and the destinations (Vitally, VibeFollow, Userpilot) that
+    // get the trait.
     let cases = [
         ("plain", "{}", [true, true, true]),
         ("odd_case", r#"{"vItAlLy":false}"#, [false, true, true]),
@@ -170,7 +172,7 @@ async fn an_event_that_opts_out_leaves_nothing_at_that_destination() {
 async fn integer_user_ids_keep_every_digit() {
     let mut world = World::start(2, without_limits()).await;
     let worker = Worker::start(&world.config(&blocks(&world))).await;
-    // The first two are one double, the third is beyond u64, the last beyond any.
+    // The first two ids are the same double, the third does not fit into a u64, and the last has 33 digits.
     let ids =
         ["9007199254740992", "9007199254740993", "18446744073709551616", "-5", "123456789012345678901234567890123"];
     for id in ids {
@@ -237,7 +239,7 @@ async fn events_of_one_user_on_two_partitions_are_all_delivered_one_row_at_a_tim
     provider.set_faults(Faults { outage: Some(Step::Status(503)), ..Faults::default() });
     let more = format!("batch: {{ linger: 0s }}, {QUICK}");
     let worker = Worker::start(&world.config(&world.block("vibefollow", Kind::Vibefollow, &more))).await;
-    // Zigzag: each event is taken in before the next is written.
+    // The events alternate between the partitions. The lane takes each one in before the test writes the next.
     for (n, partition) in (1..).zip([1, 0, 1, 1, 0]) {
         let event = format!(r#"{{"userId":"u","traits":{{"version":{n},"from":"{partition}"}}}}"#);
         world.produce_at(partition, Some(b"u"), Some(event.as_bytes())).await;

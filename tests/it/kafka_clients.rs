@@ -1,4 +1,4 @@
-//! Kafka's clients as operators meet them: outages in few lines, refusals that stop one lane, authorities, names, passwords.
+//! Kafka clients as operators see them: few log lines in an outage, refusals of one lane, authorities, names, passwords.
 
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,7 +37,7 @@ async fn end(mut process: Process) {
     assert_eq!(process.exit(Duration::from_secs(20)).await, 0, "{}", process.log());
 }
 
-/// The lines of a log that an operator reads as trouble.
+/// Returns the lines of a log that an operator reads as trouble.
 fn trouble(log: &str) -> Vec<&str> {
     log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect()
 }
@@ -57,7 +57,7 @@ async fn an_outage_of_kafka_is_a_state_one_line_at_its_start_and_one_at_its_end(
     for id in ["vibefollow", "userpilot"] {
         wait_state(&mut process, id, "kafka_down").await;
     }
-    // Long enough for what repeats every few seconds to repeat.
+    // Long enough for lines that repeat every few seconds.
     process.wait_log("no broker answers").await;
     let down = Instant::now();
     while down.elapsed() < Duration::from_secs(15) {
@@ -78,8 +78,8 @@ async fn an_outage_of_kafka_is_a_state_one_line_at_its_start_and_one_at_its_end(
         assert_eq!(of_lane("no broker answers: "), 2, "the line, and as the reason of the state: {log}");
         assert_eq!(of_lane("a broker answers again"), 1, "{log}");
     }
-    // Besides, a commit or a question can have failed before it was known to be an outage, and partitions be lost in it.
-    // On a busy machine librdkafka names a few requests more that it gave up.
+    // A commit or a query may also fail before the lane knows of the outage, and partitions may be lost during it. On a
+    // busy machine librdkafka names a few more requests that it gave up.
     assert!(trouble(&log).len() <= 16, "{log}");
     end(process).await;
 }
@@ -96,7 +96,7 @@ async fn brokers_that_are_down_at_the_start_are_a_state_and_tried_no_more_than_o
     while started.elapsed() < Duration::from_secs(12) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // librdkafka says so for each connection that it begins (`rd_kafka_transport_connect`).
+    // librdkafka logs this for each connection that it begins (`rd_kafka_transport_connect`).
     let tries = process.log().matches("Connecting to ipv4#").count();
     let most = 2.0 * (started.elapsed().as_secs_f64() + 1.0);
     assert!(tries > 2 && (tries as f64) < most, "{tries} connections in {:?}", started.elapsed());
@@ -114,7 +114,7 @@ async fn a_lane_that_kafka_refuses_stands_still_and_comes_back_by_itself_while_t
     world.produce_all(one_event_each(0..5)).await;
     world.wait_committed("vibefollow").await;
     end(process).await;
-    // Now the one group has positions and the other has none, which `fail` refuses.
+    // One group has positions now. The other has none, which `fail` refuses.
     let yaml = world.yaml(&[one, other].concat(), "group.protocol: consumer", "5s");
     let mut process = Process::start(&yaml.replace("  commit_interval", "  start: fail\n  commit_interval"), &[]);
     wait_state(&mut process, "userpilot", "kafka_refused").await;
@@ -125,7 +125,7 @@ async fn a_lane_that_kafka_refuses_stands_still_and_comes_back_by_itself_while_t
     assert!(line.contains("userpilot") && line.contains("set kafka.start to earliest or latest"), "{line}");
     assert_eq!(world.simulator.provider(Kind::Userpilot).users().len(), 0);
     assert!(process.is_running());
-    // What the remedy says: one run with `earliest` gives the group its positions.
+    // The test follows the remedy: one run with `earliest` gives the group its positions.
     let other = block(&world, "userpilot", Kind::Userpilot);
     let helper = Process::start(&world.yaml(&other, "group.protocol: consumer", "5s"), &[]);
     world.wait_committed("userpilot").await;
@@ -135,7 +135,7 @@ async fn a_lane_that_kafka_refuses_stands_still_and_comes_back_by_itself_while_t
     end(process).await;
 }
 
-/// What `check` and then `run` say of these properties, and their exit codes.
+/// Returns the exit codes and the output of `check` and of `run` with these properties.
 fn said_of(world: &World, properties: &str) -> [(Option<i32>, String); 2] {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), world.yaml(&block(world, "vibefollow", Kind::Vibefollow), properties, "5s"))
@@ -155,7 +155,7 @@ fn said_of(world: &World, properties: &str) -> [(Option<i32>, String); 2] {
 async fn what_librdkafka_cannot_do_is_refused_by_check_as_by_run_with_setting_and_remedy() {
     let world = World::embedded(1, 1, without_limits()).await;
     let sasl = "security.protocol: sasl_ssl, sasl.username: worker, sasl.password: MARKED";
-    // librdkafka's INTRODUCTION.md names the mechanisms; MSK's is Amazon's own.
+    // librdkafka's INTRODUCTION.md names the mechanisms, except `AWS_MSK_IAM`, which is Amazon's own.
     for (properties, setting, remedy) in [
         (&format!("{sasl}, sasl.mechanism: OAUTHBEARER"), "sasl.mechanism", "use SCRAM-SHA-512"),
         (&format!("{sasl}, sasl.mechanisms: OAUTHBEARER"), "sasl.mechanisms", "use SCRAM-SHA-512"),
@@ -193,7 +193,7 @@ async fn what_librdkafka_cannot_do_is_refused_by_check_as_by_run_with_setting_an
     }
 }
 
-/// Shakes hands as a broker with TLS would; counts the hands that were shaken.
+/// Starts a broker that completes TLS handshakes, and counts those after which the client sends a request.
 async fn tls_broker(authority: &Authority) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address").to_string();
@@ -204,7 +204,7 @@ async fn tls_broker(authority: &Authority) -> (String, Arc<AtomicUsize>) {
             if let Ok(mut stream) = acceptor.accept(stream).await
                 && stream.read_u8().await.is_ok()
             {
-                // A client that does not trust the certificate would have said so instead of asking.
+                // A client that does not trust the certificate sends an alert and no request.
                 count.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -212,7 +212,7 @@ async fn tls_broker(authority: &Authority) -> (String, Arc<AtomicUsize>) {
     (address, shaken)
 }
 
-/// Whether a worker that `start` starts gets through to a broker of this authority.
+/// Returns true if the worker that `command` starts gets through to a broker of this authority.
 async fn is_trusted(authority: &Authority, mut command: Command) -> bool {
     let (broker, shaken) = tls_broker(authority).await;
     let file = authority.file(
@@ -249,7 +249,7 @@ async fn an_authority_that_only_the_systems_store_or_openssls_variables_name_is_
     assert!(!is_trusted(&authority, env(&[])).await, "nobody names it");
     let ca = authority.ca_file();
     assert!(is_trusted(&authority, env(&[("SSL_CERT_FILE", &ca)])).await, "OpenSSL's variable names it");
-    // A store of one's own in place of the system's, in a mount namespace.
+    // The test's own store replaces the system's in a mount namespace.
     let store = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
     let Some(store) = store.into_iter().find(|path| std::path::Path::new(path).exists()) else {
         eprintln!("skipped: this system has no store of authorities");
@@ -268,10 +268,10 @@ async fn an_authority_that_only_the_systems_store_or_openssls_variables_name_is_
     assert!(is_trusted(&authority, command).await, "the system's store names it");
 }
 
-/// Who connected, and with which password.
+/// The client id and the password of each connection.
 type Logins = Arc<Mutex<Vec<(String, String)>>>;
 
-/// A broker that takes down client ids and passwords of PLAIN and hangs up.
+/// Starts a broker that records client ids and passwords of PLAIN and hangs up.
 async fn doorkeeper() -> (String, Logins) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address").to_string();
@@ -287,9 +287,11 @@ async fn doorkeeper() -> (String, Logins) {
     (address, logins)
 }
 
-/// Kafka's protocol without SaslAuthenticate (KIP-43): ApiVersions (18), SaslHandshake (17), then the bare token.
+/// Reads a login in Kafka's protocol without SaslAuthenticate (KIP-43): ApiVersions (18), SaslHandshake (17), then the
+/// bare token.
 async fn login(mut stream: TcpStream) -> Option<(String, String)> {
-    // No error, two APIs (17 in version 0, 18 in 0 to 3), no throttling; for the other no error and one mechanism.
+    // The first reply has no error, two APIs (17 in version 0, 18 in 0 to 3) and no throttling. The second has no error
+    // and one mechanism.
     const VERSIONS: &[u8] = &[0, 0, 3, 0, 18, 0, 0, 0, 3, 0, 0, 17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     const MECHANISMS: &[u8] = &[0, 0, 0, 0, 0, 1, 0, 5, b'P', b'L', b'A', b'I', b'N'];
     let client_id = loop {

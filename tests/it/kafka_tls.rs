@@ -1,7 +1,7 @@
-//! TLS, mutual TLS and passwords to Kafka: what is wrong is said plainly, and on a real broker what is right works.
+//! TLS, mutual TLS and passwords to Kafka: the worker names a mistake plainly, and correct settings work on a real broker.
 //!
-//! `SLUICEGATE_TEST_KAFKA` names a script that starts a real broker (`start PORT`, `configs PORT ...`, `wipe PORT`); without
-//! it the test that needs one is skipped.
+//! `SLUICEGATE_TEST_KAFKA` names a script that starts a real broker (`start PORT`, `configs PORT ...`, `wipe PORT`).
+//! Without it, the test that needs one is skipped.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -17,10 +17,10 @@ use crate::certificates::Authority;
 use crate::support::{QUICK, World, one_event_each, until, without_limits};
 use crate::worker_process::Process;
 
-/// In every password of these tests.
+/// A part of every password of these tests.
 const SECRET: &str = "MARKED";
 
-/// What `check --online` prints.
+/// Returns the output of `check --online`.
 async fn check(yaml: &str) -> String {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), yaml).expect("written");
@@ -43,7 +43,7 @@ fn yaml(world: &World, brokers: &str, properties: &str) -> String {
     yaml.replace(&format!("brokers: {}", world.brokers), &format!("brokers: {brokers}"))
 }
 
-/// `check --online` and the worker's log both say `why`, show no password, and the worker goes on.
+/// Asserts that `check --online` and the worker's log both say `why` and show no password, and that the worker goes on.
 async fn is_said_plainly(what: &str, yaml: &str, why: &str) {
     let mut worker = Process::start(yaml, &[]);
     let text = check(yaml).await;
@@ -59,7 +59,7 @@ async fn is_said_plainly(what: &str, yaml: &str, why: &str) {
     assert_eq!(worker.exit(Duration::from_secs(20)).await, 0, "{what}: {}", worker.log());
 }
 
-/// Shakes hands as a broker with TLS would, and says no more.
+/// Starts a listener that completes TLS handshakes as a broker would, and sends nothing more.
 async fn tls_listener(server: Arc<ServerConfig>) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
@@ -82,7 +82,7 @@ async fn tls_listener(server: Arc<ServerConfig>) -> SocketAddr {
 async fn a_broker_without_tls_spoken_to_with_tls_is_said_plainly() {
     let world = World::start(1, without_limits()).await;
     let yaml = yaml(&world, &world.brokers, "security.protocol: ssl");
-    // Kafka closes such a connection, the mock resets it; the state is said in either case.
+    // Kafka closes such a connection, and the mock cluster resets it. The worker reports the cause in either case.
     is_said_plainly("tls to plaintext", &yaml, "SSL_HANDSHAKE").await;
 }
 
@@ -109,7 +109,7 @@ async fn a_broker_with_tls_spoken_to_without_is_said_plainly() {
     is_said_plainly("plaintext to tls", &yaml(&world, &broker, "client.id: it"), "security.protocol").await;
 }
 
-/// A real broker with four doors; wiped when dropped.
+/// A real broker with four listeners. Dropping this deletes its data.
 struct Kafka {
     script: PathBuf,
     folder: tempfile::TempDir,
@@ -117,7 +117,7 @@ struct Kafka {
 }
 
 impl Kafka {
-    /// Starts it, with TLS by this authority, and with this password of `worker` for PLAIN and SCRAM.
+    /// Starts the broker with TLS by this authority, and with this password of `worker` for PLAIN and SCRAM.
     fn start(script: PathBuf, authority: &Authority, password: &str) -> Kafka {
         let broker = authority.issue(&["localhost", "127.0.0.1"]);
         let keystore = authority.file("broker.pem", &format!("{}{}", broker.key, broker.cert));
@@ -127,7 +127,8 @@ impl Kafka {
             "PLAINTEXT://127.0.0.1:{plain},CONTROLLER://127.0.0.1:{controller},SSL://127.0.0.1:{tls},SASL_SSL://127.0.0.1:{sasl}"
         );
         let login = "org.apache.kafka.common.security";
-        // The script separates lines by semicolons, so the one that ends a login module's line is written as its code.
+        // The script separates lines by semicolons, so the semicolon that ends a login module's line is written as its
+        // code.
         let extra = [
             format!("listeners={doors}"),
             format!("advertised.listeners={doors}"),
@@ -146,7 +147,7 @@ impl Kafka {
                 "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config={login}.scram.ScramLoginModule required\\u003b"
             ),
         ];
-        // The script waits for a minute, which a loaded machine exceeds; asked again, it is content with a broker that runs.
+        // The script waits for a minute, and a loaded machine takes longer. A second call accepts a broker that runs.
         if !kafka.is_done(&["start"], &extra.join(";")) {
             kafka.run(&["start"]);
         }
@@ -168,7 +169,7 @@ impl Kafka {
             .env("KAFKA_HOME_DIR", self.folder.path())
             .env("KAFKA_EXTRA", extra)
             .stdin(Stdio::null())
-            // The broker inherits the streams, and a pipe would stay open as long as it runs.
+            // The broker inherits the streams, and a pipe would stay open as long as the broker runs.
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status()
@@ -191,10 +192,10 @@ impl Drop for Kafka {
     }
 }
 
-/// The first of four ports in a row that nobody listens on.
+/// Returns the first of four ports in a row on which no program listens.
 fn free_ports() -> u16 {
-    // Below the ports that systems give out by themselves (32,768 on Linux), so that nobody takes one before Kafka does, and
-    // above those of `kafka_faults::own_kafka`.
+    // The ports are below those that systems assign by themselves (32,768 and up on Linux), so that no client takes one
+    // before Kafka does. They are above those of `kafka_faults::own_kafka`.
     let first = 31_000 + (std::process::id() % 150) as u16 * 10;
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     (first..32_700).step_by(10).find(|first| (*first..first + 4).all(is_free)).expect("four free ports")

@@ -1,4 +1,4 @@
-//! Lanes beside each other: what ails one holds up no other, and each keeps its provider's limit to the row.
+//! Lanes next to each other: a fault of one holds up no other, and each keeps its provider's limit to the row.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -43,9 +43,9 @@ async fn one_lane_down_and_one_told_to_wait_leave_the_third_alone() {
     worker.stop().await;
 }
 
-/// One provider on its own, so that its window is counted alone.
+/// Starts a simulator for one provider alone, so that its window counts no other rows.
 async fn provider_alone(kind: Kind, latency_ms: u64) -> (Simulator, ProviderHandle) {
-    // The jobs' own pace is not the subject here.
+    // The pace of jobs is not the subject here.
     let settings = SimulatorSettings { job_rows_per_minute: 60_000, ..SimulatorSettings::default() };
     let simulator = Simulator::start(settings, SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
     let handle = simulator.provider(kind).clone();
@@ -58,7 +58,8 @@ fn block_at(simulator: &Simulator, id: &str, kind: Kind, more: &str) -> String {
     format!("  {id}: {{ type: {name}, base_url: \"{url}\", token: demo-{name}-token, {more} }}\n")
 }
 
-/// The most rows in any window of 60 s, counted from the list of arrivals and not by the simulator's own sum.
+/// Returns the most rows in any window of 60 s. It counts them from the list of arrivals, not from the simulator's own
+/// sum.
 fn fullest_window(arrivals: &[(Instant, u32)]) -> u64 {
     let rows_from = |from: usize| {
         let within = arrivals[from..].iter().take_while(|(at, _)| *at - arrivals[from].0 < WINDOW);
@@ -67,8 +68,8 @@ fn fullest_window(arrivals: &[(Instant, u32)]) -> u64 {
     (0..arrivals.len()).map(rows_from).max().unwrap_or(0)
 }
 
-/// Rows a minute over the last full minute, from one arrival to another, so that no batch is counted in part; `None` if
-/// they are not that far apart.
+/// Returns the rows a minute over the last full minute, or `None` if the arrivals span less. It measures from one
+/// arrival to another, so that it counts no batch in part.
 fn last_minute(arrivals: &[(Instant, u32)]) -> Option<f64> {
     let (end, _) = *arrivals.last()?;
     let from = arrivals.iter().rposition(|(at, _)| end - *at >= WINDOW)?;
@@ -76,7 +77,7 @@ fn last_minute(arrivals: &[(Instant, u32)]) -> Option<f64> {
     Some(f64::from(rows) * 60.0 / (end - arrivals[from].0).as_secs_f64())
 }
 
-/// A backlog that no lane works off within the test.
+/// Writes a backlog that no lane works off within the test.
 async fn overload(world: &mut World) {
     world.produce_all((0..4_000).map(|user| event(&format!("user-{user}"), 1, json!({})))).await;
 }
@@ -87,15 +88,16 @@ const PACED: &str = "batch: { linger: 0s }, request: { timeout: 5s }, limit: { r
 async fn under_overload_no_minute_holds_more_than_the_limit_and_hardly_less() {
     let mut world = World::start(4, roomy()).await;
     overload(&mut world).await;
-    // Name, provider, settings, longest latency, least share of the limit that has to be used.
+    // Each lane's name, provider, settings, longest latency in ms, and least share of the limit that it has to use.
     let lanes = [
         ("vitally_batch", Kind::Vitally, "mode: batch", 400, Some(0.98)),
         ("vitally_single", Kind::Vitally, "mode: single", 3_000, Some(0.95)),
         ("vibefollow_single", Kind::Vibefollow, "mode: single", 3_000, Some(0.95)),
-        // "600 requests per minute" for calls in real time, which is half of the limit's rows.
+        // Userpilot's "600 requests per minute" for calls in real time are half of the limit's rows.
         ("userpilot_single", Kind::Userpilot, "mode: single", 3_000, Some(0.95 / 2.0)),
-        // Of these a request's way takes up to 3 s at a batch every 5 or 15 s: a minute from arrival to arrival varies by
-        // more than the share to be shown, and a job starts only when the one before is seen to have ended.
+        // These two send a batch every 5 or 15 s, and each batch takes up to 3 s on its way. So a minute from arrival
+        // to arrival varies by more than the share to be shown. A job also starts only when the lane has seen the one
+        // before end.
         ("vibefollow_bulk", Kind::Vibefollow, "mode: bulk", 3_000, None),
         ("userpilot_bulk", Kind::Userpilot, "mode: bulk_json", 3_000, None),
     ];
@@ -106,7 +108,7 @@ async fn under_overload_no_minute_holds_more_than_the_limit_and_hardly_less() {
         blocks += &block_at(&simulator, id, kind, &format!("{mode}, {PACED}"));
         providers.push((id, simulator, handle, share));
     }
-    // A lane that nobody lets in and one that nobody answers, beside them the whole time.
+    // Two more lanes run the whole time: one has a wrong token, and the other gets no answers.
     let (stranger, _) = provider_alone(Kind::Vitally, 0).await;
     blocks += &block_at(&stranger, "stranger", Kind::Vitally, PACED).replace("demo-vitally-token", "wrong");
     let hole = Proxy::start(stranger.addr()).await;
@@ -162,7 +164,8 @@ async fn restarts_clean_and_hard_within_a_minute_keep_the_limit() {
     let config = world.config(&blocks);
     let begun = Instant::now();
     let mut sent = [0; 3];
-    // Each run lasts until every lane has sent some more after its start's wait; two ends are clean, two are not.
+    // Each run lasts until every lane has sent more rows after the wait at its start. Two of the four end cleanly, and
+    // two do not.
     for clean in [true, false, true, false] {
         let worker = Worker::start(&config).await;
         for ((id, _, handle), before) in providers.iter().zip(&mut sent) {
@@ -176,7 +179,7 @@ async fn restarts_clean_and_hard_within_a_minute_keep_the_limit() {
     }
     println!("four runs took {:?}", begun.elapsed());
     let worker = Worker::start(&config).await;
-    // On, until the first run's rows have long left every window.
+    // The last worker runs until the first run's rows have long left every window.
     let measured = WINDOW + Duration::from_secs(15);
     tokio::time::sleep(measured.saturating_sub(begun.elapsed())).await;
     for (id, _, handle) in &providers {

@@ -1,25 +1,26 @@
-//! Who may import whom, and the rules of style that no lint knows, read from the sources.
+//! The imports that each module may have, and the style rules that no lint checks, read from the sources.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Longest file, tests included.
+/// The most lines of a file, tests included.
 const LONGEST: usize = 600;
 
-/// For each module at the top of the tree, what of this crate it may name; `a::b` allows only what is under that path.
+/// The parts of this crate that each module at the top of the tree may name. `a::b` allows only what is under that
+/// path.
 ///
-/// Pure never imports IO; only `lane` and `app` see both sides.
+/// Pure modules never import IO. Only `lane` and `app` see both sides.
 const ALLOWED: &[(&str, &[&str])] = &[
-    // Words.
+    // Vocabulary.
     ("record", &[]),
     ("units", &[]),
     ("verdict", &[]),
     ("event", &["units"]),
-    // Pure.
+    // Pure modules.
     ("engine", &["event", "record", "verdict"]),
     ("providers", &["event", "verdict"]),
-    // Edges. Metrics take the closed sets of their labels from the types that they count.
+    // Edges. `metrics` takes the closed sets of its labels from the types that it counts.
     ("kafka", &["record", "units"]),
     ("sender", &["providers::Reply", "providers::headers", "verdict"]),
     ("metrics", &["event", "record", "verdict"]),
@@ -32,7 +33,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("lane", &["config", "engine", "kafka", "metrics", "ops", "providers", "record", "sender", "units", "verdict"]),
     ("app", &["config", "lane", "metrics", "ops"]),
-    // They judge the worker by its effects outside, never by `engine`, `providers` or the reading of events.
+    // These judge the worker by its effects outside, never by `engine`, `providers` or the reading of events.
     ("testbed", &["event::settings", "kafka"]),
     ("demo", &["app", "config", "kafka", "log", "metrics", "ops", "testbed", "units"]),
     ("cli", &["app", "config", "demo", "kafka", "lane", "log", "ops", "testbed", "units"]),
@@ -40,7 +41,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("lib", &[]),
 ];
 
-/// What the pure modules may not even name, besides what clippy's `disallowed-methods` knows.
+/// The names that pure modules may not contain, in addition to clippy's `disallowed-methods`.
 const IMPURE: &[&str] = &[
     "tokio::",
     "rdkafka::",
@@ -58,23 +59,23 @@ const IMPURE: &[&str] = &[
     "HashMap<",
 ];
 
-/// Test support, which reads fixtures and the first moment of a virtual clock.
+/// The files of test support, which read fixtures and the first moment of a virtual clock.
 const TEST_SUPPORT: &[&str] = &["engine/sim/", "engine/testing.rs", "providers/fixtures.rs"];
 
 pub(super) struct Source {
-    /// Below `src/`, with slashes.
+    /// The path below `src/`, with slashes.
     pub path: String,
     pub text: String,
 }
 
 impl Source {
-    /// The module at the top of the tree that the file belongs to.
+    /// Returns the module at the top of the tree that the file belongs to.
     fn module(&self) -> &str {
         let first = self.path.split('/').next().unwrap_or_default();
         first.strip_suffix(".rs").unwrap_or(first)
     }
 
-    /// Its lines with their numbers, without comments.
+    /// Returns the file's lines with their numbers, without comments.
     pub fn code(&self) -> impl Iterator<Item = (usize, &str)> {
         let lines = self.text.lines().enumerate().map(|(number, line)| (number + 1, line.trim()));
         lines.filter(|(_, line)| !line.starts_with("//"))
@@ -101,10 +102,10 @@ pub(super) fn sources() -> Vec<Source> {
     sources
 }
 
-/// The paths after each `crate::` of a line, up to the first character that belongs to no path.
+/// Returns the paths after each `crate::` of a line, up to the first character that belongs to no path.
 fn edges(line: &str) -> impl Iterator<Item = &str> {
     line.match_indices("crate::").filter_map(|(at, word)| {
-        // `$crate::`, `sluicegate::demo` and the like are no edges of ours.
+        // A longer name that ends in `crate` is no import of this crate.
         if line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_') {
             return None;
         }
@@ -131,7 +132,7 @@ fn every_module_imports_only_what_its_layer_allows() {
         };
         for (number, line) in source.code() {
             for edge in edges(line) {
-                // `use crate::{a, b}` would hide its edges from this test.
+                // `use crate::{a, b}` would hide its imports from this test.
                 if edge.is_empty() || !is_allowed(module, edge, allowed) {
                     faults.push(format!("src/{}:{number}: {module} may not import `{edge}`: {line}", source.path));
                 }

@@ -1,7 +1,7 @@
-//! The worker from outside: broker and simulated providers over sockets, judged by what providers received, what was
-//! committed, what lies in the dead-letter topic and what `/metrics` says.
+//! Black-box tests of the worker, with a broker and simulated providers over sockets.
 //!
-//! The broker is librdkafka's mock cluster in this process, or the one that `SLUICEGATE_TEST_BROKERS` names.
+//! The tests judge what providers received, what was committed, what is in the dead-letter topic and what `/metrics`
+//! reports. The broker is librdkafka's mock cluster in this process, or the one that `SLUICEGATE_TEST_BROKERS` names.
 
 mod broker;
 mod certificates;

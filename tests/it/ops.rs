@@ -1,11 +1,11 @@
-//! What an operator sees from outside: health, status, metrics, lag.
+//! An operator's view from outside: health, status, metrics, lag.
 
 use serde_json::Value;
 use sluicegate::testbed::simulator::{Faults, Kind, Step};
 
 use crate::support::{Worker, World, one_event_each, until, without_limits};
 
-/// Every metric that dashboards and rules are built on, with one value of its labels that has to be there from the start.
+/// Every metric that dashboards and rules use, with one value of its labels that must exist from the start.
 const METRICS: &[(&str, &str)] = &[
     ("sluicegate_events_consumed_total", ""),
     ("sluicegate_events_settled_total", "outcome=\"delivered\""),
@@ -48,7 +48,7 @@ const METRICS: &[(&str, &str)] = &[
     ("sluicegate_miskeyed_events_total", ""),
 ];
 
-/// Metrics of the process.
+/// The metrics of the process.
 const PROCESS: &[&str] = &["sluicegate_build_info{", "sluicegate_config_info{", "process_resident_memory_bytes "];
 
 async fn status(worker: &Worker) -> Value {
@@ -119,7 +119,7 @@ async fn every_promised_metric_is_there_for_every_lane_from_the_start() {
         assert_eq!(worker.metric("sluicegate_rows_sent_total", &[&label]).await, 30.0, "{kind:?}");
         assert_eq!(worker.metric("sluicegate_request_rows_sum", &[&label]).await, 30.0, "{kind:?}");
         assert_eq!(worker.metric("sluicegate_delivery_latency_seconds_count", &[&label]).await, 30.0, "{kind:?}");
-        // Exactly one state at a time.
+        // A lane is in exactly one state at a time.
         assert_eq!(worker.metric("sluicegate_lane_state", &[&label]).await, 1.0);
         assert_eq!(worker.metric("sluicegate_rate_limit_rows_per_minute", &[&label]).await, 1_200.0);
         assert_eq!(worker.metric("sluicegate_partitions_assigned", &[&label]).await, 2.0);
@@ -137,7 +137,7 @@ async fn status_tells_what_waits_since_when_why_and_how_long_still() {
         world.block("vitally", Kind::Vitally, settings) + &world.block("vibefollow", Kind::Vibefollow, settings);
     let worker = Worker::start(&world.config(&blocks)).await;
     world.produce_all(one_event_each(0..25)).await;
-    // The lag stands under the lane's own name while its provider is down.
+    // The lane exports its lag under its own name while its provider is down.
     let lag = ["destination=\"vitally\""];
     until("lag shows", async || worker.metric("sluicegate_kafka_lag", &lag).await == 25.0).await;
     until("the outage shows", async || lane(&worker, "vitally").await["last_error"].is_object()).await;
@@ -172,7 +172,8 @@ async fn status_tells_what_waits_since_when_why_and_how_long_still() {
 async fn neither_status_nor_metrics_hold_a_token_or_a_person() {
     let mut world = World::start(1, without_limits()).await;
     let worker = Worker::start(&world.config(&world.all_blocks())).await;
-    // Refused by the provider, refused before it, unreadable, and one that fails for a while.
+    // The provider refuses the first event, and the worker refuses the second one before it sends a request. The other
+    // two are unreadable. VibeFollow also fails for a while.
     world
         .simulator
         .provider(Kind::Vibefollow)
@@ -185,7 +186,7 @@ async fn neither_status_nor_metrics_hold_a_token_or_a_person() {
     ] {
         world.produce("key-marked", payload).await;
     }
-    // Vitally's 400 is the row's own fault only once another row succeeds after it.
+    // Vitally's 400 is the row's own fault only if another row succeeds after it.
     let suspect = ["destination=\"vitally\"", "reason=\"suspect\""];
     until("a row is suspect", async || worker.metric("sluicegate_retries_total", &suspect).await >= 1.0).await;
     let good = r#"{"type":"identify","userId":"good-marked","traits":{"email":"good@marked.example","company":{"id":"marked-co"}}}"#;
@@ -213,7 +214,7 @@ async fn a_backlog_beyond_the_buffer_is_part_of_the_time_to_drain() {
         &world.config_with("events: { max_bytes: 1MiB }", &world.block("vitally", Kind::Vitally, settings)),
     )
     .await;
-    // Whatever is read and whatever is not: 9,000 rows take five minutes.
+    // 9,000 rows take five minutes at this limit, however many of them the lane has read.
     let shown = async || lane(&worker, "vitally").await;
     until("a full buffer and the whole log count", async || {
         let shown = shown().await;

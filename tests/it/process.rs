@@ -1,4 +1,4 @@
-//! The binary as a process: signals, crashes, exit codes.
+//! The worker's binary as a process: signals, crashes, exit codes.
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -10,7 +10,8 @@ use crate::faults::round;
 use crate::support::{World, metric, one_event_each, until, without_limits};
 use crate::worker_process::{Process, SESSION};
 
-/// A new member is assigned within milliseconds, and a dead one forgotten only after the session timeout.
+/// The new protocol assigns partitions to a new member within milliseconds, and forgets a dead one only after the
+/// session timeout.
 const NEW_PROTOCOL: &str = "group.protocol: consumer";
 
 fn received(world: &World, kind: Kind) -> u64 {
@@ -24,7 +25,7 @@ fn slow(world: &World) {
     }
 }
 
-/// All three at a pace that leaves most of the backlog undone when the signal comes.
+/// Returns the blocks of all three providers, at a pace that leaves most of the backlog undone when the signal comes.
 fn paced_blocks(world: &World, timeout: &str) -> String {
     let settings = format!(
         "limit: {{ rows_per_minute: 6000 }}, batch: {{ max_rows: 10, linger: 0s }}, request: {{ timeout: {timeout} }}, \
@@ -77,8 +78,8 @@ async fn a_clean_restart_in_a_deep_backlog_sends_no_row_and_writes_no_dead_lette
     const UNREADABLE: usize = 40;
     let mut world = World::start(1, without_limits()).await;
     slow(&world);
-    // Everybody's later events lie behind everybody's first one, so that most of what is settled when the signal comes lies
-    // beyond the committed position.
+    // Every user's later events are behind all users' first ones. So most events that are settled when the signal comes
+    // are beyond the committed position.
     let settings = "limit: { rows_per_minute: 6000 }, batch: { max_rows: 10, linger: 2s }, request: { timeout: 5s }";
     let blocks = world.block("vitally", Kind::Vitally, settings)
         + &world.block("vibefollow", Kind::Vibefollow, &format!("{settings}, mode: bulk"));
@@ -123,7 +124,7 @@ async fn sigterm_with_a_hanging_provider_ends_with_0_by_the_deadline_and_commits
     let mut first = Process::start(&yaml, &[]);
     until("a request hangs", async || vitally.summary().counters.requests >= 1).await;
     first.signal("TERM");
-    // Drain and leaving the group, and time for a loaded machine.
+    // The time for the drain, for leaving the group, and for a loaded machine.
     assert_eq!(first.exit(Duration::from_secs(12)).await, 0, "{}", first.log());
     assert_eq!(world.committed("vitally").0, 0, "committed what was never delivered");
     vitally.set_faults(Faults::default());
@@ -151,13 +152,13 @@ async fn a_second_sigterm_ends_at_once_with_69() {
     assert_eq!(process.exit(Duration::from_secs(10)).await, 69, "{}", process.log());
 }
 
-/// Kills the worker whenever the provider has received this many rows more, starts it again each time, and waits until
-/// all is committed.
+/// Kills the worker each time the provider has received as many more rows as `kills` says, and starts it again. Then
+/// waits until everything is committed.
 async fn killed_again_and_again(kind: Kind, more: &str, kills: &[u64]) {
     let mut world = World::start(4, without_limits()).await;
     slow(&world);
-    // The dead member is forgotten after the session timeout, which only the classic protocol lets a client choose; Kafka
-    // takes no less than 6 s (group.min.session.timeout.ms).
+    // The coordinator forgets the dead member after the session timeout, which a client can choose only with the
+    // classic protocol. Kafka takes no less than 6 s (group.min.session.timeout.ms).
     let session = if world.embedded.is_some() { 3_000 } else { 6_000 };
     let properties = format!("session.timeout.ms: {session}, heartbeat.interval.ms: 500");
     let settings = format!(
@@ -183,7 +184,7 @@ async fn killed_again_and_again(kind: Kind, more: &str, kills: &[u64]) {
         until("the provider receives rows", async || received(&world, kind) >= before + rows).await;
         process.kill();
         assert!(world.committed(kind.name()).0 < world.log.len() as i64, "killed with nothing left to do");
-        // What the successor finds is newer than what the dead one had read.
+        // The successor finds newer events than those that the dead worker had read.
         world.produce_all(late.next().into_iter().flatten().cloned()).await;
         process = Process::start(&yaml, &[]);
     }
@@ -229,8 +230,8 @@ async fn kill_9_repeats_no_more_than_what_was_not_yet_committed() {
     process.kill();
     let (committed, _) = world.committed("vitally");
     let uncommitted = received(&world, Kind::Vitally) - committed as u64;
-    // In flight 4 batches of 10, and at 100 rows a second what went out since the last commit: 200 ms apart, and slow on a
-    // loaded machine.
+    // Four batches of 10 are in flight. The rest left since the last commit, at 100 rows a second. Commits are 200 ms
+    // apart, and slow on a loaded machine.
     assert!(uncommitted <= 40 + 100, "{uncommitted} rows were sent and not committed");
     let _process = Process::start(&yaml, &[]);
     world.wait_committed("vitally").await;
@@ -241,8 +242,8 @@ async fn kill_9_repeats_no_more_than_what_was_not_yet_committed() {
     assert_eq!(world.wrong_state(Kind::Vitally), Vec::<String>::new());
 }
 
-/// One row that never succeeds holds the position at the log's start, so the successor reads everything again, slowly. What
-/// it reads first is older than what was delivered last.
+/// One row that never succeeds holds the position at the log's start, so the successor reads everything again, slowly.
+/// The states that it reads first are older than those delivered last.
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_9_with_a_row_held_back_sends_no_older_state_amid_the_replay() {
     let mut world = World::start(1, without_limits()).await;
@@ -255,7 +256,7 @@ async fn kill_9_with_a_row_held_back_sends_no_older_state_amid_the_replay() {
     let settings = "mode: single, limit: { rows_per_minute: unlimited }, batch: { linger: 0s }, \
                     request: { timeout: 500ms }, retry: { initial: 50ms, max: 100ms, max_attempts: 1000 }";
     let yaml = world.yaml(&world.block("userpilot", Kind::Userpilot, settings), &properties, "2s");
-    // Userpilot has no idempotency key, so that a resend of an older state takes effect.
+    // Userpilot has no idempotency key, so a resend of an older state takes effect.
     let userpilot = world.simulator.provider(Kind::Userpilot).clone();
     let event = |user: &str, version: u32, toxic: bool| {
         let traits = serde_json::json!({ "version": version, "toxic": toxic, "company": { "id": "acme" } });
@@ -269,7 +270,7 @@ async fn kill_9_with_a_row_held_back_sends_no_older_state_amid_the_replay() {
     world.produce("key", &event("moving", 1, false)).await;
     until("the old state is delivered", async || version() == 1).await;
     let opted_out = br#"{"userId":"elsewhere","integrations":{"All":false}}"#;
-    // A fetch brings whole batches of the producer, however small it is asked to be.
+    // A fetch returns whole batches of the producer, even if it asks for less.
     for _ in 0..60 {
         world.produce_all((0..300).map(|_| (b"key".to_vec(), Some(opted_out.to_vec())))).await;
     }
@@ -383,7 +384,7 @@ async fn a_log_that_nobody_reads_any_more_does_not_end_the_worker() {
     let yaml = world.yaml(&world.block("vitally", Kind::Vitally, settings), NEW_PROTOCOL, "5s");
     let mut process = Process::start(&yaml.replace("format: text", "format: text, level: trace"), &[]);
     process.wait_log("serving ").await;
-    // The address has been read; the next line is the last.
+    // The test has read the address. The thread takes one more line and stops.
     process.stop_reading_the_log();
     world.produce_all(one_event_each(0..100)).await;
     world.wait_committed("vitally").await;

@@ -1,4 +1,4 @@
-//! What producers really write: empty lists for maps, one id for many events, ids of nobody, odd dates and times.
+//! The events that producers really write: empty lists for maps, one id for many events, placeholder ids, odd dates and times.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,7 +9,7 @@ use sluicegate::testbed::simulator::{Kind, SimulatorSettings};
 
 use crate::support::{QUICK, Worker, World, without_limits};
 
-/// All three providers in their default modes, without linger.
+/// Returns the blocks of all three providers in their default modes, without linger.
 fn blocks(world: &World) -> String {
     Kind::ALL.map(|kind| world.block(kind.name(), kind, &format!("batch: {{ linger: 0s }}, {QUICK}"))).concat()
 }
@@ -22,7 +22,7 @@ async fn skipped(worker: &Worker, reason: &str) -> f64 {
     worker.metric("sluicegate_events_skipped_total", &[&format!("reason=\"{reason}\"")]).await
 }
 
-/// What each provider holds of a user under the name that is the provider's own.
+/// Returns one trait of a user as each provider holds it, under the provider's own name for it.
 fn held(world: &World, user: &str, names: [&str; 3]) -> [Value; 3] {
     let mut names = names.into_iter();
     Kind::ALL.map(|kind| {
@@ -33,7 +33,7 @@ fn held(world: &World, user: &str, names: [&str; 3]) -> [Value; 3] {
     })
 }
 
-/// json_encode of PHP writes an empty map as a list (segmentio/analytics-php, issue 38).
+/// PHP's json_encode writes an empty map as a list (segmentio/analytics-php, issue 38).
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_list_where_a_map_belongs_reaches_every_destination() {
     let mut world = World::start(1, without_limits()).await;
@@ -58,7 +58,7 @@ async fn an_empty_list_where_a_map_belongs_reaches_every_destination() {
     worker.stop().await;
 }
 
-/// A nightly job's name as the id of all its events (segmentio/analytics-ruby, issue 241).
+/// A nightly job uses its name as the id of all its events (segmentio/analytics-ruby, issue 241).
 #[tokio::test(flavor = "multi_thread")]
 async fn one_message_id_on_the_events_of_many_users_is_no_repeat() {
     let mut world = World::start(1, without_limits()).await;
@@ -84,7 +84,8 @@ async fn an_event_that_became_a_dead_letter_is_taken_when_it_is_produced_again()
     let event = |user: &str, id: &str, name: &str| {
         format!(r#"{{"userId":"{user}","messageId":"{id}","traits":{{"{name}":true}}}}"#)
     };
-    // Everything is there before the worker comes, and rows linger, so that the events of u are merged and refused together.
+    // All events are in the log before the worker starts, and rows linger. So the events of u are merged and refused
+    // together.
     world.produce("v", &event("v", "m1", "good")).await;
     world.produce("u", &event("u", "m1", "good")).await;
     world.produce("u", &event("u", "m2", "poison")).await;
@@ -140,7 +141,7 @@ async fn a_destination_goes_by_its_id_in_integrations() {
     worker.stop().await;
 }
 
-/// The ids that PostHog refuses to identify (posthog/posthog, issue 12008) and their likes.
+/// The ids that PostHog refuses to identify (posthog/posthog, issue 12008), and similar ones.
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_that_stand_for_nobody_become_dead_letters_unless_the_list_is_empty() {
     for (setting, refuses) in [("", true), ("events: { refuse_user_ids: [] }", false)] {
@@ -173,7 +174,8 @@ async fn ids_that_stand_for_nobody_become_dead_letters_unless_the_list_is_empty(
 async fn dates_in_any_form_become_one_and_what_is_none_is_left_out_of_a_row_that_goes() {
     let mut world = World::start(1, without_limits()).await;
     let worker = Worker::start(&world.config(&blocks(&world))).await;
-    // araddon/dateparse, issue 65: digits from the year to the second; the others are forms of languages and databases.
+    // The first date has only digits, from the year to the second (araddon/dateparse, issue 65). The others are forms
+    // of languages and databases.
     let dates = [
         json!("20180515123112"),
         json!("Tue, 15 May 2018 12:31:12 +0000"),
@@ -213,7 +215,8 @@ async fn times_at_which_nothing_can_have_happened_count_as_none() {
     let block = world.block("vitally", Kind::Vitally, &format!("batch: {{ linger: 0s }}, {QUICK}"));
     let worker = Worker::start(&world.config(&block)).await;
     let began = now_ms();
-    // Of the record (none: as the client sets it) and of the event; and what Vitally is told (none: about now).
+    // Each case has the record's timestamp in ms, the event's time, and the time that Vitally gets. Without a timestamp
+    // the client sets it, and without a time Vitally gets about now.
     let cases = [
         (None, Value::Null, None),
         (Some(1), Value::Null, None),
@@ -252,7 +255,7 @@ async fn times_at_which_nothing_can_have_happened_count_as_none() {
             }
         }
     }
-    // The one record of 2018 apart, nothing waited for years.
+    // Except for the one record of 2018, no record has waited for years.
     let eight_years = 3e8;
     let waited = worker.metric("sluicegate_delivery_latency_seconds_sum", &[]).await;
     assert!(waited < 1.1 * eight_years, "{waited}");

@@ -1,7 +1,7 @@
-//! A proxy between worker and provider that breaks requests, replies and connections as it is told.
+//! A proxy between worker and provider that breaks requests, replies and connections as a test asks.
 //!
-//! It understands HTTP/1.1 messages with a length, so that a fault meets a request and not a piece of one; or it passes
-//! bytes on without understanding them (`Proxy::raw`, for TLS).
+//! It understands HTTP/1.1 messages with a length, so that a fault meets a whole request. `Proxy::raw` passes bytes on
+//! without understanding them, for TLS.
 
 use std::collections::VecDeque;
 use std::io::{self, Write as _};
@@ -14,46 +14,46 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// What becomes of one request, or of one connection of a raw proxy.
+/// The fault that one request meets, or one connection of a raw proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing: request and reply pass.
+    /// The proxy passes request and reply.
     None,
-    /// The request is read and goes no further; its connection ends.
+    /// The proxy reads the request, does not pass it on, and ends the connection.
     Error(End),
-    /// The provider gets the request and answers; so much of the reply passes, then its connection ends.
+    /// The provider gets the request and answers. The proxy passes this part of the reply and ends the connection.
     CutAfterApply(Cut, End),
-    /// The request is passed on after this time.
+    /// The proxy passes the request on after this time.
     Delay(Duration),
-    /// Bytes are taken and never answered; the connection stays.
+    /// The proxy takes bytes, never answers, and keeps the connection.
     BlackHole,
-    /// Not even read: the worker's writes end in full buffers.
+    /// The proxy reads nothing, so the worker's writes fill the buffers.
     Deaf,
-    /// The request passes, the reply comes byte by byte with this pause between two.
+    /// The proxy passes the request, and the reply byte by byte with this pause between two.
     SlowLoris(Duration),
-    /// This reply instead of the provider's.
+    /// The proxy sends this reply instead of the provider's.
     Answer(String),
-    /// This reply to requests whose body holds these words; the others pass.
+    /// The proxy sends this reply to requests whose body holds these words, and passes the others.
     Block { words: &'static str, answer: String },
-    /// A reply without an end instead of the provider's.
+    /// The proxy sends a reply without an end instead of the provider's.
     Endless(Endless),
-    /// Request and reply pass, a success in another form that says the same.
+    /// The proxy passes request and reply, but gives a success another form with the same meaning.
     Dress(Dress),
-    /// Request and reply pass, then the connection ends at once, as at a server that keeps none.
+    /// The proxy passes request and reply, then ends the connection at once, like a server that keeps none.
     IdleClose(End),
-    /// Request and reply pass; the connection ends when the next request on it begins, which is the race that a server's
-    /// idle limit leads to.
+    /// The proxy passes request and reply, and ends the connection when the next request on it begins. A server's idle
+    /// limit leads to this race.
     CloseAtNext(End),
 }
 
-/// Forms of a success that say the same.
+/// The forms of a success that have the same meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dress {
     Gzip,
     Deflate,
     Zstd,
-    /// Another status of the class, 300 header lines of 64 KiB together, another content type, a byte order mark and blanks
-    /// around the body.
+    /// Another status of the class, 300 header lines of 64 KiB together, another content type, a byte order mark and
+    /// blanks around the body.
     Surplus,
 }
 
@@ -90,14 +90,14 @@ impl Dress {
     }
 }
 
-/// How a connection ends.
+/// A way in which a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Close,
     Reset,
 }
 
-/// How much of a reply passes.
+/// The part of a reply that the proxy passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
     Nothing,
@@ -121,7 +121,7 @@ impl Cut {
     }
 }
 
-/// Which part of a reply does not end.
+/// The part of a reply that does not end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endless {
     Body,
@@ -147,17 +147,17 @@ impl Endless {
     }
 }
 
-/// A request as it came from the worker.
+/// A request as the worker sent it.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// What became of it.
+    /// The fault that the request met.
     pub fault: Fault,
     pub head: String,
     pub body: Vec<u8>,
 }
 
 impl Seen {
-    /// The value of a header; its name is given in lower case.
+    /// Returns the value of a header, whatever the case of its name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().skip(1).find_map(|line| {
             let (found, value) = line.split_once(':')?;
@@ -166,19 +166,20 @@ impl Seen {
     }
 }
 
-/// What the proxy has counted.
+/// The counts of the proxy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub connections: u64,
-    /// Connections that neither side has ended.
+    /// The connections that neither side has ended.
     pub open: u64,
     pub requests: u64,
-    /// Requests under way now, and the most at once since `forget_peak`.
+    /// The requests in progress now.
     pub under_way: u64,
+    /// The most requests in progress at once since `forget_peak`.
     pub peak: u64,
     pub bytes_from_worker: u64,
     pub bytes_to_worker: u64,
-    /// The most bytes that one reply got rid of before the worker hung up.
+    /// The most bytes that the proxy wrote of one reply before the worker hung up.
     pub longest_reply: u64,
 }
 
@@ -194,7 +195,7 @@ struct Shared {
     upstream: SocketAddr,
     is_raw: bool,
     plan: Mutex<Plan>,
-    /// Connections older than this many freezes are dead.
+    /// The number of freezes. A connection that began before the last freeze is dead.
     freezes: watch::Sender<u64>,
 }
 
@@ -213,7 +214,7 @@ impl Shared {
     }
 }
 
-/// A proxy of one test; ends with all its connections when it is dropped.
+/// A proxy of one test. Dropping it ends all its connections.
 pub struct Proxy {
     shared: Arc<Shared>,
     address: SocketAddr,
@@ -221,18 +222,20 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Passes HTTP/1.1 requests on to `upstream`.
+    /// Starts a proxy that passes HTTP/1.1 requests on to `upstream`.
     pub async fn start(upstream: SocketAddr) -> Proxy {
         Proxy::at(SocketAddr::from(([127, 0, 0, 1], 0)), upstream, false).await.expect("a free port")
     }
 
-    /// Passes bytes on to `upstream`.
+    /// Starts a proxy that passes bytes on to `upstream`.
     pub async fn raw(upstream: SocketAddr) -> Proxy {
         Proxy::at(SocketAddr::from(([127, 0, 0, 1], 0)), upstream, true).await.expect("a free port")
     }
 
+    /// Starts a proxy on this address.
+    ///
     /// # Errors
-    /// The address cannot be bound.
+    /// If the address cannot be bound.
     pub async fn at(address: SocketAddr, upstream: SocketAddr, is_raw: bool) -> io::Result<Proxy> {
         let listener = TcpListener::bind(address).await?;
         let shared = Arc::new(Shared { upstream, is_raw, plan: Mutex::default(), freezes: watch::Sender::new(0) });
@@ -249,14 +252,14 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
-    /// What every request meets from now on.
+    /// Makes every request from now on meet this fault.
     pub fn set(&self, fault: Fault) {
         let mut plan = self.shared.lock();
         plan.script.clear();
         plan.standing = Some(fault);
     }
 
-    /// What the next requests meet, one each; then what was `set` again.
+    /// Makes the next requests meet these faults, one each. After them the fault of `set` applies again.
     pub fn script(&self, faults: impl IntoIterator<Item = Fault>) {
         self.shared.lock().script.extend(faults);
     }
@@ -265,22 +268,22 @@ impl Proxy {
         self.shared.lock().script.len()
     }
 
-    /// Each connection of this moment is dead from now on without either side being told; new ones are well.
+    /// Makes every current connection dead, and neither side notices. New connections work.
     pub fn freeze(&self) {
         self.shared.freezes.send_modify(|freezes| *freezes += 1);
     }
 
-    /// The host is gone: connections break, new ones are refused.
+    /// Takes the host away: connections break, and new ones are refused.
     pub async fn close(&mut self) {
         if let Some(door) = self.door.take() {
             door.abort();
-            // Ends as cancelled; what counts is that it has ended, and the port is free.
+            // The task ends as cancelled. It matters only that it has ended and that the port is free.
             let _ = door.await;
         }
         self.shared.count(|counts| counts.open = 0);
     }
 
-    /// The host is back where it was.
+    /// Brings the host back on the same address.
     pub async fn open(&mut self) {
         let listener = TcpListener::bind(self.address).await.expect("the port is still free");
         self.door = Some(tokio::spawn(accept(listener, Arc::clone(&self.shared))));
@@ -290,7 +293,7 @@ impl Proxy {
         self.shared.lock().counts
     }
 
-    /// Counts the most requests at once anew.
+    /// Restarts the count of the most requests at once.
     pub fn forget_peak(&self) {
         self.shared.count(|counts| counts.peak = counts.under_way);
     }
@@ -308,7 +311,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Owns the connections, so that they end with it.
+/// Accepts connections and owns them, so that they end with this task.
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
@@ -331,7 +334,7 @@ async fn connection(mut client: TcpStream, shared: &Shared) {
     let mut freezes = shared.freezes.subscribe();
     let born = *freezes.borrow();
     let is_frozen = tokio::select! {
-        // An IO error is the end of the connection, whichever side it came from.
+        // An IO error ends the connection, whichever side it came from.
         _ = converse(&mut client, shared) => false,
         _ = freezes.wait_for(|freezes| *freezes > born) => true,
     };
@@ -340,7 +343,7 @@ async fn connection(mut client: TcpStream, shared: &Shared) {
     }
 }
 
-/// A request under way, until it is dropped.
+/// A request in progress, until this is dropped.
 struct UnderWay<'a>(&'a Shared);
 
 impl UnderWay<'_> {
@@ -394,7 +397,7 @@ async fn converse(client: &mut TcpStream, shared: &Shared) -> io::Result<()> {
             _ => {}
         }
         let Ok((reply_head, reply_body)) = ask(shared.upstream, &head, &body).await else {
-            // What the provider did to us is done to the worker.
+            // If the provider breaks the proxy's connection, the proxy breaks the worker's.
             return end(client, End::Reset);
         };
         let reply = [reply_head.as_bytes(), &reply_body].concat();
@@ -425,7 +428,7 @@ async fn converse(client: &mut TcpStream, shared: &Shared) -> io::Result<()> {
     }
 }
 
-/// The provider's reply to one request, on a connection of its own.
+/// Returns the provider's reply to one request, over a connection of its own.
 async fn ask(upstream: SocketAddr, head: &str, body: &[u8]) -> io::Result<(String, Vec<u8>)> {
     let mut provider = TcpStream::connect(upstream).await?;
     provider.set_nodelay(true).ok();
@@ -433,7 +436,7 @@ async fn ask(upstream: SocketAddr, head: &str, body: &[u8]) -> io::Result<(Strin
     read_message(&mut provider).await
 }
 
-/// Head and body of a message whose length its head names; without one there is no body.
+/// Reads the head and the body of a message. The head names the body's length; without a length there is no body.
 async fn read_message(stream: &mut TcpStream) -> io::Result<(String, Vec<u8>)> {
     let mut bytes = Vec::new();
     let head_end = loop {
@@ -476,7 +479,7 @@ async fn write_for_ever(client: &mut TcpStream, part: Endless, shared: &Shared) 
         total += again.len() as u64;
         shared.count(|counts| counts.longest_reply = counts.longest_reply.max(total));
         if part == Endless::Informational {
-            // They cost nothing but time, and are not to take that from other tests.
+            // Interim replies cost only time, and this pause leaves that time to other tests.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -496,7 +499,7 @@ async fn pass_bytes(client: &mut TcpStream, fault: &Fault, shared: &Shared) -> i
     Ok(())
 }
 
-/// What follows is the drop of the stream; a zero linger turns it into a reset.
+/// Prepares the end of a connection. The caller drops the stream, and a zero linger turns that into a reset.
 fn end(client: &TcpStream, how: End) -> io::Result<()> {
     match how {
         End::Close => Ok(()),
@@ -504,17 +507,17 @@ fn end(client: &TcpStream, how: End) -> io::Result<()> {
     }
 }
 
-/// Takes what comes, until the worker hangs up.
+/// Reads and discards bytes until the worker hangs up.
 async fn swallow(client: &mut TcpStream) -> io::Result<()> {
     let mut bytes = [0; 4096];
     while client.read(&mut bytes).await? > 0 {}
     Ok(())
 }
 
-/// Takes nothing, until the worker hangs up.
+/// Reads nothing until the worker hangs up.
 async fn ignore(client: &TcpStream) -> io::Result<()> {
     while !client.ready(Interest::READABLE).await?.is_read_closed() {
-        // There is no event to wait for while unread bytes make the connection readable.
+        // Unread bytes keep the connection readable, so there is no event to wait for.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())

@@ -1,8 +1,8 @@
-//! No ring of imports between the files of `src`, read from the sources.
+//! Asserts that no files of `src` import each other in a ring, read from the sources.
 //!
-//! An import counts from the file that names an item to the file that defines it: re-exports are followed, tests and their
-//! support are left out. A part of a folder may name the folder's page (`mod.rs`), since Rust lets it go on with the page's own
-//! types (`impl Engine` in `engine/answers.rs`); between any other two files a ring is a fault.
+//! An import leads from the file that names an item to the file that defines it. The test follows re-exports, and
+//! leaves out tests and their support. A file in a folder may name the folder's own file (`mod.rs`), because it may
+//! extend that file's types (`impl Engine` in `engine/answers.rs`). Every other ring is a fault.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use super::layering::{Source, sources};
 /// The path of a module below the crate.
 type Module = Vec<String>;
 
-/// The modules of `src` without tests: their code without comments, and the names that they re-export.
+/// The modules of `src` without tests, with their code (without comments) and the names that they re-export.
 struct Crate {
     code: BTreeMap<Module, String>,
     exported: BTreeMap<(Module, String), Vec<String>>,
@@ -43,7 +43,7 @@ fn expanded(tree: &str) -> Vec<String> {
     parts.flat_map(|part| expanded(part.trim())).map(|part| format!("{}{part}", before.trim_start())).collect()
 }
 
-/// The imports of a file, each with its name there, and whether others may take it from there.
+/// Returns the imports of a file, each as a flag that is true for a re-export, its path, and its name in the file.
 fn imports(code: &str) -> Vec<(bool, String, String)> {
     let statements = code.split(';').filter_map(|statement| {
         let at = statement.rfind("use ")?;
@@ -61,7 +61,7 @@ fn imports(code: &str) -> Vec<(bool, String, String)> {
     statements.flat_map(named).collect()
 }
 
-/// The paths that a file names outside its imports.
+/// Returns the paths that a file's code names.
 fn paths(code: &str) -> impl Iterator<Item = &str> {
     let words = code.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'));
     words.map(|word| word.trim_matches(':')).filter(|word| word.contains("::"))
@@ -82,7 +82,7 @@ impl Crate {
         Crate { code, exported }
     }
 
-    /// The path of an item from the crate's root; `None` where it is not one of this crate.
+    /// Returns the path of an item from the crate's root, or `None` if the item is not of this crate.
     fn absolute(&self, from: &Module, path: &[String]) -> Option<Vec<String>> {
         let supers = path.iter().take_while(|part| *part == "super").count();
         match path.first()?.as_str() {
@@ -96,7 +96,7 @@ impl Crate {
         }
     }
 
-    /// The file that defines an item, given its path from the crate's root.
+    /// Returns the file that defines an item, given the item's path from the crate's root.
     fn definer(&self, path: &[String], hops: usize) -> Option<Module> {
         let module = (0..=path.len()).rev().map(|n| path[..n].to_vec()).find(|path| self.code.contains_key(path))?;
         let exported = path.get(module.len()).and_then(|name| self.exported.get(&(module.clone(), name.clone())));
@@ -104,7 +104,7 @@ impl Crate {
         further.and_then(|path| self.definer(&path, hops + 1)).or(Some(module))
     }
 
-    /// For each file the other files whose items it names, but for the pages of the folders that it lies in.
+    /// Returns for each file the other files whose items it names, except the `mod.rs` of the folders that it is in.
     fn edges(&self) -> BTreeMap<&Module, BTreeSet<Module>> {
         let edges = self.code.iter().map(|(from, code)| {
             let imported = imports(code).into_iter().filter(|(is_public, _, _)| !is_public).map(|(_, path, _)| path);
@@ -118,7 +118,7 @@ impl Crate {
     }
 }
 
-/// The modules that a file declares for tests only.
+/// Returns the modules that a file declares only for tests.
 fn test_modules(source: &Source) -> Vec<Module> {
     let lines: Vec<&str> = source.text.lines().collect();
     let declared = lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]");
@@ -131,7 +131,7 @@ fn without_tests(source: &Source) -> String {
     code.join("\n")
 }
 
-/// The first ring that a walk from `at` meets.
+/// Returns the first ring that a walk from `at` meets.
 fn ring(
     edges: &BTreeMap<&Module, BTreeSet<Module>>,
     at: &Module,

@@ -1,5 +1,6 @@
-//! What nobody may read: tokens, passwords, e-mails and traits are in no log, metric, status, header or error, whatever a
-//! provider answers; and no token goes where a redirect points.
+//! Tokens, passwords, e-mails and traits, which no output may show, whatever a provider answers.
+//!
+//! They are in no log, metric, status, header or error. No token goes to the target of a redirect.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -22,22 +23,23 @@ use sluicegate::providers::headers::authorization;
 use crate::support::{World, metric, until, without_limits};
 use crate::worker_process::Process;
 
-/// In every token, password, e-mail and trait of these tests.
+/// A part of every token, password, e-mail and trait of these tests.
 const SECRET: &str = "MARKED";
-/// In every user id.
+/// A part of every user id.
 const PERSON: &str = "PERSON";
 
 const IDS: [&str; 3] = ["vitally", "vibefollow", "userpilot"];
 
-/// How many answers of a provider go wrong before it behaves.
+/// The number of a provider's wrong answers before it behaves.
 const MISHAPS: usize = 14;
 
-/// A provider of all three kinds that repeats what it is sent wherever an answer has room for it.
+/// A provider of all three kinds that repeats what it receives wherever an answer has room for it.
 struct Nosy {
-    /// Where its redirects point.
+    /// The address that its redirects name.
     elsewhere: SocketAddr,
-    /// How many sends each provider has answered, and how many questions about a job.
+    /// The number of sends that each provider has answered.
     sends: Mutex<BTreeMap<&'static str, usize>>,
+    /// The number of polls of jobs that it has answered.
     polls: Mutex<usize>,
     taken: Mutex<BTreeMap<&'static str, BTreeSet<String>>>,
     tokens: Mutex<BTreeSet<String>>,
@@ -50,7 +52,7 @@ async fn serve(router: Router) -> SocketAddr {
     address
 }
 
-/// Notes every request that arrives where nobody should be sent.
+/// Starts a server that records every request, and that no client should ever reach.
 async fn elsewhere() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let note = async |State(seen): State<Arc<Mutex<Vec<String>>>>, request: Request| {
@@ -145,7 +147,7 @@ fn event(user: &str) -> (Vec<u8>, Option<Vec<u8>>) {
     (user.as_bytes().to_vec(), Some(event.to_string().into_bytes()))
 }
 
-/// What the binary prints with these arguments, both streams together.
+/// Returns the output of the binary with these arguments, both streams together.
 fn printed(yaml: &str, arguments: &[&str], variables: &[(&str, &str)]) -> String {
     let mut file = tempfile::NamedTempFile::new().expect("a file");
     file.write_all(yaml.as_bytes()).expect("written");
@@ -167,7 +169,7 @@ fn assert_discreet(what: &str, text: &str) {
     }
 }
 
-/// User ids may stand in lines of debug and trace level.
+/// Asserts that a log shows no secret. Lines of debug and trace level may hold user ids.
 fn assert_discreet_log(log: &str) {
     assert!(log.contains("DEBUG"), "not as verbose as it should be:\n{log}");
     for line in log.lines() {
@@ -188,7 +190,7 @@ async fn full_run(format: &str, level: &str) {
         tokens: Mutex::default(),
     });
     let provider = serve(Router::new().fallback(answer).with_state(Arc::clone(&nosy))).await;
-    // A proxy that is not there: what is said of it must not hold its password.
+    // The proxy does not exist. Messages about it must not hold its password.
     let proxy = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("an address");
     let proxy = format!("http://MARKED-proxy-user:MARKED-proxy-password@{proxy}");
     let token_file = tempfile::NamedTempFile::new().expect("a file");
@@ -225,7 +227,7 @@ async fn full_run(format: &str, level: &str) {
     for id in &IDS[1..] {
         until(&format!("{id} has two dead letters"), async || world.dead_letters(id).len() == 2).await;
     }
-    // A refusal by Vitally counts when another user's row was taken after it.
+    // Vitally's refusal of a row counts only after Vitally has accepted another user's row.
     let mut others = 6;
     while world.dead_letters("vitally").len() < 2 {
         assert!(others < 200, "the refused rows do not end");
@@ -309,7 +311,7 @@ fn no_error_of_a_wrong_configuration_shows_a_secret() {
             assert_discreet(wrong, &text);
         }
     }
-    // What only a client that is made sees.
+    // librdkafka sees these mistakes only when it creates a client.
     let late = "kafka: { properties: { security.protocol: ssl, ssl.key.pem: MARKED, ssl.key.password: MARKED } }\n\
                 destinations: { d: { type: userpilot, token: MARKED } }\n";
     for command in [["run"].as_slice(), &["check", "--online"], &["generate"]] {
@@ -328,7 +330,7 @@ fn neither_the_debug_form_of_a_configuration_nor_a_panic_over_a_token_shows_it()
     .expect("valid");
     assert_discreet("Debug", &format!("{config:?} {config:#?}"));
     assert_discreet("config print", &config.to_yaml());
-    // The tests' output shows what the process would print as well.
+    // The tests' output also shows what the process would print.
     let payload = catch_unwind(|| authorization("Basic", &SecretString::from("MARKED\u{7f}\n"))).expect_err("a panic");
     let text = payload.downcast_ref::<String>().map_or("", String::as_str);
     assert!(text.contains("the token was validated"), "{text}");

@@ -22,10 +22,10 @@ use sluicegate::testbed::simulator::{Kind, Simulator, SimulatorSettings};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Longest wait for a condition; a pass takes a fraction of it, also on a loaded machine.
+/// The longest wait for a condition. A passing test needs a fraction of it, also on a loaded machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Broker, topic and providers of one test.
+/// The broker, the topic and the providers of one test.
 pub struct World {
     pub embedded: Option<EmbeddedBroker>,
     pub brokers: String,
@@ -34,17 +34,18 @@ pub struct World {
     pub partitions: i32,
     pub simulator: Simulator,
     pub producer: FutureProducer,
-    /// What was produced, for the expected state.
+    /// The records that the test has produced, from which the expected state is computed.
     pub log: Vec<LogEntry>,
 }
 
 impl World {
-    /// Topic and dead-letter topics are fresh; the providers have their real limits unless `settings` says otherwise.
+    /// Starts a world with a fresh topic and fresh dead-letter topics. The providers have their real limits unless
+    /// `settings` says otherwise.
     pub async fn start(partitions: i32, settings: SimulatorSettings) -> World {
         World::start_on(std::env::var("SLUICEGATE_TEST_BROKERS").ok(), partitions, settings).await
     }
 
-    /// The same on these brokers, or on a mock cluster of its own.
+    /// Starts a world on these brokers, or on a mock cluster of its own.
     pub async fn start_on(brokers: Option<String>, partitions: i32, settings: SimulatorSettings) -> World {
         match brokers {
             Some(brokers) => World::at(brokers, partitions, settings).await,
@@ -52,7 +53,7 @@ impl World {
         }
     }
 
-    /// The same on a Kafka that takes admin calls.
+    /// Starts a world on a Kafka that takes admin calls.
     pub async fn at(brokers: String, partitions: i32, settings: SimulatorSettings) -> World {
         let topic = fresh_topic();
         let dead = dead_letter_topics(&topic);
@@ -62,7 +63,7 @@ impl World {
         World::with(None, brokers, topic, partitions, settings).await
     }
 
-    /// The same on an embedded cluster of so many brokers.
+    /// Starts a world on an embedded cluster of `brokers` brokers.
     pub async fn embedded(brokers: i32, partitions: i32, settings: SimulatorSettings) -> World {
         let topic = fresh_topic();
         let dead = dead_letter_topics(&topic);
@@ -94,12 +95,12 @@ impl World {
         }
     }
 
-    /// Another producer, which learns anew what partitions there are.
+    /// Replaces the producer by one that learns the partitions again.
     pub fn new_producer(&mut self) {
         self.producer = producer(&self.brokers);
     }
 
-    /// A configuration with these destination blocks (YAML, indented by two), all pointing at the simulator.
+    /// Returns a configuration with these destination blocks (YAML, indented by two).
     pub fn config(&self, destinations: &str) -> Config {
         let yaml = format!(
             "kafka:\n  brokers: {}\n  topics: [{}]\n  group: {}\n  commit_interval: 200ms\n  properties: {{ group.protocol: consumer }}\n\
@@ -109,7 +110,7 @@ impl World {
         Config::from_yaml(&yaml).unwrap_or_else(|problems| panic!("{problems}\n{yaml}"))
     }
 
-    /// One destination block: `more` is further keys, comma-separated.
+    /// Returns one destination block that points at the simulator. `more` holds further keys, separated by commas.
     pub fn block(&self, id: &str, kind: Kind, more: &str) -> String {
         let name = kind.name();
         let comma = if more.is_empty() { "" } else { ", " };
@@ -119,7 +120,7 @@ impl World {
         )
     }
 
-    /// All three providers in their default modes, without linger.
+    /// Returns the blocks of all three providers in their default modes, without linger.
     pub fn all_blocks(&self) -> String {
         Kind::ALL.map(|kind| self.block(kind.name(), kind, "batch: { linger: 0s }, request: { timeout: 5s }")).concat()
     }
@@ -134,7 +135,8 @@ impl World {
         self.produce_all_to(None, events).await;
     }
 
-    /// The same to one partition, whatever the keys.
+    /// Writes events in order to one partition, whatever their keys, and waits until the broker has them all. Without a
+    /// partition, the keys decide.
     pub async fn produce_all_to(
         &mut self,
         partition: Option<i32>,
@@ -156,18 +158,18 @@ impl World {
         }
     }
 
-    /// What is wrong with what the provider holds, compared with a plain replay of the log.
+    /// Returns the differences between what the provider holds and a plain replay of the log.
     pub fn wrong_state(&self, kind: Kind) -> Vec<String> {
         let expected = expect(kind, &ReadRules::default(), &self.log);
         diff(&expected, &self.simulator.provider(kind).users())
     }
 
-    /// The records of a dead-letter topic: key, value, headers.
+    /// Returns the records of a dead-letter topic.
     pub fn dead_letters(&self, id: &str) -> Vec<Letter> {
         read_topic(&self.brokers, &format!("{}.dlq.{id}", self.topic))
     }
 
-    /// Sum of the committed positions of a lane's group, and of the log's ends.
+    /// Returns the sum of the committed positions of a lane's group, and the sum of the log's ends.
     pub fn committed(&self, id: &str) -> (i64, i64) {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", &self.brokers)
@@ -180,7 +182,7 @@ impl World {
             list.add_partition(&self.topic, partition);
             end += consumer.fetch_watermarks(&self.topic, partition, Duration::from_secs(10)).expect("watermarks").1;
         }
-        // A group that is not there yet may have no coordinator yet.
+        // A group that does not exist yet may have no coordinator yet.
         let Ok(committed) = consumer.committed_offsets(list, Duration::from_secs(10)) else { return (0, end) };
         let sum = committed.elements().into_iter().filter_map(|element| match element.offset() {
             Offset::Offset(offset) => Some(offset),
@@ -189,7 +191,7 @@ impl World {
         (sum.sum(), end)
     }
 
-    /// Waits until every event that was produced is settled and committed by this lane.
+    /// Waits until this lane has settled and committed every event that was produced.
     pub async fn wait_committed(&self, id: &str) {
         until(&format!("{id} has committed everything"), async || {
             let (committed, end) = self.committed(id);
@@ -204,14 +206,14 @@ fn producer(brokers: &str) -> FutureProducer {
         .set("bootstrap.servers", brokers)
         .set("partitioner", "murmur2_random")
         .set("linger.ms", "5")
-        // Retries neither repeat events nor change their order.
+        // With idempotence, retries neither repeat events nor change their order.
         .set("enable.idempotence", "true")
         .set("message.max.bytes", "12582912")
         .create()
         .expect("a producer")
 }
 
-/// A lane's group as its coordinator sees it.
+/// A client that asks the coordinator about a lane's group.
 pub struct GroupView {
     consumer: BaseConsumer,
     topic: String,
@@ -230,7 +232,7 @@ impl World {
 }
 
 impl GroupView {
-    /// Sum of the committed positions; `None` while the coordinator does not answer.
+    /// Returns the sum of the committed positions, or `None` while the coordinator does not answer.
     pub fn committed(&self) -> Option<i64> {
         let mut list = TopicPartitionList::new();
         (0..self.partitions).for_each(|partition| {
@@ -253,7 +255,7 @@ pub struct Letter {
     pub headers: BTreeMap<String, String>,
 }
 
-/// All records of a topic, partition by partition.
+/// Returns all records of a topic, in order within each partition.
 pub fn read_topic(brokers: &str, topic: &str) -> Vec<Letter> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
@@ -310,13 +312,14 @@ impl Worker {
         Worker { stop, task: tokio::spawn(app.run(stopped)), address }
     }
 
-    /// Drains and ends it.
+    /// Drains the worker and ends it.
     pub async fn stop(self) {
         let _ = self.stop.send(true);
         self.task.await.expect("no panic").unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// Ends it as `kill -9` would, as far as one process allows: nothing is drained, committed or left.
+    /// Ends the worker as `kill -9` would, as far as one process allows: it drains nothing, commits nothing and leaves
+    /// no group.
     pub fn abort(self) {
         self.task.abort();
     }
@@ -327,13 +330,13 @@ impl Worker {
         (reply.status().as_u16(), reply.text().await.expect("text"))
     }
 
-    /// The sum of all series of this metric whose labels contain all of `labels` (as `name="value"`).
+    /// Returns the sum of all series of this metric whose labels contain all of `labels` (as `name="value"`).
     pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let (_, text) = self.get("/metrics").await;
         metric(&text, name, labels)
     }
 
-    /// The state that `/status` shows for this lane.
+    /// Returns the state that `/status` shows for this lane.
     pub async fn state(&self, id: &str) -> String {
         let (_, text) = self.get("/status").await;
         let status: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -354,7 +357,7 @@ pub fn metric(text: &str, name: &str, labels: &[&str]) -> f64 {
 /// Waits until the condition holds.
 ///
 /// # Panics
-/// When it does not within `DEADLINE`.
+/// If it does not hold within `DEADLINE`.
 pub async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
     let deadline = Instant::now() + DEADLINE;
     while !condition().await {
@@ -377,7 +380,7 @@ pub async fn create_topics(brokers: &str, topics: &[(&str, i32)]) {
         ClientConfig::new().set("bootstrap.servers", brokers).create().expect("an admin client");
     let topics: Vec<NewTopic<'_>> = topics
         .iter()
-        // As on brokers before 4.0: since then they refuse records from more than an hour ahead (KIP-937).
+        // The default of brokers before 4.0. Later ones refuse records from more than an hour ahead (KIP-937).
         .map(|(topic, partitions)| {
             NewTopic::new(topic, *partitions, TopicReplication::Fixed(1))
                 .set("message.timestamp.after.max.ms", "9223372036854775807")
@@ -387,11 +390,11 @@ pub async fn create_topics(brokers: &str, topics: &[(&str, i32)]) {
     assert!(results.iter().all(Result::is_ok), "{results:?}");
 }
 
-/// The pace of a lane and of its retries where neither is the subject.
+/// The pace of a lane and of its retries if neither is the subject.
 pub const QUICK: &str =
     "limit: { rows_per_minute: 60000 }, retry: { initial: 50ms, max: 500ms }, request: { timeout: 5s }";
 
-/// Providers that count rows but limit none, and whose jobs take no longer than their rows are asked about.
+/// Returns settings of providers that count rows but limit none, and whose jobs end before a lane asks about them.
 pub fn without_limits() -> SimulatorSettings {
     let mut settings =
         SimulatorSettings { job_rows_per_minute: 60_000, job_queue_delay: Duration::ZERO, ..Default::default() };
@@ -401,7 +404,7 @@ pub fn without_limits() -> SimulatorSettings {
     settings
 }
 
-/// One event for each of these users; every provider takes it as it is.
+/// Generates one event for each of these users, which every provider accepts as it is.
 pub fn one_event_each(users: std::ops::Range<usize>) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
     users.map(|n| {
         let event = serde_json::json!({
@@ -415,7 +418,7 @@ pub fn one_event_each(users: std::ops::Range<usize>) -> impl Iterator<Item = (Ve
 }
 
 impl World {
-    /// The same configuration as text for a process, with these lines of librdkafka's properties and this `shutdown.drain`.
+    /// Returns the configuration as text for a process, with these properties of librdkafka and this `shutdown.drain`.
     pub fn yaml(&self, destinations: &str, properties: &str, drain: &str) -> String {
         format!(
             "kafka:\n  brokers: {}\n  topics: [{}]\n  group: {}\n  commit_interval: 200ms\n  properties: {{ {properties} }}\n\
@@ -424,7 +427,8 @@ impl World {
         )
     }
 
-    /// The fences that a lane has committed, summed over its partitions; 0 where there is none.
+    /// Returns the fences that a lane has committed, summed over its partitions. A partition without a fence counts as
+    /// 0.
     pub fn fences(&self, id: &str) -> i64 {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", &self.brokers)
@@ -444,7 +448,7 @@ impl World {
 }
 
 impl World {
-    /// `config` with further top-level blocks of YAML.
+    /// Returns the configuration of `config` with further top-level blocks of YAML.
     pub fn config_with(&self, more: &str, destinations: &str) -> Config {
         let yaml = format!(
             "kafka:\n  brokers: {}\n  topics: [{}]\n  group: {}\n  commit_interval: 200ms\n  properties: {{ group.protocol: consumer }}\n\
@@ -454,7 +458,7 @@ impl World {
         Config::from_yaml(&yaml).unwrap_or_else(|problems| panic!("{problems}\n{yaml}"))
     }
 
-    /// Writes one record where it is told to, with or without key and value, and returns its place.
+    /// Writes one record to this partition, with or without key and value, and returns its partition and offset.
     pub async fn produce_at(&mut self, partition: i32, key: Option<&[u8]>, payload: Option<&[u8]>) -> (i32, i64) {
         let deadline = Instant::now() + DEADLINE;
         let at = loop {
@@ -463,7 +467,7 @@ impl World {
             let delivery = self.producer.send_result(record).unwrap_or_else(|(error, _)| panic!("{error}"));
             match delivery.await.expect("the producer lives") {
                 Ok(at) => break at,
-                // A topic's new limit takes a moment to reach its log.
+                // A new limit of the topic takes a moment to reach its log.
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _))
                     if Instant::now() < deadline =>
                 {
@@ -477,7 +481,7 @@ impl World {
         (at.partition, at.offset)
     }
 
-    /// Lets a topic take records of 12 MiB; the mock cluster's topics do so anyway.
+    /// Lets a topic take records of 12 MiB. The mock cluster's topics do so anyway.
     pub async fn allow_large_records(&self, topic: &str) {
         if self.embedded.is_some() {
             return;
@@ -489,9 +493,10 @@ impl World {
         assert!(results.iter().all(Result::is_ok), "{results:?}");
     }
 
-    /// Writes a record to partition 0 and takes it away with all before it, as retention does.
+    /// Writes a record to partition 0 and removes it and all records before it, as retention does.
     pub async fn lose_a_record(&mut self) {
-        // Twice what the mock cluster keeps of a partition; Kafka takes it for an ordinary one.
+        // The mock cluster removes a record of twice the size that it keeps of a partition. On Kafka an admin call
+        // removes a short one.
         let length = if self.embedded.is_some() { 10 * 1024 * 1024 } else { 10 };
         let payload = format!(r#"{{"userId":"gone","traits":{{"long":"{}"}}}}"#, "x".repeat(length));
         let (partition, offset) = self.produce_at(0, Some(b"gone"), Some(payload.as_bytes())).await;
@@ -505,8 +510,8 @@ impl World {
         }
     }
 
-    /// Compares what this lane says of a log that is settled with the model, with its dead-letter topic and with what the
-    /// provider counted; returns the letters.
+    /// Compares the lane's metrics for a settled log with the model, with its dead-letter topic and with the provider's
+    /// counts. Returns the dead letters.
     pub async fn check_books(&self, worker: &Worker, kind: Kind, rules: &ReadRules) -> Vec<Letter> {
         let (_, text) = worker.get("/metrics").await;
         let lane = format!("destination=\"{}\"", kind.name());
@@ -548,16 +553,16 @@ impl World {
 }
 
 impl Letter {
-    /// The header's text.
+    /// Returns the header's text.
     ///
     /// # Panics
-    /// When there is none.
+    /// If there is no such header.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).unwrap_or_else(|| panic!("no header {name} among {:?}", self.headers))
     }
 }
 
-/// Scrapes a worker without pause and takes the books of each lane in each scrape.
+/// Scrapes a worker without pause, and checks the ledger of each lane in each scrape.
 pub struct LedgerWatch {
     stop: watch::Sender<bool>,
     task: JoinHandle<u64>,
@@ -588,17 +593,17 @@ impl LedgerWatch {
         LedgerWatch { stop, task }
     }
 
-    /// Ends it and returns how many scrapes it made.
+    /// Ends the watch and returns the number of its scrapes.
     ///
     /// # Panics
-    /// When the books of one of them did not add up.
+    /// If the ledger did not add up in one of them.
     pub async fn end(self) -> u64 {
         self.stop.send_replace(true);
         self.task.await.expect("the books added up in every scrape")
     }
 }
 
-/// The offsets of all records of a topic of one partition that are left.
+/// Returns the offsets of all records that are left in a topic of one partition.
 pub fn read_offsets(brokers: &str, topic: &str) -> Vec<i64> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)

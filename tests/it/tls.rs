@@ -1,4 +1,4 @@
-//! The worker's TLS to a provider with a company's own authority and with certificates for both sides.
+//! TLS from the worker to a provider, with a company's own certificate authority and with certificates for both sides.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio_rustls::rustls::ServerConfig;
 use crate::certificates::Authority;
 use crate::support::{QUICK, Worker, World, one_event_each, until, without_limits};
 
-/// Takes TLS off and hands everything on to the simulator.
+/// Starts a server that ends TLS and passes everything on to the simulator.
 async fn front(server: Arc<ServerConfig>, behind: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
@@ -20,7 +20,7 @@ async fn front(server: Arc<ServerConfig>, behind: SocketAddr) -> SocketAddr {
         while let Ok((stream, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                // A client that hangs up is the client's affair.
+                // A client that hangs up is not the server's concern.
                 let Ok(mut stream) = acceptor.accept(stream).await else { return };
                 let mut behind = TcpStream::connect(behind).await.expect("the simulator listens");
                 let _ = tokio::io::copy_bidirectional(&mut stream, &mut behind).await;
@@ -35,7 +35,8 @@ fn block(world: &World, kind: Kind, front: SocketAddr, tls: &str) -> String {
     block.replace(&world.simulator.base_url(), &format!("https://{front}"))
 }
 
-/// Whatever is refused stays in the topic, and goes out once the files are right.
+/// Asserts that the events stay in the topic while the provider refuses the connection, and are delivered once the
+/// files are right.
 async fn refused_then_delivered(kind: Kind, clients: bool) {
     let mut world = World::start(1, without_limits()).await;
     let (ours, other) = (Authority::new(), Authority::new());
@@ -61,7 +62,7 @@ async fn refused_then_delivered(kind: Kind, clients: bool) {
             .await;
         assert_eq!(worker.state(kind.name()).await, "backing_off", "{tls}");
         let (_, status) = worker.get("/status").await;
-        // What a refused client hears of it after its handshake is an alert, or the end of the connection.
+        // A client that is refused after its handshake sees only an alert or the end of the connection.
         assert!(clients || status.contains("tls: ") && status.contains("UnknownIssuer"), "{tls}: {status}");
         worker.stop().await;
         assert_eq!(world.simulator.provider(kind).summary().counters.requests, 0, "{tls}");

@@ -1,4 +1,4 @@
-//! The binary as a child process of a test: started, asked, signalled, killed.
+//! The worker's binary as a child process of a test, which starts, queries, signals and kills it.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// Longest session of Kafka's new protocol in use here: the mock's. A member that did not leave blocks the next for as long.
+/// The longest session of Kafka's new protocol here, which is the mock cluster's. A member that did not leave blocks
+/// the next one for as long.
 pub const SESSION: Duration = Duration::from_secs(30);
 
-/// A running `sluicegate run`; killed when dropped.
+/// A running `sluicegate run`. Dropping it kills the process.
 pub struct Process {
     child: std::process::Child,
     log: Arc<Mutex<Vec<String>>>,
@@ -22,11 +23,11 @@ impl Process {
         Process::start_with(yaml, arguments, &[])
     }
 
-    /// With these variables in its environment besides the test's own.
+    /// Starts the binary with these variables in addition to the test's own environment.
     pub fn start_with(yaml: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Process {
         let config = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(config.path(), yaml).expect("written");
-        // Another build of it where a test takes minutes and is to measure what is shipped.
+        // The variable names another build for a test that takes minutes and measures the shipped program.
         let binary = std::env::var_os("SLUICEGATE_TEST_BINARY");
         let mut child = Command::new(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_sluicegate").into()))
             .arg("run")
@@ -58,7 +59,7 @@ impl Process {
         self.log.lock().expect("no panic").join("\n")
     }
 
-    /// As when the collector of the log has ended: the next line meets a pipe that nobody reads.
+    /// Stops reading the log, as if its collector had ended. The next line meets a pipe without a reader.
     pub fn stop_reading_the_log(&self) {
         self.reads.store(false, Ordering::Release);
     }
@@ -72,7 +73,7 @@ impl Process {
         }
     }
 
-    /// Where it serves, as its log says in either format.
+    /// Returns the address on which the process serves, from its log in either format.
     pub async fn address(&mut self) -> String {
         self.wait_log("serving ").await;
         let log = self.log();
@@ -90,7 +91,7 @@ impl Process {
         self.child.try_wait().expect("a child").is_none()
     }
 
-    /// The exit code if it has ended, and not of a signal.
+    /// Returns the exit code if the process has ended, and not by a signal.
     pub fn ended_with(&mut self) -> Option<i32> {
         self.child.try_wait().expect("a child")?.code()
     }
@@ -101,12 +102,12 @@ impl Process {
         assert!(status.success(), "kill -{name}: {status}");
     }
 
-    /// The exit code; panics when it takes longer than `limit`, or the process died of a signal.
+    /// Waits for the exit code. Panics if the process takes longer than `limit`, or if it died of a signal.
     pub async fn exit(&mut self, limit: Duration) -> i32 {
         let started = Instant::now();
         loop {
             if !self.is_running() {
-                // The reader of its last lines may be a moment behind.
+                // The thread that reads the last lines may be a moment behind.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 return self.ended_with().unwrap_or_else(|| panic!("it died of a signal\n{}", self.log()));
             }
@@ -115,7 +116,7 @@ impl Process {
         }
     }
 
-    /// As the kernel's memory killer or a lost node ends it.
+    /// Kills the process, as the kernel's memory killer or a lost node would.
     pub fn kill(mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("ended");

@@ -1,4 +1,4 @@
-//! Token, address or account are wrong: nothing is dead-lettered, one row now and then asks whether it is mended.
+//! A wrong token, address or account: no row becomes a dead letter, and single rows probe until an operator has fixed it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::{ONE_BY_ONE, QUICK, all_delivered, event, lane_metric, outage, retrie
 use crate::support::{Worker, World, until};
 use crate::worker_process::Process;
 
-/// A block like `World::block`, with a token file.
+/// Returns a block like `World::block`, with a token file.
 fn block_with_file(world: &World, kind: Kind, file: &Path, more: &str) -> String {
     let token = format!("token: demo-{}-token", kind.name());
     let block = world.block(kind.name(), kind, more);
@@ -39,12 +39,14 @@ async fn a_wrong_token_sends_single_probes_ever_more_rarely_until_its_file_is_re
         assert_eq!(lane_metric(&worker, "sluicegate_dead_letters_total", kind.name()).await, 0.0);
         assert!(retries(&worker, kind.name(), "account_fault").await >= 6.0);
     }
-    // Userpilot's bulk is counted when a job is accepted, so only these two show when refused requests came.
+    // The simulator counts Userpilot's bulk rows when it accepts a job, so only these two show the times of refused
+    // requests.
     for kind in [Kind::Vitally, Kind::Vibefollow] {
         let arrivals = world.simulator.provider(kind).arrivals();
         for (n, pair) in arrivals.windows(2).take(5).enumerate() {
             assert_eq!(pair[1].1, 1, "{kind:?}: a probe is one row");
-            // A quarter of the fault's age, 100 ms at least, jittered down to a half at most.
+            // The lane pauses for a quarter of the fault's age, at least 100 ms. Jitter shortens the pause to half of
+            // that at most.
             let (gap, age) = (pair[1].0 - pair[0].0, pair[0].0 - arrivals[0].0);
             let least = (age / 4).max(Duration::from_millis(100)) / 2;
             assert!(gap >= least, "{kind:?}: probe {n} came after {gap:?}, not {least:?}");
@@ -98,8 +100,8 @@ async fn a_blocked_vitally_account_is_told_from_bad_rows_and_costs_none() {
     worker.stop().await;
 }
 
-/// Bad rows before, among and behind good ones, in a stream that goes on: each bad one is a dead letter, each good one
-/// arrives.
+/// Sends bad rows before, among and behind good ones, in a stream that goes on. Asserts that each bad row becomes a
+/// dead letter and each good one arrives.
 async fn bad_rows(mode: &str, bad: &[u64]) {
     let mut world = World::start(1, roomy()).await;
     let block = world.block("vitally", Kind::Vitally, &format!("mode: {mode}, {QUICK}"));
@@ -110,7 +112,7 @@ async fn bad_rows(mode: &str, bad: &[u64]) {
         }))
         .await;
     let worker = Worker::start(&world.config(&block)).await;
-    // A refusal is a row's own fault only when another user's row is taken after it, so the stream has to go on.
+    // A refusal is a row's own fault only if Vitally accepts another user's row after it, so the stream has to go on.
     let mut walkers = 0;
     while lane_metric(&worker, "sluicegate_dead_letters_total", "vitally").await < bad.len() as f64 {
         walkers += 1;
@@ -169,7 +171,7 @@ async fn a_wrong_token_is_an_error_in_the_log_with_its_remedy_and_its_end_is_tol
     assert!(line.contains("ERROR") && line.contains("status 401"), "{line}");
     let place = format!("destinations.vitally.token_file ({})", file.display());
     assert!(line.contains("remedy=") && line.contains(&place), "{line}");
-    // Text is for people: no module paths, no colors in a pipe.
+    // Text is for people, so it has no module paths, and no colors in a pipe.
     assert!(!log.contains("sluicegate::") && !log.contains('\x1b'), "{log}");
 
     std::fs::write(&file, "demo-vitally-token\n").expect("a token file");

@@ -1,4 +1,4 @@
-//! Gateways in front of a provider: error pages for a moment and for long, and pages that mean the account.
+//! Gateways in front of a provider: error pages for a moment and for long, and pages that mean an account fault.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::{Behind, QUICK, all_delivered, lane_metric, last_error, retries, roun
 use crate::proxy::{Fault, Proxy};
 use crate::support::{Worker, until};
 
-/// What nginx and the large load balancers answer in a provider's place: a page, not the provider's JSON.
+/// Returns the answer of nginx and the large load balancers in a provider's place: a page, not the provider's JSON.
 fn page(status: u16, reason: &str, more: &str) -> Fault {
     let body =
         format!("<html><head><title>{status} {reason}</title></head><body><h1>{status} {reason}</h1></body></html>");
@@ -19,12 +19,13 @@ fn page(status: u16, reason: &str, more: &str) -> Fault {
     Fault::Answer(head + &body)
 }
 
-/// One error, then so many that a row which failed as often among others' successes would have been given up three times.
+/// Answers with one error, then with a long series. The series has three times the errors after which a row is given up
+/// while other rows succeed.
 async fn outages_with(status: u16, reason: &str) {
     let mut behind = Behind::start(2).await;
     let settings = QUICK.replace("max: 500ms", "max: 50ms");
     let worker = Worker::start(&behind.world.config(&behind.blocks(&settings))).await;
-    // Short: one request of each lane.
+    // A short outage: one request of each lane fails.
     behind.proxies.iter().for_each(|proxy| proxy.script([page(status, reason, "")]));
     behind.world.produce_all(round(20, 1)).await;
     for kind in Kind::ALL {
@@ -32,11 +33,11 @@ async fn outages_with(status: u16, reason: &str) {
         assert!(retries(&worker, kind.name(), "server").await > 0.0, "{kind:?}");
         assert_eq!(behind.proxy(kind).script_left(), 0, "{kind:?}");
     }
-    // Long, while newer events of the same users come.
+    // A long outage while newer events of the same users arrive.
     let at_first = behind.proxies.each_ref().map(|proxy| proxy.counts().requests);
     behind.set(&page(status, reason, ""));
     behind.world.produce_all(round(20, 2)).await;
-    // What left before the first error came back is at most a request for each user; what comes after that is a probe.
+    // Before the first error comes back, each user has one request at most. Every later request is a probe.
     for (proxy, at_first) in behind.proxies.iter().zip(at_first) {
         until("probes come", async || proxy.counts().requests > at_first + 21).await;
     }
@@ -160,7 +161,7 @@ async fn a_page_that_means_the_account_is_no_dead_letter() {
     worker.stop().await;
 }
 
-/// Rounds of events while replies are errors, waits and delays by turns.
+/// Writes rounds of events while the proxies answer with the faults of `turn` in a cycle.
 async fn by_turns(turn: &[Fault], settings: &str) {
     let mut behind = Behind::start(2).await;
     let worker = Worker::start(&behind.world.config(&behind.blocks(settings))).await;
@@ -182,7 +183,7 @@ async fn errors_among_successes_lose_nothing_and_set_nobody_back() {
         page(429, "Too Many Requests", ""),
         page(504, "Gateway Timeout", ""),
     ];
-    // How often a row may fail while others get through is not the subject here.
+    // The number of failures of a row among others' successes is not the subject here.
     by_turns(&turn, &QUICK.replace("max: 500ms", "max: 500ms, max_attempts: 1000")).await;
 }
 

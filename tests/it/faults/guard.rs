@@ -1,4 +1,4 @@
-//! The flood guard: after a bad deployment the lane does not empty its topic into the dead letters.
+//! The flood guard: after a bad deployment, the lane does not turn its whole topic into dead letters.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn failed_at(letter: &Letter) -> jiff::Timestamp {
     letter.headers["sluicegate.failed_at"].parse().expect("a time")
 }
 
-/// So many dead letters at first, then good rows: guarded, trickling, and open again.
+/// Produces the bad events, then good rows. The lane is guarded, writes dead letters slowly, and opens again.
 async fn flood(bad: Vec<(Vec<u8>, Option<Vec<u8>>)>, class: &str) {
     let mut world = World::start(1, roomy()).await;
     let count = bad.len();
@@ -32,7 +32,7 @@ async fn flood(bad: Vec<(Vec<u8>, Option<Vec<u8>>)>, class: &str) {
     let worker = Worker::start(&world.config(&block(&world))).await;
     wait_state(&worker, "vitally", "guarded").await;
     assert!(lane_metric(&worker, "sluicegate_pending_events", "vitally").await > 0.0, "some are still held back");
-    // Behind the window each letter waits for the one before it: 100 ms at 600 a minute.
+    // Once the window is full, each dead letter waits for the one before it: 100 ms at 600 a minute.
     let few = WINDOW as usize + 20;
     until("a trickle goes on", async || {
         lane_metric(&worker, "sluicegate_dead_letters_total", "vitally").await >= few as f64

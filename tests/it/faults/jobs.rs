@@ -1,4 +1,4 @@
-//! Userpilot's bulk jobs: somebody else's, failed ones, lost ones, and ones that nobody can be asked about.
+//! Userpilot's bulk jobs: another client's, failed and lost ones, and jobs whose polls fail.
 
 use serde_json::json;
 use sluicegate::testbed::simulator::{Faults, Kind, Mishap, SimulatorSettings, Step};
@@ -12,7 +12,7 @@ async fn jobs(worker: &Worker, outcome: &str) -> f64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn somebody_elses_job_is_waited_for() {
-    // 1,500 foreign rows take three seconds.
+    // The other client's 1,500 rows take three seconds.
     let mut world = World::start(1, SimulatorSettings { job_rows_per_minute: 30_000, ..roomy() }).await;
     let users: Vec<_> = (0..1_500).map(|n| json!({ "user_id": format!("foreign-{n}"), "metadata": {} })).collect();
     let reply = reqwest::Client::new()
@@ -73,7 +73,7 @@ async fn a_job_that_cannot_be_asked_about_keeps_its_rows_and_delivers_them_once(
     world.produce_all(round(20, 1)).await;
     let worker = Worker::start(&world.config(&world.block("userpilot", Kind::Userpilot, QUICK))).await;
     wait_state(&worker, "userpilot", "waiting_for_job").await;
-    // The user's newer event waits behind the job.
+    // The user's newer event waits until the job has ended.
     world.produce_all(round(1, 2)).await;
     let provider = world.simulator.provider(Kind::Userpilot);
     until("both polls have failed", async || provider.summary().counters.polls >= 2).await;
@@ -88,15 +88,15 @@ async fn a_job_that_cannot_be_asked_about_keeps_its_rows_and_delivers_them_once(
     worker.stop().await;
 }
 
-/// The status of a job counts its completed rows and names none (Userpilot, "Bulk HTTP Identify & Update API"), so the deficit is
-/// halved down.
+/// The status of a job counts its completed rows and names none (Userpilot, "Bulk HTTP Identify & Update API"). So the
+/// lane halves the batch until the missing row is alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_completed_jobs_leave_out_of_their_count_ends_alone_as_a_dead_letter() {
     let mut world = World::start(1, roomy()).await;
     let left_out = event("left-out", 1, json!({ "dropped": true }));
     world.produce_all(round(10, 1).chain([left_out])).await;
     let worker = Worker::start(&world.config(&world.block("userpilot", Kind::Userpilot, QUICK))).await;
-    // Others get through meanwhile, which shows that it is not the provider.
+    // Other rows succeed meanwhile, which shows that the provider is not at fault.
     let mut version = 1;
     while lane_metric(&worker, "sluicegate_dead_letters_total", "userpilot").await < 1.0 {
         version += 1;

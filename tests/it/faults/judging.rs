@@ -1,4 +1,4 @@
-//! What a reply means: coded, dressed up, from somebody else, unreadable, or a word that the request was never looked at.
+//! The meaning of replies: encoded, in another form, from an edge, unreadable, or sent without a look at the request.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -17,13 +17,14 @@ use crate::certificates::Authority;
 use crate::proxy::{Dress, Fault};
 use crate::support::{Worker, World, until};
 
-/// Each provider in each of its modes that has another kind of reply.
+/// Every provider in each of its modes that has its own kind of reply.
 const MODES: [[(Kind, &str); 3]; 2] = [
     [(Kind::Vitally, "batch"), (Kind::Vibefollow, "single"), (Kind::Userpilot, "single")],
     [(Kind::Vitally, "single"), (Kind::Vibefollow, "bulk"), (Kind::Userpilot, "bulk_json")],
 ];
 
-/// All rows arrive, a refused one as a letter, though every reply is dressed so; no reply counts as a failure.
+/// Delivers rows while every reply has one of these forms. Asserts that all rows arrive and that no reply counts as a
+/// failure.
 async fn dressed_replies_are_understood(dresses: &[Dress]) {
     for modes in MODES {
         let mut behind = Behind::start(1).await;
@@ -58,7 +59,7 @@ async fn a_documented_body_is_a_success_under_any_status_of_its_class_and_beside
     dressed_replies_are_understood(&[Dress::Surplus]).await;
 }
 
-/// nginx's own page for what it takes for a bad request: not the provider's word on any row.
+/// Returns nginx's own page for a bad request, which is not the provider's verdict on any row.
 fn nginx(status: &str) -> Fault {
     let page = format!(
         "<html>\r\n<head><title>{status}</title></head>\r\n<body>\r\n<center><h1>{status}</h1></center>\r\n\
@@ -112,12 +113,12 @@ async fn a_firewall_that_blocks_one_body_does_not_keep_the_other_users_back() {
     worker.stop().await;
 }
 
-/// A gzipped promise that breaks off.
+/// Returns a success whose gzip stream is damaged.
 fn damaged_success() -> Fault {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(br#"{"message":"Success.","data":{"accepted":true}}"#).expect("memory");
     let coded = encoder.finish().expect("memory");
-    // Only what is text in any case can stand in a script: the magic number is none.
+    // A fault's answer is text, so it keeps only the printable bytes of the stream. The magic number is lost.
     let text: String = coded.iter().filter(|byte| byte.is_ascii_graphic()).map(|byte| char::from(*byte)).collect();
     Fault::Answer(format!("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n{text}", text.len()))
 }
@@ -144,8 +145,8 @@ async fn successes_that_cannot_be_read_are_not_believed_and_cost_nobody() {
     worker.stop().await;
 }
 
-/// A server that closes connections in the way of HTTP/2: the next so many get a GOAWAY that names none of their requests as
-/// looked at; the others lead to the simulator.
+/// Starts a server that closes the next `to_give_back` connections as HTTP/2 does. Each of them gets a GOAWAY that
+/// names none of its requests as processed. The server passes the other connections on to the simulator.
 async fn front(authority: &Authority, to_give_back: Arc<AtomicU32>, behind: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
@@ -156,7 +157,7 @@ async fn front(authority: &Authority, to_give_back: Arc<AtomicU32>, behind: Sock
         while let Ok((stream, _)) = listener.accept().await {
             let (acceptor, to_give_back) = (acceptor.clone(), Arc::clone(&to_give_back));
             tokio::spawn(async move {
-                // A client that hangs up is the client's affair.
+                // A client that hangs up is not the server's concern.
                 let Ok(mut stream) = acceptor.accept(stream).await else { return };
                 let left = to_give_back.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
                 if left.is_ok() {
@@ -170,7 +171,8 @@ async fn front(authority: &Authority, to_give_back: Arc<AtomicU32>, behind: Sock
     address
 }
 
-/// The client's preface, our empty settings, frames until a request has begun, then the GOAWAY (RFC 9113, section 6.8).
+/// Reads the client's preface, sends empty settings, reads frames until a request has begun, and sends the GOAWAY (RFC
+/// 9113, section 6.8).
 async fn give_back(stream: &mut TlsStream<TcpStream>) -> std::io::Result<()> {
     const HEADERS: u8 = 1;
     stream.read_exact(&mut [0; 24]).await?;
@@ -191,7 +193,7 @@ async fn requests_that_a_closing_connection_never_looked_at_go_out_again_at_once
     let authority = Authority::new();
     let to_give_back = Arc::new(AtomicU32::new(3));
     let front = front(&authority, Arc::clone(&to_give_back), world.simulator.addr()).await;
-    // A lane that took these for an outage would wait until long after the test's deadline.
+    // A lane that took these for an outage would wait far beyond the test's deadline.
     let settings = ONE_BY_ONE.replace("initial: 50ms, max: 500ms", "initial: 10m, max: 10m");
     let tls = format!("tls: {{ ca_file: {} }}", authority.ca_file().display());
     let block = world.block("vibefollow", Kind::Vibefollow, &format!("{settings}, {tls}"));

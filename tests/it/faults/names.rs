@@ -1,5 +1,7 @@
-//! Names that do not resolve. What a name that moves does to connections is held by the sender's own tests, which can
-//! answer for the system's resolver.
+//! Providers whose names do not resolve.
+//!
+//! The sender's own tests show what a name that moves does to connections, because they can replace the system's
+//! resolver.
 
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use super::{QUICK, event, roomy, round};
 use crate::support::{World, metric, until};
 use crate::worker_process::Process;
 
-/// Nothing stands between the worker and the resolver, which a proxy would ask in its place.
+/// The variables that keep the worker from using a proxy, which would ask the resolver in its place.
 const NO_PROXY: [(&str, &str); 2] = [("NO_PROXY", "*"), ("no_proxy", "*")];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -17,11 +19,11 @@ async fn a_name_that_does_not_resolve_is_named_and_what_waited_is_delivered_when
     let mut world = World::start(2, roomy()).await;
     let blocks = Kind::ALL.map(|kind| world.block(kind.name(), kind, QUICK)).concat();
     let yaml = world.yaml(&blocks, "group.protocol: consumer", "5s");
-    // RFC 6761 reserves `invalid`.
+    // RFC 6761 reserves `invalid`, so this name never resolves.
     let wrong = yaml.replace(&world.simulator.base_url(), "http://nothing.invalid");
     let mut process = Process::start_with(&wrong, &[], &NO_PROXY);
     world.produce_all(round(20, 1)).await;
-    // The address is the process's own and cannot be asked for inside the condition below.
+    // The worker serves its metrics before the test asks for them.
     process.wait_log("serving ").await;
     for kind in Kind::ALL {
         process.wait_log(&format!("destination={} from=", kind.name())).await;

@@ -1,4 +1,4 @@
-//! One destination that is down beside others that are well: it holds up its own commits and fills its own buffer, no more.
+//! A destination that is down next to others that are well: its lane holds up only its own commits and fills only its buffer.
 
 use sluicegate::testbed::simulator::Kind;
 
@@ -6,11 +6,12 @@ use super::{Behind, QUICK, all_delivered, lane_metric, no_overlaps, retries, rou
 use crate::proxy::{End, Fault};
 use crate::support::{Worker, until};
 
-/// Small, so that it is full soon; events may not be larger than a buffer.
+/// A small event size, since an event may not be larger than a buffer.
 const SMALL: &str = "events: { max_bytes: 4KiB }";
+/// A small buffer, which is full soon.
 const BUFFER: &str = "buffer: { max_bytes: 16KiB }";
 
-/// The lane of `down` meets this fault while the others deliver more than its buffer holds.
+/// Breaks the lane of `down` with this fault while the others deliver more than its buffer holds.
 async fn others_go_on(down: Kind, fault: Fault, reason: &str) {
     const USERS: u64 = 100;
     let mut behind = Behind::start(2).await;

@@ -1,4 +1,4 @@
-//! Connections that break, die, stall or never come to be, between the worker and its providers.
+//! Connections between the worker and its providers that break, die, stall or are never established.
 
 use std::time::Duration;
 
@@ -10,19 +10,19 @@ use crate::proxy::{End, Endless, Fault, Proxy};
 use crate::support::{Worker, World, metric, until};
 use crate::worker_process::Process;
 
-/// For faults that only a timeout ends. A loaded machine may answer late when all is well again; how often a row may fail
-/// while others get through is not the subject here.
+/// Returns settings for faults that only a timeout ends. They allow a row many failures, because a loaded machine may
+/// answer late even when the fault is over.
 fn hasty() -> String {
     QUICK.replace("timeout: 5s", "timeout: 400ms").replace("max: 500ms", "max: 500ms, max_attempts: 1000")
 }
 
-/// For faults that end before any timeout, also on a loaded machine.
+/// Returns settings for faults that end before any timeout, even on a loaded machine.
 fn patient() -> String {
     QUICK.replace("timeout: 5s", "timeout: 10s")
 }
 
-/// Lanes that have delivered and keep connections open meet the fault; newer events come; the fault is mended. `text` is
-/// part of what `/status` says meanwhile.
+/// Starts lanes that deliver and keep connections open, and sets the fault. Then writes newer events and removes the
+/// fault. Meanwhile `/status` reports an error that starts with `reason` and contains `text`.
 async fn survive(fault: Fault, settings: &str, reason: &str, text: &str) -> Behind {
     let mut behind = Behind::start(2).await;
     let worker = Worker::start(&behind.world.config(&behind.blocks(settings))).await;
@@ -98,8 +98,9 @@ async fn a_delay_within_the_timeout_is_no_failure() {
     worker.stop().await;
 }
 
-/// What a reply without an end may cost: the cap on a body, or the client's bound on a head, and what lies in the buffers
-/// of both sockets, which grow to what the kernel allows each (`tcp_rmem`, `tcp_wmem`).
+/// Returns the most bytes that a reply without an end may cost. These are the cap on a body, or the client's limit on a
+/// head, and the buffers of both sockets. The kernel lets these buffers grow to its own limits (`tcp_rmem`,
+/// `tcp_wmem`).
 fn most_bytes() -> u64 {
     let buffer = |name: &str, usual: u64| -> u64 {
         std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"))
@@ -107,7 +108,7 @@ fn most_bytes() -> u64 {
             .and_then(|sizes| sizes.split_whitespace().nth(2)?.parse().ok())
             .unwrap_or(usual)
     };
-    // What Linux allows where nobody set anything: 6 MiB to receive, 4 MiB to send.
+    // Linux's defaults: 6 MiB to receive, 4 MiB to send.
     2 * 1024 * 1024 + buffer("tcp_rmem", 6 * 1024 * 1024) + buffer("tcp_wmem", 4 * 1024 * 1024)
 }
 
@@ -157,7 +158,7 @@ async fn replies_without_an_end_do_not_grow_the_process() {
         until("the lane reads many of them", async || proxy.counts().requests >= replies).await;
         resident.push(metric(&process.get("/metrics").await.1, "process_resident_memory_bytes", &[]));
     }
-    // A hundred replies at the cap would be 100 MiB if anything of them stayed.
+    // If replies stayed in memory, a hundred of them at the cap would take 100 MiB.
     assert!(resident[1] - resident[0] < 25.0 * 1024.0 * 1024.0, "{resident:?}");
     proxy.set(Fault::None);
     world.wait_committed("vibefollow").await;
@@ -166,7 +167,7 @@ async fn replies_without_an_end_do_not_grow_the_process() {
     assert_eq!(process.exit(Duration::from_secs(15)).await, 0, "{}", process.log());
 }
 
-/// Waits until the lane holds nothing more; cheaper than asking the broker what is committed.
+/// Waits until the lane has settled every event. This is cheaper than asking the broker for the committed position.
 async fn all_settled(world: &World, worker: &Worker, kind: Kind) {
     let events = world.log.len() as f64;
     until("every event has an end", async || {
@@ -175,7 +176,7 @@ async fn all_settled(world: &World, worker: &Worker, kind: Kind) {
     .await;
 }
 
-/// Rounds of events over connections that end in this way after or at each use.
+/// Writes rounds of events over connections that end in this way after or at each use.
 async fn kept_connections_end(fault: Fault, settings: &str) -> (Behind, Worker) {
     let mut behind = Behind::start(2).await;
     let worker = Worker::start(&behind.world.config(&behind.blocks(settings))).await;
@@ -211,7 +212,7 @@ async fn connections_that_end_as_the_next_request_begins_are_an_unknown_outcome_
             assert!(retries(&worker, kind.name(), "reset").await > 0.0, "{kind:?}, {how:?}");
             let sent = lane_metric(&worker, "sluicegate_rows_sent_total", kind.name()).await;
             let received = behind.world.simulator.provider(kind).summary().counters.rows_received;
-            // What was sent into a closing connection is paid for all the same.
+            // The lane counts the rows that it sent into a closing connection.
             assert!(sent > received as f64, "{kind:?}, {how:?}: {sent} sent, {received} received");
         }
         behind.set(&Fault::None);
@@ -270,7 +271,7 @@ async fn a_host_that_is_gone_refuses_connections_and_is_found_when_it_is_back() 
 #[tokio::test(flavor = "multi_thread")]
 async fn attempts_to_connect_that_are_swallowed_end_at_half_the_timeout() {
     let mut world = World::start(1, super::roomy()).await;
-    // A listener whose queue is full drops further attempts without a word.
+    // A listener whose queue is full drops further attempts silently.
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
     let listener = socket.listen(1).expect("a listener");

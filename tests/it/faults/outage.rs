@@ -5,8 +5,8 @@ use sluicegate::testbed::simulator::{Kind, Mishap, Step};
 use super::{QUICK, all_delivered, event, lane_metric, no_overlaps, outage, retries, roomy, round, script, set};
 use crate::support::{Worker, World, until};
 
-/// All three lanes through the same outage, with newer events of the same users arriving meanwhile. `states` are what a lane
-/// may call it, with `|` between.
+/// Runs all three lanes through the same outage while newer events of the same users arrive. `states` lists the states
+/// that a lane may report, with `|` between.
 async fn survive(step: Step, settings: &str, states: &str, reason: &str) {
     let mut world = World::start(2, roomy()).await;
     Kind::ALL.iter().for_each(|kind| set(&world, *kind, outage(step.clone())));
@@ -130,7 +130,7 @@ async fn a_provider_that_flaps_after_a_long_outage_costs_no_rows() {
     let worker = Worker::start(&world.config(&world.block("vibefollow", Kind::Vibefollow, &settings))).await;
     world.produce_all(round(5, 1)).await;
     until("each row has failed often", async || retries(&worker, "vibefollow", "server").await > 60.0).await;
-    // One success, and then the outage goes on for a while.
+    // The provider accepts one request, and then the outage goes on for a while.
     let mut flap = vec![Step::Status(200)];
     flap.extend(vec![Step::Status(503); 8]);
     set(&world, Kind::Vibefollow, script(flap));

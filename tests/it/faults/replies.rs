@@ -1,5 +1,6 @@
-//! Replies that are lost after the provider has applied the request: what is sent again is known to the provider, and paid
-//! for again.
+//! Lost replies to requests that the provider has applied: the worker sends these rows again, and the limit counts them again.
+//!
+//! Vitally recognizes such rows as repeats, and so does VibeFollow for single rows.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,7 +12,8 @@ use super::{Behind, QUICK, all_delivered, event, lane_metric, retries, round};
 use crate::proxy::{Cut, End, Fault, Seen};
 use crate::support::{Worker, until};
 
-/// The rows of a request as the provider got them, each with the request's idempotency key if it is a request of its own.
+/// Returns the rows of a request as the provider got them. A row that is a request of its own comes with the request's
+/// idempotency key.
 fn rows(request: &Seen) -> Vec<(Option<String>, String)> {
     let key = request.header("idempotency-key").map(str::to_owned);
     match serde_json::from_slice(&request.body) {
@@ -20,13 +22,13 @@ fn rows(request: &Seen) -> Vec<(Option<String>, String)> {
             Some(Value::Array(rows)) => rows.iter().map(|row| (None, row.to_string())).collect(),
             _ => vec![(key, Value::Object(body).to_string())],
         },
-        // A question about a job.
+        // A poll of a job.
         _ => Vec::new(),
     }
 }
 
-/// Demands that each row of a request whose reply was lost came again, byte by byte and under the same key; returns how
-/// many rows were lost so.
+/// Asserts that each row whose reply was lost came again, with the same bytes and under the same key. Returns the
+/// number of rows whose reply was lost.
 fn came_again(seen: &[Seen]) -> usize {
     let mut lost = 0;
     for (n, request) in seen.iter().enumerate().filter(|(_, request)| request.fault != Fault::None) {
@@ -38,7 +40,7 @@ fn came_again(seen: &[Seen]) -> usize {
     lost
 }
 
-/// Every way of losing a reply, one after the other, in these modes.
+/// Loses replies in every way, one after the other, in these modes.
 async fn every_cut(modes: [(Kind, &str); 3]) {
     const USERS: u64 = 6;
     let mut behind = Behind::start(2).await;
@@ -65,14 +67,14 @@ async fn every_cut(modes: [(Kind, &str); 3]) {
         assert!(lost >= ways.len(), "{id} {mode}: {lost} rows lost their reply");
         assert!(retries(&worker, id, "reset").await >= ways.len() as f64, "{id} {mode}");
         let counters = behind.world.simulator.provider(kind).summary().counters;
-        // What left the worker is what came to the provider: the rows of lost replies are paid for twice.
+        // The provider receives every row that the worker sends, so the rows of lost replies count twice.
         let sent = lane_metric(&worker, "sluicegate_rows_sent_total", id).await;
         assert_eq!(sent, counters.rows_received as f64, "{id} {mode}");
         let delivered = worker
             .metric("sluicegate_rows_settled_total", &[&format!("destination=\"{id}\""), "outcome=\"delivered\""])
             .await;
         assert!(sent >= delivered + lost as f64, "{id} {mode}: {sent} sent, {delivered} delivered, {lost} lost");
-        // What a running job turns away is sent, but the limit does not count it.
+        // The worker sends rows that a running job turns away, but the limit does not count them.
         if mode != "bulk_json" && begun.elapsed() < Duration::from_secs(50) {
             assert_eq!(lane_metric(&worker, "sluicegate_rate_limit_window_rows", id).await, sent, "{id} {mode}");
         }
@@ -113,7 +115,7 @@ async fn newer_events_behind_a_lost_reply_are_a_row_of_their_own_with_another_id
     }
     for kind in kinds {
         all_delivered(&behind.world, &worker, kind).await;
-        // One identity never stands for two contents.
+        // One identity never has two contents.
         let mut contents: BTreeMap<String, Vec<u8>> = BTreeMap::new();
         for request in behind.proxy(kind).seen() {
             let body: Value = serde_json::from_slice(&request.body).expect("JSON");

@@ -1,4 +1,4 @@
-//! Rows that a provider cannot take, in the company of rows that it can.
+//! Rows that a provider cannot accept, next to rows that it can.
 
 use serde_json::json;
 use sluicegate::testbed::simulator::{Faults, Kind};
@@ -6,7 +6,7 @@ use sluicegate::testbed::simulator::{Faults, Kind};
 use super::{QUICK, all_delivered, event, lane_metric, retries, roomy, round, set};
 use crate::support::{Worker, World, until};
 
-/// The blocks of all three in their widest modes.
+/// Returns the blocks of all three providers in the modes that send the most rows at a time.
 fn wide_blocks(world: &World, settings: &str) -> String {
     let bulk = format!("mode: bulk, {settings}");
     [
@@ -32,7 +32,7 @@ async fn a_row_that_makes_every_request_fail_ends_alone_while_its_mates_arrive()
             provider.users().keys().filter(|user| user.starts_with("user-")).count() == 59
         })
         .await;
-        // Others keep succeeding: this is what makes it the row's own fault.
+        // Other rows keep succeeding, which makes it the row's own fault.
         let mut version = 1;
         while lane_metric(&worker, "sluicegate_dead_letters_total", kind.name()).await == 0.0 {
             version += 1;
@@ -76,7 +76,7 @@ async fn a_request_that_is_too_large_is_halved_until_it_fits() {
     for kind in Kind::ALL {
         set(&world, kind, Faults { max_bytes: Some(3_000), ..Faults::default() });
     }
-    // The first requests are small, so it takes more rows than those hold.
+    // The first requests are small, so the test needs more rows than these hold.
     world.produce_all(round(300, 1)).await;
     let worker = Worker::start(&world.config(&wide_blocks(&world, QUICK))).await;
     for kind in Kind::ALL {

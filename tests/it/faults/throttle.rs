@@ -1,4 +1,4 @@
-//! A provider that says wait: the destination waits as long as it is told, and no longer than makes sense.
+//! A provider that answers 429: the whole destination waits for the time that the reply names, up to an hour.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,7 +11,7 @@ fn wait(retry_after: Option<&str>) -> Step {
     Step::Answer { status: 429, retry_after: retry_after.map(str::to_owned), applied: false }
 }
 
-/// How each provider is configured here: modes whose requests the simulator counts at their arrival.
+/// Returns the blocks of all three providers, in modes whose requests the simulator counts at their arrival.
 fn blocks(world: &World, settings: &str) -> String {
     let single = format!("mode: single, {settings}");
     [
@@ -22,7 +22,8 @@ fn blocks(world: &World, settings: &str) -> String {
     .concat()
 }
 
-/// A world whose lanes have joined and delivered one row each, so that what is set next meets the next row at once.
+/// Starts a world whose lanes have joined and delivered one row each, so that a fault set after that meets the next
+/// row.
 async fn warm(settings: &str) -> (World, Worker) {
     let mut world = World::start(1, roomy()).await;
     let worker = Worker::start(&world.config(&blocks(&world, settings))).await;
@@ -57,7 +58,7 @@ async fn seconds_to_wait_are_shown_and_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_whole_destination_waits_not_only_the_request_that_was_told() {
     let (mut world, worker) = warm(QUICK).await;
-    // Many requests are out when the first of them is told to wait.
+    // Many requests are in flight when the first of them gets a 429.
     let latency = Some(sluicegate::testbed::simulator::Latency { min_ms: 300, max_ms: 300 });
     for kind in [Kind::Vibefollow, Kind::Userpilot] {
         set(&world, kind, Faults { latency, ..script([wait(Some("2"))]) });
@@ -65,7 +66,8 @@ async fn the_whole_destination_waits_not_only_the_request_that_was_told() {
     world.produce_all(round(200, 2)).await;
     for kind in [Kind::Vibefollow, Kind::Userpilot] {
         all_delivered(&world, &worker, kind).await;
-        // All that left before the answer came arrives within its latency; then nobody for two seconds.
+        // The requests that left before the first answer arrive within its latency. After them none arrives for two
+        // seconds.
         let arrivals = world.simulator.provider(kind).arrivals();
         let after: Vec<Duration> = arrivals[1..].windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
         let silence = after.iter().max().expect("many arrivals");
@@ -90,7 +92,7 @@ async fn a_date_to_wait_for_is_kept() {
         all_delivered(&world, &worker, kind).await;
         let back = world.simulator.provider(kind).arrivals()[2].0;
         let back = SystemTime::now() - back.elapsed();
-        // The header has whole seconds, cut off; two clocks are compared, so a few milliseconds are let pass.
+        // The header has whole seconds, rounded down. The test compares two clocks, so it allows a few milliseconds.
         let named = until_then - Duration::from_secs(1);
         assert!(back + Duration::from_millis(20) >= named, "{kind:?} came back at {back:?}, not {named:?}");
     }
@@ -127,7 +129,8 @@ async fn a_wait_that_makes_no_sense_is_the_lanes_own_pause() {
         assert!(retries(&worker, kind.name(), "throttled").await >= 5.0);
         assert_eq!(world.simulator.provider(kind).faults().script.len(), 0);
         let arrivals = world.simulator.provider(kind).arrivals();
-        // A quarter of the fault's age, 50 ms at least, jittered down to a half at most: no hot loop.
+        // The lane pauses for a quarter of the fault's age, at least 50 ms. Jitter shortens the pause to half of that
+        // at most, so there is no hot loop.
         for n in 0..4 {
             let (pause, age) = (arrivals[n + 2].0 - arrivals[n + 1].0, arrivals[n + 1].0 - arrivals[1].0);
             let least = (age / 4).max(Duration::from_millis(50)) / 2;
@@ -152,7 +155,7 @@ async fn both_kinds_of_vibefollows_429_are_waited_out() {
     assert!(arrivals[2].0 - arrivals[1].0 >= Duration::from_secs(1));
     assert!(arrivals[3].0 - arrivals[2].0 >= Duration::from_secs(2));
 
-    // A full queue without a time: minutes, not the lane's own short pause.
+    // After a full queue without a time the lane waits for minutes, not for its own short pause.
     let code = "backfill_queue_full".to_owned();
     set(&world, Kind::Vibefollow, script([Step::Coded { status: 429, code, retry_after: None }]));
     world.produce_all(round(1, 3)).await;

@@ -1,4 +1,6 @@
-//! Certificates that have expired, come from nobody known or name another host; and HTTP/2, which a provider offers over TLS.
+//! TLS to a provider: certificates that are expired, from an unknown authority or for another host, and HTTP/2.
+//!
+//! A provider offers HTTP/2 over TLS.
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -18,13 +20,13 @@ use crate::proxy::{Fault, Proxy};
 use crate::support::{World, metric, until};
 use crate::worker_process::Process;
 
-/// Who signs certificates in a test.
+/// A certificate authority of a test.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
-/// What may be wrong with a certificate.
+/// A flaw of a certificate.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Flaw {
     None,
@@ -42,7 +44,7 @@ impl Authority {
         Authority { issuer: Issuer::new(params, key), pem }
     }
 
-    /// What a server at 127.0.0.1 needs to speak TLS, HTTP/2 first if it is to offer it.
+    /// Returns the TLS configuration of a server at 127.0.0.1, with HTTP/2 first if it is to offer that.
     fn server(&self, flaw: Flaw, offers_http2: bool) -> Arc<ServerConfig> {
         let mut params = CertificateParams::default();
         params.not_before = date_time_ymd(2020, 1, 1);
@@ -66,7 +68,7 @@ impl Authority {
     }
 }
 
-/// Ends TLS in front of a simulator; the certificate can be changed while it runs.
+/// A server that ends TLS in front of a simulator. A test can replace its certificate while it runs.
 struct Terminator {
     address: SocketAddr,
     config: Arc<Mutex<Arc<ServerConfig>>>,
@@ -84,7 +86,7 @@ impl Terminator {
                 let Ok((client, _)) = listener.accept().await else { continue };
                 let config = Arc::clone(&current.lock().unwrap_or_else(PoisonError::into_inner));
                 tokio::spawn(async move {
-                    // A client that refuses the certificate ends the handshake; that is what these tests are about.
+                    // A client that refuses the certificate ends the handshake, which these tests are about.
                     let Ok(mut client) = TlsAcceptor::from(config).accept(client).await else { return };
                     let Ok(mut provider) = TcpStream::connect(upstream).await else { return };
                     let _ = tokio::io::copy_bidirectional(&mut client, &mut provider).await;
@@ -105,7 +107,7 @@ impl Drop for Terminator {
     }
 }
 
-/// The lanes of all three as a process whose only trusted authority is this one.
+/// Starts the lanes of all three providers in a process that trusts only this authority.
 fn start(world: &World, to: SocketAddr, authority: &Authority, settings: &str) -> (Process, tempfile::NamedTempFile) {
     let mut roots = tempfile::NamedTempFile::new().expect("a file");
     roots.write_all(authority.pem.as_bytes()).expect("written");
@@ -116,7 +118,7 @@ fn start(world: &World, to: SocketAddr, authority: &Authority, settings: &str) -
     };
     let yaml = world.yaml(&Kind::ALL.map(block).concat(), "group.protocol: consumer", "5s");
     let path = roots.path().to_str().expect("a path in UTF-8");
-    // The folder is empty: a file has none.
+    // `SSL_CERT_DIR` names a file, so the folder of certificates is empty.
     (Process::start_with(&yaml, &[], &[("SSL_CERT_FILE", path), ("SSL_CERT_DIR", path)]), roots)
 }
 
@@ -152,7 +154,8 @@ async fn all_arrived(world: &mut World, process: &mut Process) {
     assert_eq!(process.exit(std::time::Duration::from_secs(15)).await, 0, "{}", process.log());
 }
 
-/// The lanes meet this certificate, say in `/status` and in the log what is wrong, and go on when it is replaced.
+/// Shows the lanes this certificate, and asserts that `/status` and the log say what is wrong. Then replaces it, and
+/// the lanes go on.
 async fn a_bad_certificate(bad: impl Fn(&Authority) -> Arc<ServerConfig>, says: &str) {
     let authority = Authority::new("the one that is trusted");
     let mut world = World::start(2, roomy()).await;
@@ -223,7 +226,7 @@ async fn over_http2_connections_that_are_dead_without_a_word_are_replaced() {
     for kind in Kind::ALL {
         world.wait_committed(kind.name()).await;
     }
-    // One connection for many requests: this is what sets HTTP/2 apart.
+    // HTTP/2 sends many requests over one connection.
     let requests: u64 = Kind::ALL.iter().map(|kind| world.simulator.provider(*kind).summary().counters.requests).sum();
     assert!(requests > 20, "{requests} requests");
     until("each lane keeps one connection", async || proxy.counts().open <= 3).await;

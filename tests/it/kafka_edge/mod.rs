@@ -1,5 +1,6 @@
-//! The consumer, the dead-letter producer and the admin look-up against a broker: the embedded one, or the brokers named
-//! in `SLUICEGATE_TEST_BROKERS` (topics and groups are fresh; those brokers must create topics by themselves).
+//! Tests of the consumer, the dead-letter producer and the admin queries against a broker.
+//!
+//! The broker is the embedded one, or a real one that `SLUICEGATE_TEST_BROKERS` names. Topics and groups are fresh.
 
 mod pauses;
 mod places;
@@ -22,12 +23,12 @@ use tokio::sync::mpsc::{Receiver, channel};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// Longest wait for anything; a pass takes a tenth of it.
+/// The longest wait for anything. A passing test needs a tenth of it.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A broker with one fresh topic and a fresh group.
 struct Cluster {
-    /// `None` when a real broker is used.
+    /// `None` if a real broker is used.
     embedded: Option<EmbeddedBroker>,
     brokers: String,
     topic: String,
@@ -57,7 +58,7 @@ impl Cluster {
             topics: vec![self.topic.clone()],
             group: self.group.clone(),
             start: Start::Earliest,
-            // Joins in 0.15 s on the embedded broker instead of 3 s.
+            // Members join in 0.15 s on the embedded broker instead of 3 s.
             properties: properties(&[("group.protocol", "consumer")]),
             client_id: "edge".to_string(),
         }
@@ -75,7 +76,7 @@ impl Cluster {
     }
 }
 
-/// A real broker gets its topic through the admin API, which the embedded one has not.
+/// Creates the topic of a real broker through the admin API, which the embedded broker does not have.
 fn create_topic(brokers: &str, topic: &str, partitions: i32) {
     use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
     let admin: AdminClient<_> =
@@ -101,7 +102,7 @@ fn id(partition: i32) -> PartitionId {
     PartitionId { topic: 0, partition }
 }
 
-/// A consumer and what it says.
+/// A consumer and the events that it reports.
 struct Lane {
     consumer: Consumer,
     events: Receiver<SourceEvent>,
@@ -121,7 +122,7 @@ impl Lane {
         Lane { consumer: Consumer::start(settings, sender).expect("a consumer"), events }
     }
 
-    /// The next event that `pick` takes; others are left out.
+    /// Returns the result of `pick` for the next event that it accepts. The others are dropped.
     async fn wait<T>(&mut self, pick: impl Fn(SourceEvent) -> Option<T>) -> T {
         let found = async {
             loop {
@@ -134,7 +135,8 @@ impl Lane {
         timeout(DEADLINE, found).await.expect("the event in time")
     }
 
-    /// The end of this partition's log, asked for by the thread while it is paused; no record may come before.
+    /// Returns the end of this partition's log, which the consumer thread reports while the partition is paused. Panics
+    /// if a record comes first.
     async fn paused_end(&mut self, partition: i32) -> Position {
         self.wait(|event| match event {
             SourceEvent::LogEnds(ends) => {
@@ -146,7 +148,7 @@ impl Lane {
         .await
     }
 
-    /// Waits until so many partitions are gained.
+    /// Waits until `count` partitions are gained.
     async fn gain(&mut self, count: usize) -> Vec<Assignment> {
         let mut all = Vec::new();
         while all.len() < count {
@@ -169,7 +171,7 @@ impl Lane {
         all
     }
 
-    /// The records that come before the answer to an empty commit.
+    /// Returns the records that come before the answer to an empty commit.
     async fn until_committed(&mut self, id: u64) -> Vec<Read> {
         self.consumer.send(Command::Commit { id, entries: Vec::new() });
         let mut all = Vec::new();
@@ -263,7 +265,7 @@ async fn what_was_committed_comes_back_to_the_next_owner_with_its_metadata() {
     lane.gain(2).await;
     let result = lane.commit(7, vec![entry(0, 2, r#"{"v":1}"#), entry(1, 1, "")]).await;
     assert_eq!(result, Ok(()));
-    // Neither back nor for a partition of somebody else.
+    // A commit may not go back, and it may not name a partition of another replica.
     assert!(matches!(lane.commit(8, vec![entry(0, 1, "")]).await, Err(CommitError::Retriable(_))));
     assert!(matches!(lane.commit(9, vec![entry(5, 1, "")]).await, Err(CommitError::Retriable(_))));
     lane.close().await;
@@ -291,7 +293,7 @@ async fn a_revoke_of_the_classic_protocol_does_the_same() {
     hand_over(&[("session.timeout.ms", "6000"), ("heartbeat.interval.ms", "500")]).await;
 }
 
-/// A second member joins; the first one commits what it gives up before the second one gets it.
+/// Lets a second member join. The first one commits the partition that it gives up before the second one gets it.
 async fn hand_over(group: &[(&str, &str)]) {
     let cluster = Cluster::start(2);
     let settings = ConsumerSettings { properties: properties(group), ..cluster.settings() };
@@ -310,13 +312,14 @@ async fn hand_over(group: &[(&str, &str)]) {
         .await;
     assert_eq!(partitions.len(), 1);
     let given_up = partitions[0].partition;
-    // The other member must not have it before the loop is done.
+    // The other member must not have the partition before the loop is done.
     let early = timeout(Duration::from_millis(300), second.gain(1)).await;
     assert!(early.is_err(), "handed over before the loop was done: {early:?}");
     let committed = first.commit(1, vec![entry(given_up, 1, "fence")]).await;
     done.send(()).expect("the thread waits");
     if cluster.embedded.is_some() && matches!(committed, Err(CommitError::Retriable(_))) {
-        // The mock cluster refuses commits while a classic group rebalances, which it may still do here; Kafka takes them.
+        // The mock cluster refuses commits while a classic group rebalances, which it may still do here. Kafka accepts
+        // them.
         println!("not judged further: the mock cluster answered {committed:?}");
         second.gain(1).await;
         second.close().await;
@@ -326,7 +329,7 @@ async fn hand_over(group: &[(&str, &str)]) {
     let gained = second.gain(1).await;
     assert_eq!((gained[0].partition, gained[0].start), (id(given_up), Position(1)));
     assert_eq!(gained[0].metadata.as_deref(), Some("fence"));
-    // What was given up can no longer be committed.
+    // The first member can no longer commit for the partition that it gave up.
     assert!(matches!(first.commit(2, vec![entry(given_up, 2, "")]).await, Err(CommitError::Retriable(_))));
     second.close().await;
     first.close().await;
@@ -369,7 +372,7 @@ async fn an_outage_while_joining_is_weather_and_the_partition_comes_when_it_is_o
     lane.gain(1).await;
     lane.consumer.send(Command::Resume(vec![id(0)]));
     lane.read(1).await;
-    // Coordinator troubles are retried inside; a refused group is told with a text.
+    // The consumer retries errors of the coordinator by itself, and reports a refusal with a text.
     broker.request_errors(RDKafkaApiKey::OffsetCommit, &unavailable).expect("an answer");
     lane.consumer.send(Command::Commit { id: 3, entries: vec![entry(0, 1, "")] });
     let text = lane
@@ -387,7 +390,7 @@ async fn an_illegal_generation_fences_the_commit_and_loses_the_partitions() {
     let cluster = Cluster::start(1);
     let Some(broker) = &cluster.embedded else { return };
     cluster.write(0, &[(None, Some("1"))]).await;
-    // Generations belong to the classic protocol.
+    // Only the classic protocol has generations.
     let mut lane = Lane::start(ConsumerSettings { properties: BTreeMap::new(), ..cluster.settings() });
     lane.gain(1).await;
     broker

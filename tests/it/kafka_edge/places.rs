@@ -1,11 +1,11 @@
-//! Where a partition is read from when its log is not what the group's commits say.
+//! The position from which a partition is read if its log does not match the group's commits.
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::*;
 
-/// Commits for the group of this cluster as Kafka's own tools do: nobody is a member.
+/// Commits for this cluster's group as Kafka's own tools do, while the group has no members.
 async fn commit_as_an_operator(cluster: &Cluster, partition: i32, position: i64, metadata: &str) {
     let (brokers, group, topic) = (cluster.brokers.clone(), cluster.group.clone(), cluster.topic.clone());
     let metadata = metadata.to_owned();
@@ -20,7 +20,7 @@ async fn commit_as_an_operator(cluster: &Cluster, partition: i32, position: i64,
         let mut element = list.add_partition(&topic, partition);
         element.set_offset(Offset::Offset(position)).expect("a position");
         element.set_metadata(&metadata);
-        // A coordinator may still be loading.
+        // The coordinator may still be loading.
         let deadline = std::time::Instant::now() + DEADLINE;
         while let Err(error) = consumer.commit(&list, CommitMode::Sync) {
             assert!(std::time::Instant::now() < deadline, "{error}");
@@ -37,7 +37,7 @@ fn gap(event: SourceEvent) -> Option<(i32, i64, i64)> {
     }
 }
 
-/// Replaying what lies below would set back users whose newest events the cut has taken.
+/// A replay of the records below the cut would set back users whose newest events the cut has removed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_position_beyond_the_log_is_a_gap_and_reading_goes_on_at_the_end_whatever_the_setting() {
     for start in [Start::Earliest, Start::Latest, Start::Fail] {
@@ -58,7 +58,8 @@ async fn a_position_beyond_the_log_is_a_gap_and_reading_goes_on_at_the_end_whate
     }
 }
 
-/// The topic's id in the commit is another one: Kafka keeps such commits where they came late, and copies of groups have them.
+/// The commit holds the id of another topic. Kafka keeps such commits if they come late, and copies of groups have
+/// them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_of_another_topic_of_this_name_is_a_gap_and_the_log_is_read_from_its_start() {
     for start in [Start::Earliest, Start::Latest, Start::Fail] {
@@ -84,7 +85,7 @@ async fn a_partition_that_came_after_the_first_start_is_read_from_its_beginning_
         for partition in 0..2 {
             cluster.write(partition, &[(None, Some("1")), (None, Some("2"))]).await;
         }
-        // Of a version that did not tell how many partitions there were.
+        // The commit of a version that did not record the number of partitions.
         commit_as_an_operator(&cluster, 0, 2, "").await;
         let mut lane = Lane::start(ConsumerSettings { start, ..cluster.settings() });
         let mut gained = lane.gain(2).await;
@@ -94,7 +95,7 @@ async fn a_partition_that_came_after_the_first_start_is_read_from_its_beginning_
     }
 }
 
-/// As it is when two replicas start a group together: one has committed its choice when the other asks.
+/// Two replicas may start a group together, so that one has committed its choice when the other asks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_of_the_first_start_that_nobody_has_read_yet_follows_the_setting() {
     let cluster = Cluster::start(2);
@@ -109,7 +110,7 @@ async fn a_partition_of_the_first_start_that_nobody_has_read_yet_follows_the_set
     lane.close().await;
 }
 
-/// With and without a committed position for it.
+/// Runs with and without a committed position for the partition.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_without_a_leader_holds_up_no_other_and_is_read_when_it_has_one() {
     for committed in [None, Some(1)] {
@@ -168,7 +169,7 @@ async fn a_revoke_that_outlives_its_deadline_loses_the_partition_and_commits_of_
         .await;
     assert_eq!(lost, revoked);
     second.gain(1).await;
-    // One that was on its way when the partition was lost names both.
+    // A commit that was under way when the partition was lost names both partitions.
     let both = || vec![entry(0, 1, ""), entry(1, 1, "")];
     let deadline = std::time::Instant::now() + DEADLINE;
     // The mock cluster refuses commits while a classic group rebalances.

@@ -1,4 +1,4 @@
-//! Commits that the coordinator refuses, in each way it can: tried again or dropped, and never ahead of what was delivered.
+//! Commits that the coordinator refuses in each way: the lane retries or drops them, and never commits ahead of delivery.
 
 use rdkafka::types::RDKafkaApiKey::{Heartbeat, OffsetCommit};
 use rdkafka::types::RDKafkaRespErr::{self, *};
@@ -6,7 +6,8 @@ use rdkafka::types::RDKafkaRespErr::{self, *};
 use super::*;
 use crate::support::without_limits;
 
-/// Three rounds of events; in the second and third these errors meet this kind of request. Returns the failures counted.
+/// Delivers three rounds of events. In the second and third, requests of this kind meet these errors. Returns the
+/// number of failures that the lane counted.
 async fn refused(api: RDKafkaApiKey, codes: &[RDKafkaRespErr], properties: &str) -> Option<f64> {
     if no_faults_to_inject() {
         return None;
@@ -30,7 +31,7 @@ async fn refused(api: RDKafkaApiKey, codes: &[RDKafkaRespErr], properties: &str)
     Some(failures)
 }
 
-/// Errors that librdkafka hands to us.
+/// Asserts that librdkafka reports these errors, so that the lane counts a failure.
 async fn surfaces(codes: &[RDKafkaRespErr], properties: &str) {
     let failures = refused(OffsetCommit, codes, properties).await;
     assert!(failures.is_none_or(|failures| failures > 0.0), "{codes:?} did not count as a failure");
@@ -51,7 +52,7 @@ async fn a_fenced_epoch_of_the_new_protocol_loses_nothing() {
     surfaces(&[RD_KAFKA_RESP_ERR_FENCED_MEMBER_EPOCH], NEW_PROTOCOL).await;
 }
 
-/// As after a broker's crash amid a join, when the coordinator knows the member by another id.
+/// After a broker has crashed during a join, the coordinator may know the member by another id.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_static_member_that_is_taken_for_another_joins_again_after_a_session_and_loses_nothing() {
     let properties = format!("{CLASSIC}, group.instance.id: replica-a");
@@ -90,7 +91,8 @@ async fn a_heartbeat_that_says_the_member_is_unknown_loses_nothing() {
     refused(Heartbeat, &[RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID], CLASSIC).await;
 }
 
-/// 6 s of refusals, which the lane's own back-off (0.2 s to 2 s) stretches over more requests than there are errors.
+/// Commits fail for longer than a session of 6 s. The lane's own back-off is 0.2 s to 2 s, so it does not use up the
+/// 200 errors.
 #[tokio::test(flavor = "multi_thread")]
 async fn commits_refused_for_longer_than_a_session_stop_sending_until_one_is_taken() {
     if no_faults_to_inject() {

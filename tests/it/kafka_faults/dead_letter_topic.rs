@@ -1,4 +1,4 @@
-//! Dead-letter topics that cannot be written: the source offset is held, the lane says so, and no letter is lost.
+//! Dead-letter topics that cannot be written: the lane holds the source offset, reports the fault, and loses no dead letter.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use rdkafka::types::RDKafkaRespErr::*;
 use super::*;
 use crate::support::without_limits;
 
-/// Ten good events, three that nobody can read, then thirty good ones, in one partition: so the committed position may
-/// come to 10 and no further while the first letter is held.
+/// Writes ten good events, three unreadable ones and thirty good ones to one partition. So the committed position is 10
+/// at most while the first dead letter is held.
 pub async fn write_backlog(world: &mut World) {
     world.produce_all(events(0..10, 1)).await;
     write_letters_and_more(world).await;
@@ -29,7 +29,7 @@ pub fn dead_letter_topic(world: &World) -> String {
     format!("{}.dlq.{ID}", world.topic)
 }
 
-/// Demands that the lane is blocked, holds the offset before the first letter, and shows why.
+/// Asserts that the lane is blocked, holds the offset before the first dead letter, and shows the cause.
 pub async fn is_held(world: &World, worker: &Worker, cause: &str) {
     wait_state(worker, "dead_letter_blocked").await;
     until("what came before is committed", async || world.committed(ID).0 == 10).await;
@@ -42,7 +42,7 @@ pub async fn is_held(world: &World, worker: &Worker, cause: &str) {
     assert_eq!(worker.get("/livez").await.0, 200);
 }
 
-/// Demands the three letters, each as often as at least once allows, and all else well.
+/// Asserts that the three dead letters are there, as often as "at least once" allows, and that all else is well.
 pub async fn is_mended(world: &mut World, worker: &Worker) {
     all_well(world, worker, 3).await;
     let offsets: Vec<String> =
@@ -81,7 +81,7 @@ async fn letters_that_the_broker_refuses_for_any_reason_are_written_in_the_end()
     ];
     refuse(&world, Produce, &codes);
     let worker = Worker::start(&config(&world, FAST, NEW_PROTOCOL)).await;
-    // Further events would meet the errors, too.
+    // Further events would meet the errors too.
     until("all letters are written", async || worker.metric("sluicegate_dead_letters_total", &[]).await == 3.0).await;
     broker(&world).clear_request_errors(Produce).expect("an answer");
     is_mended(&mut world, &worker).await;
@@ -100,7 +100,7 @@ async fn a_lane_that_is_blocked_can_be_restarted_and_holds_its_letters_still() {
     for _ in 0..2 {
         let worker = Worker::start(&config(&world, FAST, NEW_PROTOCOL)).await;
         is_held(&world, &worker, "does not exist").await;
-        // Ends within `shutdown.drain`, or this hangs.
+        // The worker ends within `shutdown.drain`, or this call hangs.
         worker.stop().await;
         assert_eq!(world.committed(ID).0, 10, "a restart gave up a letter");
     }
@@ -110,14 +110,14 @@ async fn a_lane_that_is_blocked_can_be_restarted_and_holds_its_letters_still() {
     worker.stop().await;
 }
 
-/// librdkafka's 30 s for one letter pass before the lane knows.
+/// librdkafka tries to write a dead letter for 30 s before the lane learns of the failure.
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_that_nobody_acknowledges_in_time_are_held_until_the_leader_is_back() {
     if no_faults_to_inject() {
         return;
     }
     let mut world = World::embedded(2, 1, without_limits()).await;
-    // One broker has the events and the group, the other the letters.
+    // One broker has the events and the group, the other the dead letters.
     let topic = dead_letter_topic(&world);
     broker(&world).leader_move(&world.topic, 0, 1).expect("an answer");
     broker(&world).leader_move(&topic, 0, 2).expect("an answer");
@@ -132,7 +132,7 @@ async fn letters_that_nobody_acknowledges_in_time_are_held_until_the_leader_is_b
     worker.stop().await;
 }
 
-/// A compacted topic takes no letter without a key, and these have none.
+/// A compacted topic accepts no record without a key, and these dead letters have none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_topic_that_takes_no_such_record_holds_its_letters_until_it_does() {
     let mut world = World::start(1, without_limits()).await;
@@ -142,7 +142,8 @@ async fn a_dead_letter_topic_that_takes_no_such_record_holds_its_letters_until_i
     set(&world, "cleanup.policy", "compact").await;
     world.produce_all(events(0..10, 1)).await;
     let worker = Worker::start(&config(&world, FAST, NEW_PROTOCOL)).await;
-    // A refusal comes as fast as the commit that lets rows go, and holds up all of them.
+    // A refusal may come before the commit that lets rows leave, and holds up all rows. So the test waits for the
+    // commit.
     world.wait_committed(ID).await;
     write_letters_and_more(&mut world).await;
     is_held(&world, &worker, "dead letter").await;

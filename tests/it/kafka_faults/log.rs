@@ -1,4 +1,4 @@
-//! Logs that retention cuts before they were read, and groups that know no position.
+//! Logs that retention cuts before they are read, and groups without a committed position.
 
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,8 @@ fn admin(world: &World) -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", &world.brokers).create().expect("an admin client")
 }
 
-/// Writes 7 MiB of events, each of a user of its own, to a log of one partition, and cuts its older part: more than the
-/// mock cluster keeps (5 MiB); on Kafka an admin call does it.
+/// Writes 7 MiB of events, each of its own user, to a log of one partition, and cuts the older part. The mock cluster
+/// does so itself, since it keeps 5 MiB. On Kafka an admin call does it.
 async fn write_and_cut(world: &mut World, first: u32) {
     let large = (first..first + 700).map(|n| {
         let event = json!({
@@ -36,7 +36,7 @@ async fn write_and_cut(world: &mut World, first: u32) {
     }
 }
 
-/// The ranges that the log names as missing, first and next offset each.
+/// Returns the ranges that the log names as missing, each as its first offset and the offset after its last.
 fn ranges(process: &Process) -> Vec<(i64, i64)> {
     let log = process.log();
     let lines = log.lines().filter(|line| line.contains("offsets are missing"));
@@ -47,8 +47,8 @@ fn ranges(process: &Process) -> Vec<(i64, i64)> {
     lines.map(|line| (number(line, "from"), number(line, "to"))).collect()
 }
 
-/// Demands that the gaps were counted and told with exactly the offsets that were never delivered, and all else is well.
-/// `before`: events that an earlier worker took.
+/// Asserts that the lane counted the gaps and reported exactly the offsets that it never delivered, and that all else
+/// is well. `before` is the number of events that an earlier worker took in.
 async fn told_exactly(world: &mut World, mut process: Process, before: i64) {
     world.wait_committed(ID).await;
     let ranges = ranges(&process);
@@ -60,7 +60,7 @@ async fn told_exactly(world: &mut World, mut process: Process, before: i64) {
     assert_eq!(consumed + before + missing, world.log.len() as i64, "{ranges:?}");
     for entry in &mut world.log {
         if ranges.iter().any(|(from, to)| (*from..*to).contains(&entry.offset)) {
-            // As if it had never held anything.
+            // The expected state treats the offset as if it had never held an event.
             entry.payload = None;
         }
     }
@@ -87,8 +87,8 @@ fn yaml_with_start(world: &World, settings: &str, start: &str) -> String {
         .replace("  commit_interval:", &format!("  start: {start}\n  commit_interval:"))
 }
 
-/// The provider is down, the buffer full and the partition paused while the log is cut ahead of the reader. `start` is for
-/// groups without a position, and this one has one.
+/// Cuts the log ahead of the reader while the provider is down, the buffer is full and the partition is paused. `start`
+/// is for groups without a position, and this group has one.
 async fn cut_under_the_reader(start: &str) {
     let mut world = World::start(1, without_limits()).await;
     let first = Worker::start(&config(&world, FAST, NEW_PROTOCOL)).await;
@@ -121,7 +121,8 @@ async fn a_log_that_is_cut_under_the_reader_ends_no_worker_that_must_not_choose_
     cut_under_the_reader("fail").await;
 }
 
-/// Old events in the log, a first start, then new events. `kept`: the first user that must be delivered.
+/// Writes old events, starts a worker for the first time, then writes new events. `kept` is the first user that must be
+/// delivered.
 async fn a_new_group(start: &str, kept: u32) {
     let mut world = World::start(3, without_limits()).await;
     world.produce_all(events(0..30, 1)).await;
@@ -134,21 +135,21 @@ async fn a_new_group(start: &str, kept: u32) {
     process.signal("TERM");
     assert_eq!(process.exit(Duration::from_secs(20)).await, 0, "{}", process.log());
     assert_eq!(told_of_the_start(&process), [start], "{}", process.log());
-    // Now there is a position, and nothing to tell.
+    // The group has a position now, so there is nothing to report.
     world.produce_all(events(60..90, 1)).await;
     let mut process = Process::start(&yaml_with_start(&world, FAST, start), &[]);
     finish(&mut world, async |_| process.get("/metrics").await.1, 0).await;
     assert_eq!(told_of_the_start(&process), [""; 0], "{}", process.log());
 }
 
-/// What the log says about groups without a position: the setting that decided, once for each time.
+/// Returns the deciding setting of each log line about a group without a position.
 fn told_of_the_start(process: &Process) -> Vec<String> {
     let log = process.log();
     let lines = log.lines().filter(|line| line.contains("no committed position"));
     lines.map(|line| line.split("start=").nth(1).unwrap_or(line).trim().trim_matches('"').to_owned()).collect()
 }
 
-/// As if what these users did before had never been in the log.
+/// Changes the expected state as if the earlier events of these users had never been in the log.
 fn skip_before(world: &mut World, user: u32) {
     let before: Vec<Vec<u8>> = events(0..user, 1).filter_map(|event| event.1).collect();
     for entry in world.log.iter_mut().filter(|entry| entry.payload.as_ref().is_some_and(|p| before.contains(p))) {
@@ -166,7 +167,7 @@ async fn a_new_group_reads_what_comes_after_its_first_start_where_it_is_told_lat
     a_new_group("latest", 30).await;
 }
 
-/// What comes between the first start and the first event that the lane commits belongs to those who started at `latest`.
+/// A group that started at `latest` gets the events between its first start and the first event that the lane commits.
 #[tokio::test(flavor = "multi_thread")]
 async fn latest_is_chosen_once_also_where_nothing_came_before_the_worker_was_killed() {
     let mut world = World::start(3, without_limits()).await;
@@ -183,7 +184,7 @@ async fn latest_is_chosen_once_also_where_nothing_came_before_the_worker_was_kil
     assert_eq!(received(&world), 31);
 }
 
-/// Everything is delivered and committed; then the group is deleted while nobody runs, as Kafka does itself after
+/// Delivers and commits everything, then deletes the group while no worker runs. Kafka does so itself after
 /// offsets.retention.minutes.
 async fn deleted_offsets(start: &str) -> Option<(World, Process)> {
     let mut world = World::start(3, without_limits()).await;

@@ -1,19 +1,19 @@
-//! What Kafka can do to us, one fault at a time: nothing is lost, nothing is committed ahead, and the lane says what it is.
+//! The faults of Kafka, one at a time: no event is lost, no commit runs ahead of delivery, and the lane names the fault.
 //!
 //! | fault | tests (in `broker`, `kafka_edge` or a module here) |
 //! |---|---|
-//! | partitions go while requests are in flight | `revoke`; `kafka_edge::a_revoke_*`, `broker::two_workers_*` |
+//! | partitions are revoked or lost while requests are in flight | `revoke`; `kafka_edge::a_revoke_*`, `broker::two_workers_*` |
 //! | a commit fails: generation, member, epoch, rebalance, coordinator, time-out, metadata, connection | `commits`; `broker::*` for six more codes |
 //! | commits fail for longer than a session | `commits::commits_refused_for_longer_*` |
 //! | all brokers down for 1 s, 60 s, 10 min; stopped; killed | `outage::brokers_that_are_down_*`, `real::a_kafka_that_is_*` |
-//! | started or stopped amid an outage | `outage::a_worker_that_starts_*`, `outage::sigterm_amid_*` |
+//! | worker started or stopped during an outage | `outage::a_worker_that_starts_*`, `outage::sigterm_amid_*` |
 //! | leader, coordinator, one broker of three | `outage::leaders_*`, `outage::a_coordinator_*`, `outage::one_broker_*` |
 //! | answers after 2 s, fetch errors, throttling | `slow`, `real::a_broker_that_throttles_*` |
 //! | retention overtakes the reader | `log::a_log_that_*` |
-//! | a topic made again, partitions added, a log that was cut, transactions | `positions`; `kafka_edge::places` |
+//! | a topic created again, partitions added, a log that was cut, transactions | `positions`; `kafka_edge::places` |
 //! | a new group, deleted offsets | `log::a_new_group_*`, `log::latest_is_chosen_once_*`, `log::deleted_offsets_*` |
 //! | a right is taken or missing | `rights` |
-//! | dead-letter topic missing, refusing, silent | `dead_letter_topic`, `real::a_dead_letter_topic_*`, `broker::a_missing_*` |
+//! | dead-letter topic that is missing, refuses, or does not answer | `dead_letter_topic`, `real::a_dead_letter_topic_*`, `broker::a_missing_*` |
 
 mod commits;
 mod dead_letter_topic;
@@ -39,11 +39,11 @@ use tokio::task::JoinHandle;
 
 use crate::support::{Worker, World, metric, until};
 
-/// Every lane here is Vitally's, in batches: one lane shows what Kafka does to each.
+/// Every lane here is Vitally's, in batches, since one lane shows the effect of Kafka on any lane.
 const KIND: Kind = Kind::Vitally;
 const ID: &str = "vitally";
 
-/// Fast, so that no wait of the lane is longer than a test.
+/// Fast settings, so that the lane never waits longer than a test.
 const FAST: &str = "limit: { rows_per_minute: 60000 }, batch: { max_rows: 20, linger: 0s }, request: { timeout: 2s }, \
                     retry: { initial: 50ms, max: 500ms }";
 
@@ -51,13 +51,13 @@ const FAST: &str = "limit: { rows_per_minute: 60000 }, batch: { max_rows: 20, li
 const PACED: &str = "limit: { rows_per_minute: 6000 }, batch: { max_rows: 10, linger: 0s }, request: { timeout: 2s }, \
                      retry: { initial: 50ms, max: 500ms }";
 
-/// Joins within a moment, also on the mock cluster.
+/// The protocol whose members join within a moment, also on the mock cluster.
 const NEW_PROTOCOL: &str = "group.protocol: consumer";
 
-/// The shortest session that Kafka grants by default (group.min.session.timeout.ms).
+/// The classic protocol, with the shortest session that Kafka grants by default (group.min.session.timeout.ms).
 const CLASSIC: &str = "session.timeout.ms: 6000, heartbeat.interval.ms: 500";
 
-/// Whether the broker is a real one, which injects no faults.
+/// Returns true if the broker is a real one, which injects no faults.
 fn no_faults_to_inject() -> bool {
     let is_real = std::env::var("SLUICEGATE_TEST_BROKERS").is_ok();
     if is_real {
@@ -70,23 +70,23 @@ fn broker(world: &World) -> &EmbeddedBroker {
     world.embedded.as_ref().expect("embedded")
 }
 
-/// The next requests of this kind fail so.
+/// Makes the next requests of this kind fail with these errors.
 fn refuse(world: &World, api: RDKafkaApiKey, codes: &[RDKafkaRespErr]) {
     broker(world).request_errors(api, codes).expect("an answer");
 }
 
-/// A lane with this pace and these properties of librdkafka's.
+/// Returns the configuration of a lane with these settings and these properties of librdkafka.
 fn config(world: &World, settings: &str, properties: &str) -> Config {
     config_with_drain(world, settings, properties, "6s")
 }
 
-/// The same with this `shutdown.drain`.
+/// Returns the same configuration with this `shutdown.drain`.
 fn config_with_drain(world: &World, settings: &str, properties: &str, drain: &str) -> Config {
     let yaml = world.yaml(&world.block(ID, KIND, settings), properties, drain);
     Config::from_yaml(&yaml).unwrap_or_else(|problems| panic!("{problems}\n{yaml}"))
 }
 
-/// One event for each of these users, all of this version.
+/// Generates one event of this version for each of these users.
 fn events(users: std::ops::Range<u32>, version: u32) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
     users.map(move |n| {
         let event = json!({
@@ -114,13 +114,13 @@ async fn wait_state(worker: &Worker, state: &str) {
     until(&format!("the lane is {state}"), async || worker.state(ID).await == state).await;
 }
 
-/// Demands, of a lane that has committed the whole log: the log's state at the provider, no user set back or under way
-/// twice, books that add up, and so many dead letters; then, that a fresh event gets through.
+/// Asserts that a lane which has committed the whole log is well. The provider holds the log's state, no user was set
+/// back or in flight twice, and the ledger adds up. There are `letters` dead letters, and a fresh event gets through.
 async fn all_well(world: &mut World, worker: &Worker, letters: usize) {
     finish(world, async |_| worker.get("/metrics").await.1, letters).await;
 }
 
-/// The same for whatever serves these metrics.
+/// Asserts the same of the worker that serves these metrics.
 async fn finish(world: &mut World, mut metrics: impl AsyncFnMut(&World) -> String, letters: usize) {
     for is_fresh in [false, true] {
         if is_fresh {
@@ -141,8 +141,8 @@ async fn finish(world: &mut World, mut metrics: impl AsyncFnMut(&World) -> Strin
     assert_eq!(offsets.len(), letters, "{found:?}");
 }
 
-/// Looks at the group without pause: what is committed never goes back, and never exceeds what has reached the provider.
-/// Only for logs in which each event is a row of its own.
+/// Reads the group's commits without pause. The committed sum never decreases, and never exceeds the number of rows
+/// that the provider has applied. Only for logs in which each event is a row of its own.
 struct CommitWatch {
     stop: watch::Sender<bool>,
     task: JoinHandle<i64>,
@@ -155,7 +155,7 @@ impl CommitWatch {
         let provider = world.simulator.provider(KIND).clone();
         let task = tokio::task::spawn_blocking(move || {
             let mut last = 0;
-            // A test that fails drops the sender; without a look at that its runtime would wait here for ever.
+            // A test that fails drops the sender. Without this check its runtime would wait here forever.
             while !*stopped.borrow() && stopped.has_changed().is_ok() {
                 if let Some(committed) = group.committed() {
                     let applied = provider.summary().counters.rows_applied;
@@ -170,7 +170,7 @@ impl CommitWatch {
         CommitWatch { stop, task }
     }
 
-    /// Ends it and returns the last committed sum it saw.
+    /// Ends the watch and returns the last committed sum that it saw.
     async fn end(self) -> i64 {
         self.stop.send_replace(true);
         self.task.await.expect("no commit was ahead")

@@ -1,4 +1,4 @@
-//! Brokers that go away, all or one, for a moment or for longer than any timeout: the worker stays, holds, and goes on.
+//! Brokers that go away, all or one, briefly or for longer than any timeout: the worker stays, holds its rows, and goes on.
 
 use std::time::{Duration, Instant};
 
@@ -9,34 +9,34 @@ use super::*;
 use crate::support::without_limits;
 use crate::worker_process::Process;
 
-/// How long the brokers are away, and librdkafka's timeouts for it.
+/// The length of an outage, and librdkafka's timeouts during it.
 #[derive(Clone, Copy)]
 pub struct Outage {
     pub length: Duration,
     pub properties: &'static str,
 }
 
-/// All of librdkafka's defaults (session 45 s, heartbeat 3 s, max.poll.interval 300 s, request 60 s, reconnect at most
-/// 10 s) divided by 10, as is the minute. What the lane and the consumer thread wait for by themselves is as in production:
-/// 2 s between tries to commit, 10 s for a question.
+/// A minute and all of librdkafka's defaults, divided by 10. The defaults are session 45 s, heartbeat 3 s,
+/// max.poll.interval 300 s, request 60 s, reconnect at most 10 s. The lane and the consumer thread have the same waits
+/// as in production: 2 s between tries to commit, 10 s for a query.
 pub const MINUTE: Outage = Outage {
     length: Duration::from_secs(6),
     properties: "session.timeout.ms: 4500, heartbeat.interval.ms: 300, max.poll.interval.ms: 30000, \
                  socket.timeout.ms: 6000, reconnect.backoff.max.ms: 1000",
 };
 
-/// Ten minutes are twice as long as the longest of librdkafka's timeouts, max.poll.interval.ms, and so are these 10 s. (The
-/// mock cluster's groups take 3 s to form, which is why the session cannot be shorter still.)
+/// Ten minutes are twice as long as the longest of librdkafka's timeouts, max.poll.interval.ms, and so are these 10 s.
+/// The session cannot be shorter, because the mock cluster's groups take 3 s to form.
 pub const TEN_MINUTES: Outage = Outage {
     length: Duration::from_secs(10),
     properties: "session.timeout.ms: 4500, heartbeat.interval.ms: 300, max.poll.interval.ms: 5000, \
                  socket.timeout.ms: 3000, reconnect.backoff.max.ms: 1000",
 };
 
-/// Longest time without brokers after which the worker may still be looking for them.
+/// The longest time that the worker may take to end after an outage, when it may still be looking for the brokers.
 const BACK: Duration = Duration::from_secs(30);
 
-/// What a fault does to the brokers of a world, and how it ends.
+/// The brokers of a world, and the way in which a fault takes them down and up.
 pub trait Brokers {
     async fn down(&mut self, world: &World);
     async fn up(&mut self, world: &World);
@@ -54,7 +54,7 @@ impl Brokers for Mock {
     }
 }
 
-/// Events of 1 kB, of which the buffer holds some hundred.
+/// Generates events of 1 kB, of which the buffer holds some hundred.
 fn bulky(users: std::ops::Range<u32>) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
     users.map(|n| {
         let event = json!({
@@ -65,8 +65,9 @@ fn bulky(users: std::ops::Range<u32>) -> impl Iterator<Item = (Vec<u8>, Option<V
     })
 }
 
-/// A backlog that is partly read, partly under way and partly in the log when the brokers go, for `length`, and after that
-/// everything is delivered. In the outage: the process lives, what it holds in memory does not grow, nothing is committed.
+/// Takes the brokers away for the time of the outage. The backlog is then partly read, partly in flight and partly in
+/// the log. During the outage the process lives, its memory does not grow, and no commit runs ahead of delivery.
+/// Afterwards everything is delivered.
 pub async fn outage(mut world: World, brokers: &mut impl Brokers, outage: Outage) {
     latency(&world, 10, 30);
     // A request and the drain must end within a session.
@@ -122,7 +123,7 @@ async fn brokers_that_are_down_for_ten_minutes_lose_nothing() {
     mock_outage(TEN_MINUTES).await;
 }
 
-/// A real minute against librdkafka's real timeouts.
+/// A real minute with librdkafka's real timeouts.
 #[tokio::test(flavor = "multi_thread")]
 async fn brokers_that_are_down_for_a_real_minute_lose_nothing() {
     if std::env::var("SLUICEGATE_LONG_TESTS").is_err() {
@@ -148,7 +149,7 @@ async fn a_worker_that_starts_amid_an_outage_waits_for_its_end() {
     assert_eq!(process.get("/readyz").await.0, 200);
 }
 
-/// `shutdown.drain` is 2 s; leaving the group may take 6 s.
+/// `shutdown.drain` is 2 s, and leaving the group may take 6 s.
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_amid_an_outage_ends_with_0_by_the_deadline_and_the_next_start_loses_nothing() {
     if no_faults_to_inject() {
@@ -171,7 +172,7 @@ async fn sigterm_amid_an_outage_ends_with_0_by_the_deadline_and_the_next_start_l
     worker.stop().await;
 }
 
-/// A lane on three brokers that delivers while `fault` happens three times.
+/// Runs a lane on three brokers that delivers while `fault` happens three times.
 async fn three_brokers(fault: impl AsyncFn(&World, i32)) {
     if no_faults_to_inject() {
         return;
@@ -215,7 +216,8 @@ async fn a_coordinator_that_moves_is_followed_also_where_nobody_knows_it_for_a_w
     .await;
 }
 
-/// The broker that coordinates goes down with what it leads, and all that moves to the others; then it comes back.
+/// The coordinator goes down, and another broker takes over the group and all partitions. In the next round the first
+/// one comes back.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_broker_that_goes_down_is_replaced_by_the_others() {
     three_brokers(async |world, round| {
@@ -227,7 +229,7 @@ async fn one_broker_that_goes_down_is_replaced_by_the_others() {
             broker(world).leader_move(&world.topic, partition, next).expect("an answer");
         }
         broker(world).coordinator_move(&format!("{}.{ID}", world.group), next).expect("an answer");
-        // The one before is back by now.
+        // The broker of the round before comes back.
         let back = 1 + (round + 2) % 3;
         broker(world).one_broker_up(back).expect("an answer");
     })

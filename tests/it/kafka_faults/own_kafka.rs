@@ -1,8 +1,8 @@
-//! A real Kafka that a test may stop and kill: a broker of its own, started by the script that
-//! `SLUICEGATE_TEST_KAFKA` names, with its data in a temporary folder.
+//! A real Kafka that a test may stop and kill, started by the script that `SLUICEGATE_TEST_KAFKA` names.
 //!
-//! The script takes `start PORT`, `stop PORT`, `kill PORT`, `wipe PORT` and `configs PORT ARGS...`, and
-//! obeys `KAFKA_HOME_DIR` and `KAFKA_EXTRA` (further lines of server.properties, separated by `;`).
+//! Its data is in a temporary folder. The script takes `start PORT`, `stop PORT`, `kill PORT`, `wipe PORT` and
+//! `configs PORT ARGS...`. It obeys `KAFKA_HOME_DIR` and `KAFKA_EXTRA` (further lines of server.properties, separated
+//! by `;`).
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -18,14 +18,14 @@ pub struct OwnKafka {
 }
 
 impl OwnKafka {
-    /// `None` where no script is named.
+    /// Starts a broker, or returns `None` if no script is named.
     pub async fn start(extra: &str) -> Option<OwnKafka> {
         let Ok(script) = std::env::var("SLUICEGATE_TEST_KAFKA") else {
             println!("skipped: SLUICEGATE_TEST_KAFKA names no script that starts a Kafka");
             return None;
         };
         let home = tempfile::tempdir().expect("a folder");
-        // What it downloads is the same for all.
+        // All brokers share the files that the script downloads.
         let shared = std::env::var_os("KAFKA_HOME_DIR")
             .map_or_else(|| std::env::temp_dir().join("sluicegate-kafka"), PathBuf::from);
         for entry in std::fs::read_dir(shared).into_iter().flatten().flatten() {
@@ -38,8 +38,8 @@ impl OwnKafka {
         Some(kafka)
     }
 
-    /// Starts the broker, again if need be: on a loaded machine it takes longer than the script waits, and one of 64 random
-    /// cluster ids begins with a dash, which the formatting tool takes for an option.
+    /// Starts the broker, and tries again up to twice. On a loaded machine it takes longer than the script waits. One
+    /// of 64 random cluster ids begins with a dash, which the formatting tool takes for an option.
     pub async fn up(&self) {
         for _ in 0..2 {
             let mut command = self.command(&["start"]);
@@ -58,7 +58,7 @@ impl OwnKafka {
     /// Runs a command of the script to its end.
     ///
     /// # Panics
-    /// When it fails.
+    /// If the command fails.
     pub async fn run(&self, arguments: &[&str]) {
         let mut command = self.command(arguments);
         let done = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic");
@@ -70,7 +70,7 @@ impl OwnKafka {
     /// Runs a tool of Kafka's own that the script does not offer, by its class, to its end.
     ///
     /// # Panics
-    /// When it fails.
+    /// If the tool fails.
     pub async fn tool(&self, class: &str, arguments: &[&str]) {
         let jars = std::fs::read_dir(self.home.path()).into_iter().flatten().flatten().map(|entry| entry.path());
         let jars = jars.filter(|path| path.to_string_lossy().contains("/libs-")).map(|path| path.join("*"));
@@ -93,14 +93,15 @@ impl OwnKafka {
 
 impl Drop for OwnKafka {
     fn drop(&mut self) {
-        // SIGKILL first: nobody needs what it would write in an orderly end.
+        // SIGKILL comes first, because no test needs the data that an orderly end would write.
         for command in ["kill", "wipe"] {
             let _ = self.command(&[command]).stdout(Stdio::null()).stderr(Stdio::null()).status();
         }
     }
 }
 
-/// A port whose successor is free too: the controller listens there. Below the ports that systems give out by themselves.
+/// Returns a free port whose successor, on which the controller listens, is free too. Both are below the ports that
+/// systems assign by themselves.
 fn free_port() -> u16 {
     let seed = u16::try_from(std::process::id() % 1_000).expect("small");
     let taken = std::sync::atomic::Ordering::Relaxed;

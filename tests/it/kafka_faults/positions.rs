@@ -1,4 +1,4 @@
-//! Logs that are not what they were: topics made again, partitions added, positions beyond the end, transactions.
+//! Logs that have changed: topics created again, partitions added, positions beyond the end, transactions.
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
@@ -43,14 +43,15 @@ async fn make_again(world: &mut World) {
         if made.iter().all(Result::is_ok) {
             break;
         }
-        // Kafka takes a moment to delete it.
+        // Kafka takes a moment to delete the topic.
         assert!(std::time::Instant::now() < deadline, "{made:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     world.log.clear();
 }
 
-/// librdkafka#3255. `later`: users in the new log, whose states are newer.
+/// Deletes the topic and creates it again while the worker runs (librdkafka#3255). `later` is the number of users in
+/// the new log, whose states are newer.
 async fn made_again(start: &str, protocol: &str, later: u32) {
     let mut world = World::start(1, without_limits()).await;
     if only_the_mock(&world, "deletes no topics") {
@@ -64,7 +65,8 @@ async fn made_again(start: &str, protocol: &str, later: u32) {
     wait_state(&worker, "idle").await;
     make_again(&mut world).await;
     world.produce_all(events(0..later, 2)).await;
-    // Not the commit: until the new log is noticed, it may be one of positions in its middle.
+    // The test does not wait for the commit. Until the lane notices the new log, the commit may be a position in its
+    // middle.
     until("all of the new log is delivered", async || {
         let users = world.simulator.provider(KIND).users();
         (0..later).all(|n| users.get(&format!("user-{n}")).is_some_and(|user| user["traits"]["version"] == 2))
@@ -109,7 +111,7 @@ async fn partitions_added(start: &str) {
     assert!(more.expect("an answer").iter().all(Result::is_ok));
     world.partitions = 3;
     world.new_producer();
-    // Before the group knows of them.
+    // The events come before the group knows of the new partitions.
     world.produce_all_to(Some(2), events(100..150, 1)).await;
     world.wait_committed(ID).await;
     assert_eq!((received(&world), gaps(&worker).await), (60, 0.0));
@@ -157,12 +159,13 @@ async fn a_position_beyond_the_end_of_the_log_sets_nobody_back_and_is_counted() 
     worker.stop().await;
 }
 
-/// Rows a minute that a worker may send.
+/// Returns the rows a minute that a worker may send.
 async fn share(worker: &Worker) -> f64 {
     worker.metric("sluicegate_rate_limit_rows_per_minute", &[]).await
 }
 
-/// KIP-848: a heartbeat tells a member of its own partitions only. Who got none of the new ones has a smaller share all the same.
+/// With KIP-848 a heartbeat names only a member's own partitions. A member that got none of the new ones has a smaller
+/// share all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_new_partitions_every_member_has_its_part_of_the_limit_whoever_got_them() {
     let mut world = World::start(2, without_limits()).await;
@@ -175,7 +178,7 @@ async fn with_new_partitions_every_member_has_its_part_of_the_limit_whoever_got_
     until("each has one partition", async || owned(&workers[0]).await == 1.0 && owned(&workers[1]).await == 1.0).await;
     world.produce_all(events(0..10, 1)).await;
     world.wait_committed(ID).await;
-    // Of `FAST`.
+    // The limit of `FAST`.
     let limit = 60_000.0;
     until("each has its half", async || {
         share(&workers[0]).await == limit / 2.0 && share(&workers[1]).await == limit / 2.0
@@ -191,7 +194,8 @@ async fn with_new_partitions_every_member_has_its_part_of_the_limit_whoever_got_
     second.stop().await;
 }
 
-/// Writes each chunk in a transaction of its own; the last one stays open until the producer goes.
+/// Writes each chunk in a transaction of its own, and aborts the first one if `abort` is true. The last one stays open
+/// until the returned producer commits it or is dropped.
 fn write_in_transactions(world: &mut World, chunks: &[std::ops::Range<u32>], abort: bool) -> BaseProducer {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", &world.brokers)
@@ -222,8 +226,8 @@ fn write_in_transactions(world: &mut World, chunks: &[std::ops::Range<u32>], abo
     producer
 }
 
-/// librdkafka#2539: the markers of transactions take offsets that no reader is given; klag-exporter#104: what stands behind an open
-/// transaction is lag, though nobody can read it yet.
+/// The markers of transactions take offsets that no reader gets (librdkafka#2539). Records behind an open transaction
+/// are lag, though no reader can read them yet (klag-exporter#104).
 #[tokio::test(flavor = "multi_thread")]
 async fn transactions_make_no_gaps_and_what_stands_behind_an_open_one_is_lag() {
     let mut world = World::start(1, without_limits()).await;
@@ -233,7 +237,7 @@ async fn transactions_make_no_gaps_and_what_stands_behind_an_open_one_is_lag() {
     let worker = Worker::start(&config(&world, FAST, NEW_PROTOCOL)).await;
     let chunks: Vec<_> = (0..20).map(|n| 10 * n..10 * (n + 1)).collect();
     let producer = tokio::task::block_in_place(|| write_in_transactions(&mut world, &chunks, true));
-    // The first chunk was aborted, the last one is open.
+    // The first chunk was aborted, and the last one is open.
     until("the committed ones are delivered", async || received(&world) == 180).await;
     until("the open one is lag", async || {
         let (lag, unreadable) = ("sluicegate_kafka_lag", "sluicegate_kafka_unreadable");
@@ -248,7 +252,7 @@ async fn transactions_make_no_gaps_and_what_stands_behind_an_open_one_is_lag() {
     })
     .await;
     worker.stop().await;
-    // Once more from the beginning, with a group that has nothing committed, and in one go.
+    // The log is read again from the beginning and in one go, by a group that has committed nothing.
     world.group = format!("{}-again", world.group);
     let worker = Worker::start(&config(&world, FAST, NEW_PROTOCOL)).await;
     until("all is read again", async || worker.metric("sluicegate_events_consumed_total", &[]).await == 190.0).await;
@@ -257,7 +261,7 @@ async fn transactions_make_no_gaps_and_what_stands_behind_an_open_one_is_lag() {
     worker.stop().await;
 }
 
-/// Keeps the newest event of each user, and so leaves holes.
+/// Compaction keeps the newest event of each user, and so leaves holes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compacted_topic_has_holes_and_no_gaps() {
     let Some(kafka) = own_kafka::OwnKafka::start("log.cleaner.backoff.ms=200").await else { return };
@@ -270,7 +274,7 @@ async fn a_compacted_topic_has_holes_and_no_gaps() {
         .await;
     world.topic = compacted;
     let deadline = std::time::Instant::now() + DEADLINE;
-    // Segments close when something is written later, and only closed ones are compacted.
+    // Kafka closes a segment when a later record is written, and compacts only closed segments.
     for version in 1.. {
         world.produce_all(events(0..10, version)).await;
         let left = crate::support::read_offsets(&world.brokers, &world.topic);

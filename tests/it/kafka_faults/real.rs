@@ -1,6 +1,6 @@
 //! A real Kafka that is stopped, killed, throttled, or lacks a topic.
 //!
-//! Each test starts a broker of its own, since the others share theirs; see `own_kafka`.
+//! A test that does this starts a broker of its own, since the other tests share theirs; see `own_kafka`.
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -11,10 +11,10 @@ use super::own_kafka::OwnKafka;
 use super::*;
 use crate::support::{create_topics, without_limits};
 
-/// How a broker goes away.
+/// A way in which a broker goes away.
 #[derive(Clone, Copy)]
 enum End {
-    /// SIGTERM, with all that it says to its clients.
+    /// SIGTERM: the broker announces its end to its clients.
     Stop,
     /// SIGKILL: connections are reset.
     Kill,
@@ -37,7 +37,7 @@ async fn real_outage(end: End, length: Outage) {
     outage(world, &mut Restart(&kafka, end), length).await;
 }
 
-/// Starting the broker adds some seconds, so this is more than the ten minutes that it stands for.
+/// Starting the broker adds some seconds, so this is longer than the ten minutes that it simulates.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kafka_that_is_stopped_for_ten_minutes_loses_nothing() {
     real_outage(End::Stop, TEN_MINUTES).await;
@@ -48,8 +48,8 @@ async fn a_kafka_that_is_killed_for_a_minute_loses_nothing() {
     real_outage(End::Kill, MINUTE).await;
 }
 
-/// The broker lets the lane read 8 kB a second over its window of 11 s (`quota.window.num`): 88 of these 150 kB at once, the
-/// others at that pace.
+/// The broker lets the lane read 8 kB a second over its window of 11 s (`quota.window.num`). Of these 150 kB, 88 come
+/// at once and the others at that pace.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_throttles_delays_and_holds_up_nothing_that_was_read() {
     let Some(kafka) = OwnKafka::start("").await else { return };
@@ -63,7 +63,7 @@ async fn a_broker_that_throttles_delays_and_holds_up_nothing_that_was_read() {
     let small = format!("{NEW_PROTOCOL}, fetch.message.max.bytes: 20000");
     let worker = Worker::start(&config(&world, FAST, &small)).await;
     let watch = CommitWatch::start(&world);
-    // Only a reader that is slower than the provider leaves the lane idle before the log's end.
+    // The lane is idle before the log's end only if the reader is slower than the provider.
     let (_, text) = worker.get("/metrics").await;
     let consumed = |text: &str| metric(text, "sluicegate_events_consumed_total", &[]);
     assert!(consumed(&text) < 1_500.0);
@@ -73,7 +73,7 @@ async fn a_broker_that_throttles_delays_and_holds_up_nothing_that_was_read() {
         consumed(&text) > 0.0 && consumed(&text) < 1_500.0 && pending == 0.0
     })
     .await;
-    // A deadline of its own: at the quota's pace this alone takes most of one.
+    // This wait has its own deadline, because at the quota's pace it takes most of one.
     until("all has been read", async || consumed(&worker.get("/metrics").await.1) == 1_500.0).await;
     world.wait_committed(ID).await;
     assert_eq!(watch.end().await, 1_500);
@@ -99,7 +99,7 @@ async fn a_dead_letter_topic_that_a_strict_kafka_does_not_have_is_waited_for() {
     worker.stop().await;
 }
 
-/// Two processes that were given the same name by mistake.
+/// Two processes have the same name by mistake.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_static_members_of_one_name_drive_each_other_out_and_lose_nothing() {
     if std::env::var_os("SLUICEGATE_TEST_BROKERS").is_none() {

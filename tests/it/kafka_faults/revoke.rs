@@ -1,4 +1,4 @@
-//! Partitions that go while requests are in flight: what comes late settles nothing, and nothing is committed for it.
+//! Partitions that go while requests are in flight: a late reply settles nothing, and the lane commits nothing for it.
 
 use rdkafka::types::RDKafkaApiKey::{Heartbeat, OffsetCommit};
 use rdkafka::types::RDKafkaRespErr::{RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION, RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID};
@@ -7,7 +7,8 @@ use sluicegate::testbed::simulator::Step;
 use super::*;
 use crate::support::without_limits;
 
-/// Requests take 4 s, longer than the lane goes without a commit while it sends; the partitions are lost meanwhile, and what is sent after that fails.
+/// Requests take 4 s, longer than the lane goes without a commit while it sends. Meanwhile the partitions are lost, and
+/// later requests fail.
 async fn a_late_success(api: RDKafkaApiKey, code: RDKafkaRespErr) {
     if no_faults_to_inject() {
         return;
@@ -18,7 +19,7 @@ async fn a_late_success(api: RDKafkaApiKey, code: RDKafkaRespErr) {
     latency(&world, 4_000, 4_000);
     world.produce_all(events(0..40, 1)).await;
     until("requests are in flight", async || summary(&world).users_in_flight > 0).await;
-    // Newer states, so that going back would show.
+    // The states are newer, so that a step back would show.
     world.produce_all(events(0..40, 2)).await;
     refuse(&world, api, &[code]);
     until("the partitions are lost", async || worker.metric("sluicegate_rebalances_total", &["lost"]).await > 0.0)
@@ -47,8 +48,8 @@ async fn a_late_success_settles_nothing_of_a_member_that_was_expelled() {
     a_late_success(Heartbeat, RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID).await;
 }
 
-/// The second member takes over half; how long requests take decides whether the first can finish them before it must let
-/// go, which is half a session.
+/// A second member takes over half of the partitions. The first must let go within half a session. `latency_ms` decides
+/// whether it can finish its requests in that time.
 async fn a_revoke_amid_requests(latency_ms: u64, session_ms: u64, is_in_time: bool) {
     let mut world = World::start(2, without_limits()).await;
     if !is_in_time && world.embedded.is_some() {
@@ -56,7 +57,7 @@ async fn a_revoke_amid_requests(latency_ms: u64, session_ms: u64, is_in_time: bo
     }
     let settings = FAST.replace("timeout: 2s", &format!("timeout: {session_ms}ms, max_in_flight: 2"));
     let classic = format!("session.timeout.ms: {session_ms}, heartbeat.interval.ms: 500");
-    // The embedded broker's classic groups refuse commits while they wait for members to join; Kafka takes them.
+    // The embedded broker's classic groups refuse commits while they wait for members to join. Kafka accepts them.
     let properties = if world.embedded.is_some() { NEW_PROTOCOL } else { &classic };
     let config = config_with_drain(&world, &settings, properties, &format!("{session_ms}ms"));
     let first = Worker::start(&config).await;
@@ -66,7 +67,7 @@ async fn a_revoke_amid_requests(latency_ms: u64, session_ms: u64, is_in_time: bo
     world.produce_all(events(0..30, 1)).await;
     until("all rows are in flight", async || summary(&world).users_in_flight == 30).await;
     let second = Worker::start(&config).await;
-    // Newer states, so that going back would show; the others are sent again as they were.
+    // The states are newer, so that a step back would show. The rows of the other users are sent again as they were.
     world.produce_all(events(0..10, 2)).await;
     until("one partition is given up", async || {
         first.metric("sluicegate_rebalances_total", &["revoked"]).await > 0.0 && assigned(&first).await == 1.0

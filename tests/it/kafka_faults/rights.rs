@@ -1,14 +1,13 @@
-//! Rights that a broker with an authorizer takes from the client and gives back: the lane says which right it lacks, loses
-//! nothing, and goes on by itself.
+//! Rights that a broker takes from the client and gives back: the lane names the missing right, loses nothing, and recovers.
 //!
-//! Which right each request needs stands in Kafka's wiki ("Kafka Authorizations ACLs"): Fetch needs READ on the topic, JoinGroup on
-//! the group, OffsetCommit on both; Produce needs WRITE on the topic.
+//! Kafka's wiki ("Kafka Authorizations ACLs") lists the right that each request needs. Fetch needs READ on the topic,
+//! JoinGroup on the group, OffsetCommit on both. Produce needs WRITE on the topic.
 
 use super::own_kafka::OwnKafka;
 use super::*;
 use crate::support::without_limits;
 
-/// Everybody may do everything with what no rule names.
+/// Every client may do everything with a resource that no rule names.
 const AUTHORIZER: &str = "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer;\
                           allow.everyone.if.no.acl.found=true";
 
@@ -20,7 +19,7 @@ struct Rights<'a> {
 }
 
 impl Rights<'_> {
-    /// Leaves everybody no more than to see that it exists.
+    /// Leaves every client only the right to see that the resource exists.
     async fn take(&self) {
         self.change(&["--add", "--allow-principal", "User:*", "--operation", "Describe"]).await;
     }
@@ -36,7 +35,7 @@ impl Rights<'_> {
     }
 }
 
-/// Takes the right while a backlog is read, and gives it back.
+/// Takes the right while the lane reads a backlog, and gives it back.
 async fn a_right_comes_and_goes(of_group: bool, protocol: &str) {
     let Some(kafka) = OwnKafka::start(AUTHORIZER).await else { return };
     let mut world = World::at(kafka.brokers(), 2, without_limits()).await;
@@ -53,7 +52,7 @@ async fn a_right_comes_and_goes(of_group: bool, protocol: &str) {
     assert!(status.contains("grant the client READ on the"), "no remedy: {status}");
     assert_eq!(worker.get("/livez").await.0, 200);
     rights.give_back().await;
-    // The next try may be half a minute away, and the backlog takes as long again.
+    // The lane's next try may be half a minute away, and the backlog takes as long again.
     until("kafka takes the lane again", async || worker.state(ID).await != "kafka_refused").await;
     world.wait_committed(ID).await;
     assert_eq!(watch.end().await, 4_000);

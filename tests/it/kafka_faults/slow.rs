@@ -1,4 +1,4 @@
-//! Brokers that answer late or with errors, or throttle: what was read goes on being delivered.
+//! Brokers that answer late or with errors, or throttle: the lane goes on delivering the events that it has read.
 
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ async fn brokers_that_take_two_seconds_to_answer_hold_up_nothing_that_was_read()
     until("everything is read and fenced", async || world.fences(ID) == 1_000).await;
     broker(&world).round_trip_time(Duration::from_secs(2)).expect("an answer");
     let committed = async || worker.metric("sluicegate_last_commit_timestamp_seconds", &[]).await;
-    // At 100 rows a second and 2 s for each commit; a lane that waited for its commits would send at most what one batch
-    // holds between two of them.
+    // The lane sends 100 rows a second, and each commit takes 2 s. If it waited for its commits, it would send at most
+    // one batch between two of them.
     let between_two = async || {
         let (before, at) = (committed().await, received(&world));
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -28,7 +28,7 @@ async fn brokers_that_take_two_seconds_to_answer_hold_up_nothing_that_was_read()
     };
     until("rows go on while a commit is under way", between_two).await;
     until("the rest follows", async || received(&world) == 1_000).await;
-    // Reading and committing go on too, only slowly.
+    // Reading and committing go on too, but slowly.
     world.produce_all(events(1_000..1_050, 1)).await;
     until("new events get through", async || received(&world) == 1_050).await;
     broker(&world).round_trip_time(Duration::ZERO).expect("an answer");
@@ -39,7 +39,7 @@ async fn brokers_that_take_two_seconds_to_answer_hold_up_nothing_that_was_read()
     worker.stop().await;
 }
 
-/// Fetches fail while a backlog is being delivered; `codes` as often as there are of them, then all is well.
+/// Makes four fetches fail with each of `codes` while the lane delivers a backlog. Then all is well.
 async fn fetches_fail(codes: &[RDKafkaRespErr], start: &str) {
     if no_faults_to_inject() {
         return;
@@ -50,7 +50,7 @@ async fn fetches_fail(codes: &[RDKafkaRespErr], start: &str) {
         .yaml(&world.block(ID, KIND, PACED), NEW_PROTOCOL, "6s")
         .replace("  commit_interval:", &format!("  start: {start}\n  commit_interval:"));
     let earliest = config(&world, PACED, NEW_PROTOCOL);
-    // A first start that leaves a position, whatever `start` says later.
+    // The first start leaves a position, so the later `start` does not matter.
     let worker = Worker::start(&earliest).await;
     until("a position is committed", async || world.committed(ID).0 > 100).await;
     worker.stop().await;
@@ -89,7 +89,8 @@ async fn fetches_that_fail_are_tried_again_and_lose_nothing() {
     fetches_fail(&codes, "earliest").await;
 }
 
-/// A broker that says so of a position that is there: what librdkafka then reads again is left out.
+/// The broker reports this error for a position that exists. The lane skips the records that librdkafka then reads
+/// again.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_offset_out_of_range_by_mistake_skips_nothing_whatever_kafka_start_says() {
     for start in ["earliest", "latest", "fail"] {
