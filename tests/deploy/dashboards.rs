@@ -1,5 +1,6 @@
-//! The dashboards: every query is about something that the worker exports, everything that it exports is shown, and both
-//! pages speak the same language.
+//! Tests of the dashboards: their queries ask only for metrics that the worker exports, and their panels show each of these.
+//!
+//! Both dashboards use the same colors and state mappings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -9,16 +10,16 @@ use serde_json::Value;
 use crate::exported::EXPORTED;
 use crate::promql::Query;
 
-/// What Grafana, its sidecar and its operator all take as it is.
+/// The panel types that Grafana, its sidecar and its operator all accept unchanged.
 const PANEL_TYPES: [&str; 5] = ["row", "stat", "state-timeline", "table", "timeseries"];
 
-/// A file beside the dashboards.
+/// Reads a file from the folder of the dashboards.
 pub fn read(name: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("deploy/charts/sluicegate/dashboards").join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Both, by name.
+/// Returns both dashboards by name.
 pub fn all() -> Vec<(&'static str, Value)> {
     let names = ["destinations", "internals"];
     let read = |name| serde_json::from_str(&read(&format!("{name}.json"))).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -33,7 +34,7 @@ fn list(value: &Value) -> Vec<&Value> {
     value.as_array().into_iter().flatten().collect()
 }
 
-/// The panels, with those inside of collapsed rows.
+/// Returns the panels of a dashboard, including those inside collapsed rows.
 pub fn panels(dashboard: &Value) -> Vec<&Value> {
     list(&dashboard["panels"]).into_iter().flat_map(|panel| [vec![panel], list(&panel["panels"])].concat()).collect()
 }
@@ -46,14 +47,14 @@ pub fn variables(dashboard: &Value) -> Vec<&Value> {
     list(&dashboard["templating"]["list"])
 }
 
-/// Selector and label of a variable's `label_values(selector, label)`.
+/// Returns the selector and the label of a variable's `label_values(selector, label)`.
 pub fn label_values(variable: &Value) -> Option<(String, String)> {
     let inside = text(&variable["definition"]).strip_prefix("label_values(")?.strip_suffix(')')?;
     let (selector, label) = inside.rsplit_once(", ")?;
     Some((selector.to_owned(), label.to_owned()))
 }
 
-/// Panel title and query, of all panels and variables.
+/// Returns the title and the query of every panel and variable.
 fn queries(dashboard: &Value) -> Vec<(String, Query)> {
     let of_panels = panels(dashboard).into_iter().flat_map(|panel| {
         targets(panel).into_iter().map(|target| (text(&panel["title"]).to_owned(), text(&target["expr"]).to_owned()))
@@ -69,7 +70,7 @@ fn queries(dashboard: &Value) -> Vec<(String, Query)> {
     of_panels.chain(of_variables).map(read).collect()
 }
 
-/// What stands in `{{ }}`.
+/// Returns the names between `{{` and `}}`.
 pub fn placeholders(format: &str) -> BTreeSet<String> {
     let parts = format.split("{{").skip(1).filter_map(|part| part.split_once("}}"));
     parts.map(|(inside, _)| inside.trim().to_owned()).collect()
@@ -150,7 +151,7 @@ fn lane_states_are_all_mapped_each_to_its_own_number() {
     assert_eq!(seen, 3, "the state is shown in a table and in two timelines");
 }
 
-/// The mappings of a panel's states, or of the column that holds them, with the query behind.
+/// Returns the mappings of a panel's states, or of its State column, each with its query.
 fn state_mappings(panel: &Value) -> Vec<(&Value, &Value)> {
     let target = |panel| targets(panel)[0];
     if panel["type"] == "state-timeline" {

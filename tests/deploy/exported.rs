@@ -1,4 +1,4 @@
-//! What a running worker exports: the metrics of its `/metrics` with their labels and values.
+//! The metrics that a running worker exports on `/metrics`, with their labels and values.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -14,19 +14,19 @@ use tokio::sync::watch;
 
 use crate::promql::{Matching, Query};
 
-/// Longest wait for the first offsets to be committed; it takes about a second.
+/// The longest wait for the lag of all lanes to appear, which takes about a second.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Labels that Prometheus or Kubernetes adds to every series.
+/// The labels that Prometheus or Kubernetes adds to every series.
 const TARGET_LABELS: [&str; 3] = ["namespace", "job", "instance"];
 
-/// Series that Prometheus makes of each scrape.
+/// The series that Prometheus makes of each scrape.
 const SCRAPE_METRICS: [&str; 1] = ["up"];
 
-/// Metrics by name, their labels by name, the labels' values.
+/// Maps each metric's name to its labels, and each label to its values.
 pub struct Exported(pub BTreeMap<String, BTreeMap<String, BTreeSet<String>>>);
 
-/// Of a worker with three lanes that has delivered one event to each.
+/// The metrics of a worker with three lanes and one event in its topic.
 pub static EXPORTED: LazyLock<Exported> = LazyLock::new(|| {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let text = runtime.block_on(scrape_a_worker());
@@ -65,7 +65,7 @@ async fn scrape_a_worker() -> String {
     let deadline = Instant::now() + DEADLINE;
     let text = loop {
         let text = reqwest::get(&url).await.expect("an answer").text().await.expect("text");
-        // The lag is exported per partition, so from the first assignment on.
+        // The worker exports the lag of a partition from the first assignment on.
         if text.matches("sluicegate_kafka_lag{").count() == Kind::ALL.len() {
             break text;
         }
@@ -92,8 +92,8 @@ impl Exported {
         Exported(metrics)
     }
 
-    /// The labels that series of this metric carry in Prometheus, or `None` where there is no such metric. Recorded series
-    /// are sums over replicas.
+    /// Returns the labels that the series of this metric have in Prometheus, or `None` if there is no such metric.
+    /// Recorded series (`sluicegate:*`) are sums over replicas, so they have no `instance`.
     pub fn labels(&self, metric: &str) -> Option<BTreeSet<String>> {
         let own: Vec<&str> = match metric {
             _ if metric.starts_with("sluicegate:") => return Some(labels(&["namespace", "job", "destination"])),
@@ -103,7 +103,7 @@ impl Exported {
         Some(own.into_iter().chain(TARGET_LABELS).map(str::to_owned).collect())
     }
 
-    /// What a query says of metrics, labels and values that the worker does not export.
+    /// Returns the problems of a query: the metrics, labels and values in it that the worker does not export.
     pub fn unknown(&self, query: &Query) -> Vec<String> {
         let mut problems = Vec::new();
         let mut known: BTreeSet<String> = labels(&TARGET_LABELS);
@@ -133,7 +133,7 @@ pub fn labels(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// The values that a matcher names, without the dashboard's variables.
+/// Returns the values that a matcher names, without the dashboard's variables.
 fn constants(matcher: &Matching) -> Vec<&str> {
     matcher.value.split('|').filter(|value| !value.contains('$')).collect()
 }

@@ -1,5 +1,7 @@
-//! The 17 rules of Grafana's dashboard-linter (v0.2.0), written again: the tool itself is not at hand everywhere, and here a
-//! test shows of each rule that it bites. Exclusions stand in the linter's own file, `.lint` beside the dashboards.
+//! The 17 rules of Grafana's dashboard-linter (v0.2.0), written again because the tool is not available everywhere.
+//!
+//! A test shows for each rule that it finds a break. The exclusions are in the linter's own file, `.lint`, next to the
+//! dashboards.
 
 use std::fmt;
 
@@ -8,7 +10,7 @@ use serde_json::Value;
 use crate::dashboards::{self, panels, targets, text};
 use crate::promql::{Query, RATE_INTERVAL};
 
-/// Units of Grafana's list that the dashboards use.
+/// The units of Grafana's list that the dashboards use.
 const UNITS: [&str; 13] = [
     "bytes",
     "cpm",
@@ -43,7 +45,7 @@ fn finding(rule: &'static str, panel: &str, what: impl Into<String>) -> Finding 
     Finding { rule, panel: panel.to_owned(), what: what.into() }
 }
 
-/// Every broken rule of a dashboard, exclusions not considered.
+/// Returns every broken rule of a dashboard, whether it is excluded or not.
 pub fn lint(dashboard: &Value) -> Vec<Finding> {
     let mut findings = lint_templates(dashboard);
     if dashboard["editable"] != Value::Bool(false) {
@@ -124,7 +126,8 @@ fn lint_panel(panel: &Value, findings: &mut Vec<Finding>) {
 
 fn lint_target(panel: &str, target: &Value, findings: &mut Vec<Finding>) {
     let (expr, source) = (text(&target["expr"]), text(&target["datasource"]["type"]));
-    // The linter's two rules about LogQL ask whether queries of logs parse; here there are none.
+    // The linter's two rules about LogQL check that log queries parse. The dashboards have no log queries, so any such
+    // query is a finding.
     if source != "prometheus" {
         findings.push(finding("target-logql-rule", panel, format!("a query of `{source}`")));
     }
@@ -156,7 +159,7 @@ fn is_rate(function: &str) -> bool {
     ["rate", "irate", "increase"].contains(&function)
 }
 
-/// What `.lint` allows, by rule and panel.
+/// Returns true if `.lint` excludes this rule for the finding's panel.
 fn is_excluded(dashboard: &Value, finding: &Finding, exclusions: &Value) -> bool {
     let entries = exclusions["exclusions"][finding.rule]["entries"].as_array().into_iter().flatten();
     entries

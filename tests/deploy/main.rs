@@ -1,5 +1,4 @@
-//! Black-box tests of what is deployed with the worker: the dashboards and the alerts, the metrics that both use, and the links
-//! of all pages.
+//! Black-box tests of the dashboards and alerts, of the metrics that both use, and of the links of all pages.
 
 mod dashboards;
 mod exported;

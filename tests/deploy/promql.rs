@@ -1,4 +1,4 @@
-//! What a PromQL expression is made of: selectors with the functions around them, grouping labels, labels of the result.
+//! The parts of a PromQL expression: selectors with the functions around them, grouping labels, and labels of the result.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,16 +8,17 @@ use promql_parser::parser::{Expr, VectorSelector, parse};
 
 use crate::exported::{Exported, labels};
 
-/// What stands for `$__rate_interval` while parsing, since a `$` in brackets is none of PromQL: a length that nobody writes.
+/// The length that replaces `$__rate_interval` for the parser, since PromQL allows no `$` in brackets. No query uses
+/// this length itself.
 pub const RATE_INTERVAL: Duration = Duration::from_secs(301);
 
-/// The same for `$__range`.
+/// The length that replaces `$__range`, for the same reason.
 pub const RANGE: Duration = Duration::from_secs(302);
 
-/// One expression, read.
+/// One parsed expression.
 pub struct Query {
     pub selectors: Vec<Selector>,
-    /// Labels of every `by` and `on`.
+    /// The labels of every `by` and `on`.
     pub grouping: BTreeSet<String>,
     expr: Expr,
 }
@@ -26,11 +27,11 @@ pub struct Query {
 pub struct Selector {
     pub metric: String,
     pub matchers: Vec<Matching>,
-    /// The function right around a range, and the range.
+    /// The function directly around a range, and the range.
     pub range: Option<(String, Duration)>,
 }
 
-/// A label with the text that it is compared with.
+/// A label and the text that it is compared with.
 pub struct Matching {
     pub label: String,
     pub value: String,
@@ -38,10 +39,10 @@ pub struct Matching {
 }
 
 impl Query {
-    /// Of an expression as it stands in a dashboard or a rule.
+    /// Parses an expression of a dashboard or a rule.
     ///
     /// # Errors
-    /// What the parser says.
+    /// The parser's message.
     pub fn read(text: &str) -> Result<Query, String> {
         let seconds = |length: Duration| format!("{}s", length.as_secs());
         let text = text.replace("$__rate_interval", &seconds(RATE_INTERVAL)).replace("$__range", &seconds(RANGE));
@@ -77,7 +78,7 @@ impl Query {
         }
     }
 
-    /// The labels that the result's series carry: what legends and annotations may name.
+    /// Returns the labels of the result's series, which legends and annotations may name.
     pub fn result_labels(&self, exported: &Exported) -> BTreeSet<String> {
         result_labels(&self.expr, exported).unwrap_or_default()
     }
@@ -102,10 +103,10 @@ fn read_matchers(matchers: &Matchers) -> Vec<Matching> {
     matchers.matchers.iter().filter(|matcher| matcher.name != "__name__").map(read).collect()
 }
 
-/// `None` for a scalar.
+/// Returns the labels of an expression's series, or `None` for a scalar.
 fn result_labels(expr: &Expr, exported: &Exported) -> Option<BTreeSet<String>> {
     match expr {
-        // topk and bottomk pick series and leave their labels alone.
+        // topk and bottomk choose series and keep their labels.
         Expr::Aggregate(aggregate) if aggregate.param.is_some() => result_labels(&aggregate.expr, exported),
         Expr::Aggregate(aggregate) => {
             let by = aggregate.modifier.iter().flat_map(|modifier| modifier.labels().labels.clone());

@@ -1,9 +1,9 @@
-//! Bytes that were fine once: examples with a few bytes changed, lost, doubled or put in, and texts made of odd parts.
+//! Damaged input: examples with a few bytes changed, removed, repeated, inserted or cut off, and texts made of odd parts.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// What breaks parsers: half escapes, huge numbers, brackets, frames, other encodings, other lengths.
+/// Parts that break parsers: half escapes, huge numbers, brackets, frames, other encodings, other lengths.
 const PARTS: [&[u8]; 34] = [
     b"\"",
     b"\\",
@@ -41,7 +41,7 @@ const PARTS: [&[u8]; 34] = [
     b"\"job_id\":\"a/../b?c#d e\",",
 ];
 
-/// One change, at a place that is taken from the text's length when it is known.
+/// One change to a text. Its place is computed from the text's length when that is known.
 #[derive(Clone, Debug)]
 pub enum Damage {
     Change(prop::sample::Index, u8),
@@ -88,7 +88,7 @@ fn apply(text: &mut Vec<u8>, damage: &Damage) {
     }
 }
 
-/// Examples, most of them damaged, and now and then bytes that never were anything.
+/// Generates examples with up to four damages each, so that most of them are damaged.
 pub fn damaged<S: AsRef<[u8]> + Clone + std::fmt::Debug + 'static>(
     examples: impl Strategy<Value = S>,
 ) -> impl Strategy<Value = Vec<u8>> {
@@ -101,7 +101,7 @@ pub fn damaged<S: AsRef<[u8]> + Clone + std::fmt::Debug + 'static>(
     })
 }
 
-/// Parts in any order.
+/// Generates texts of up to 15 parts, some of which are random bytes.
 pub fn parts() -> impl Strategy<Value = Vec<u8>> {
     let part = prop_oneof![
         4 => (0..PARTS.len()).prop_map(|part| PARTS[part].to_vec()),

@@ -1,4 +1,6 @@
-//! What a topic may hold: `decode`, the merge of what it takes, and each provider's row of the result.
+//! Fuzz tests of topics and commits: `decode`, the merge of the events that it takes, each provider's row, and the fences.
+//!
+//! A topic may hold any bytes, and a commit any metadata.
 
 use std::collections::BTreeSet;
 
@@ -74,7 +76,7 @@ const VALUES: [&str; 26] = [
     r#"{"id":[],"id":"twice"}"#,
 ];
 
-/// An object of our keys with whatever values, keys repeated or not.
+/// Generates objects of the worker's own keys with arbitrary values. A key may repeat.
 fn objects() -> impl Strategy<Value = Vec<u8>> {
     vec((0..KEYS.len(), 0..VALUES.len()), 0..8).prop_map(|entries| {
         let entries: Vec<String> =
@@ -103,7 +105,7 @@ fn rules() -> impl Strategy<Value = Rules> {
     )
 }
 
-/// Whether a payload holds an event, and that what `decode` promises of one is true.
+/// Returns true if a payload holds an event, and asserts what `decode` promises of one.
 fn is_event(payload: &[u8], rules: &Rules) -> bool {
     let Ok(Decoded::Identify(event)) = decode(Some(payload), rules) else { return false };
     let is_blank = |text: &str| text.trim().is_empty();
@@ -112,10 +114,10 @@ fn is_event(payload: &[u8], rules: &Rules) -> bool {
     assert!(!event.account.as_deref().is_some_and(is_blank));
     assert!(!event.timestamp.as_deref().is_some_and(is_blank));
     for (_, value) in merge(std::iter::once(payload), rules).expect("what decode takes can be merged").traits {
-        // Not as values: a number beyond a double's range stays the text it is.
+        // Reads the value as `RawValue`, because a number beyond the range of a double keeps its text.
         assert!(serde_json::from_str::<&RawValue>(value.get()).is_ok(), "{value}");
     }
-    // Either is an answer.
+    // Both results are valid, so only a panic would be a fault.
     let _ = event.allows(&["vitally".to_owned()]);
     true
 }
@@ -139,7 +141,7 @@ fn every_payload_is_an_event_skipped_or_unreadable_and_what_is_taken_can_be_merg
         let events: Vec<&[u8]> =
             payloads.iter().map(Vec::as_slice).filter(|payload| is_event(payload, &rules)).collect();
         let Some(last) = events.last() else {
-            // What decode does not take is passed over.
+            // `decode` takes none of the payloads, so there is nothing to merge.
             assert!(merge(std::iter::empty(), &rules).is_none());
             return;
         };

@@ -1,7 +1,8 @@
-//! Throws damaged and invented input at everything that reads what others wrote: never a panic, always an answer.
+//! Gives damaged and invented input to everything that reads others' data: every input gets an answer, and none a panic.
 //!
-//! `SLUICEGATE_FUZZ_CASES` says how many inputs each test makes, `SLUICEGATE_FUZZ_SEED` which ones; a failing input is
-//! shrunk and printed. `SLUICEGATE_FUZZ_CASES=2000000 cargo test --release --test fuzz` makes ten million.
+//! `SLUICEGATE_FUZZ_CASES` is the number of inputs of each test, and `SLUICEGATE_FUZZ_SEED` selects them. The test
+//! shrinks and prints a failing input. `SLUICEGATE_FUZZ_CASES=2000000 cargo test --release --test fuzz` makes twelve
+//! million inputs in six tests.
 
 mod damage;
 mod events;
@@ -13,7 +14,7 @@ use std::time::Instant;
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 
-/// Inputs of each test where nothing is said: some seconds without optimization.
+/// The number of inputs of each test by default. They take some seconds without optimization.
 const CASES: u32 = 4_000;
 
 fn number(variable: &str) -> Option<u32> {
@@ -21,10 +22,10 @@ fn number(variable: &str) -> Option<u32> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text}: not a number")))
 }
 
-/// Calls `check` with as many inputs as are asked for.
+/// Calls `check` with the configured number of inputs.
 ///
 /// # Panics
-/// With the smallest input found for which `check` panics.
+/// If `check` panics, with the smallest such input that was found.
 fn run<S: Strategy>(what: &str, inputs: S, check: impl Fn(S::Value)) {
     let cases = number("SLUICEGATE_FUZZ_CASES").unwrap_or(CASES);
     let seed = RngSeed::Fixed(number("SLUICEGATE_FUZZ_SEED").unwrap_or(1).into());

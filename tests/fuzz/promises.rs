@@ -1,5 +1,7 @@
-//! What the vendors' pages promise, read a second time and without the adapters: which rows a reply names as taken, which as
-//! refused. Replies are made of documented and of surprising parts; what they say is known before they become bytes.
+//! Checks the adapters against a second reading of the vendors' pages, made without the adapters' code.
+//!
+//! A page says which rows a reply accepts and which it refuses. Replies consist of documented and of surprising parts.
+//! The test knows their meaning before they become bytes.
 
 use std::time::SystemTime;
 
@@ -11,7 +13,7 @@ use serde_json::{Value, json};
 use sluicegate::providers::{Asked, Provider, ProviderConfig, Reply, build};
 use sluicegate::verdict::{Answer, JobId, Verdict};
 
-/// One kind of question that a provider is asked.
+/// One kind of question that the worker asks a provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Question {
     Vitally,
@@ -48,8 +50,8 @@ impl Question {
         if matches!(self, Question::VibefollowSingle | Question::UserpilotSingle) { 1 } else { 6 }
     }
 
-    /// Whether a body is this vendor's error: Vitally's REST API answers `{"error": "..."}`; VibeFollow documents
-    /// `{errors:[{code, message, field?}]}`, Userpilot `{"errors":[{details, error, error_code, message}]}`.
+    /// Returns true if a body is this vendor's error. Vitally's REST API answers `{"error": "..."}`. VibeFollow
+    /// documents `{errors:[{code, message, field?}]}`, Userpilot `{"errors":[{details, error, error_code, message}]}`.
     fn is_error(self, body: &Value) -> bool {
         let text = |value: &Value, name: &str| value[name].is_string();
         match self {
@@ -63,11 +65,13 @@ impl Question {
         }
     }
 
-    /// What a success says of each row: `Some(true)` for taken, `Some(false)` for refused, `None` for nothing.
+    /// Returns the meaning of a success for each row: `Some(true)` for accepted, `Some(false)` for refused, `None` for
+    /// neither.
     fn said(self, rows: usize, body: &Body) -> Vec<Option<bool>> {
         let json = match body {
             Body::Json(json) => json.clone(),
-            // "Returns HTTP status code 202 Accepted", and nothing on the body; a page is not Userpilot's.
+            // Userpilot's page says "Returns HTTP status code 202 Accepted" and nothing about the body. A page of HTML
+            // is not Userpilot's.
             Body::Text(text) if self == Question::UserpilotSingle && !text.trim_start().starts_with('<') => json!({}),
             Body::Text(_) => return vec![None; rows],
         };
@@ -76,7 +80,7 @@ impl Question {
             Question::Vitally => all(json["message"] == "Success."),
             Question::VibefollowSingle => all(json["data"]["accepted"] == true),
             Question::UserpilotSingle => all(!self.is_error(&json)),
-            // Only queued.
+            // The job is only queued.
             Question::UserpilotBulk => all(false),
             Question::UserpilotJob => {
                 let counted = json["completed_rows"].as_u64().or(json["total_rows"].as_u64());
@@ -90,7 +94,7 @@ impl Question {
                 let named =
                     |row: usize| entries.iter().filter(is_own).any(|entry| entry["index"].as_u64() == Some(row as u64));
                 let refused = (0..rows).filter(|row| named(*row)).count() as u64;
-                // "meta.received = accepted + rejected", and a rejected record has an entry.
+                // VibeFollow's page says "meta.received = accepted + rejected", and a rejected record has an entry.
                 let covered = data["rejected"].as_u64() == Some(refused)
                     && data["accepted"].as_u64() == Some(rows as u64 - refused);
                 (0..rows).map(|row| if named(row) { Some(false) } else { covered.then_some(true) }).collect()
@@ -132,7 +136,7 @@ fn entry() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A bulk's counts, most of them as they belong to its entries.
+/// Generates a bulk's reply. In half of them the counts match the entries.
 fn bulk() -> impl Strategy<Value = Value> {
     (vec(entry(), 0..5), number(), number(), 1..7_u64, any::<bool>()).prop_map(
         |(errors, accepted, rejected, rows, fits)| {
@@ -194,7 +198,7 @@ fn bodies() -> impl Strategy<Value = Body> {
     ]
 }
 
-/// What may stand around a body and beside its members without a meaning.
+/// Additions around a body, to its members and to the headers that do not change its meaning.
 #[derive(Clone, Debug)]
 struct Dress {
     mark: bool,
@@ -206,7 +210,7 @@ struct Dress {
 
 fn dresses() -> impl Strategy<Value = Dress> {
     let blanks = prop::sample::select(vec!["", " \r\n", "\t\n"]);
-    // A number beyond any type, nesting beyond any stack.
+    // One addition has a number beyond the range of any type, the other has nested lists.
     let surplus = prop::sample::select(vec!["", "\"x-more\":1e999,", "\"x-more\":[[[[[[[[{\"data\":{}}]]]]]]]],"]);
     let content_type = prop::sample::select(vec!["application/json", "text/html", "text/plain; charset=latin1", "x"]);
     (any::<bool>(), blanks, surplus, prop::sample::select(vec![0, 3, 4_000]), content_type).prop_map(
@@ -236,7 +240,7 @@ fn statuses() -> impl Strategy<Value = StatusCode> {
     prop::sample::select(usual.to_vec()).prop_map(|status| StatusCode::from_u16(status).expect("a status"))
 }
 
-/// The end of a row: taken, refused, or neither.
+/// Returns the end of a row: accepted, refused, or neither.
 fn outcome(verdict: &Verdict) -> Option<bool> {
     match verdict {
         Verdict::Delivered => Some(true),

@@ -1,4 +1,4 @@
-//! What a provider may answer: statuses, headers and bodies of any kind, for sends and for questions about jobs.
+//! Fuzz tests of a provider's replies: statuses, headers and bodies of any kind, for sends and for polls of jobs.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -16,7 +16,7 @@ use crate::damage::{damaged, parts};
 /// The longest wait that a provider can impose (`providers::headers`).
 const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 
-/// An adapter for each mode of each provider.
+/// Builds an adapter for each mode of each provider.
 pub fn providers() -> Vec<Box<dyn Provider>> {
     let modes = [
         ("vitally", vec!["batch", "single"]),
@@ -34,7 +34,7 @@ pub fn providers() -> Vec<Box<dyn Provider>> {
     providers
 }
 
-/// The bodies of all fixtures, as they stand there.
+/// Returns the bodies of all fixtures unchanged, and two more.
 fn bodies() -> Vec<Vec<u8>> {
     let mut bodies = vec![
         br#"{"errors":[{"code":"jane@acme.io","field":"email is jane@acme.io","index":0,"message":"jane@acme.io"}]}"#
@@ -92,7 +92,7 @@ fn header_values() -> impl Strategy<Value = Option<HeaderValue>> {
         1 => Just(b"text/html; charset=utf-8".to_vec()),
         1 => vec(any::<u8>(), 0..40),
     ];
-    // hyper lets no other values through.
+    // hyper accepts no other values.
     bytes.prop_map(|bytes| HeaderValue::from_bytes(&bytes).ok())
 }
 
@@ -103,7 +103,7 @@ fn header_maps() -> impl Strategy<Value = HeaderMap> {
 }
 
 fn moments() -> impl Strategy<Value = SystemTime> {
-    // Around the dates above, and now and then before 1970 or far ahead.
+    // Most times are around the dates above. A few are before 1970 or far in the future.
     prop_oneof![8 => 1_526_385_000..1_526_386_000_i64, 1 => -100_000..100_000_i64, 1 => 0..400_000_000_000_i64]
         .prop_map(|seconds| {
             let distance = Duration::from_secs(seconds.unsigned_abs());
@@ -135,7 +135,7 @@ fn assert_wait(wait: Option<Duration>) {
     assert!(wait.is_none_or(|wait| !wait.is_zero() && wait <= LONGEST_WAIT), "{wait:?}");
 }
 
-/// What goes into headers and logs can only be codes, numbers and our own words.
+/// Asserts that a rejection holds only codes, numbers and the worker's own words, because headers and logs show it.
 fn assert_discreet(rejection: &Rejection) {
     let is_short = |text: &str| text.len() <= 200 && !text.contains('@') && !text.contains(char::is_control);
     assert!(is_short(&rejection.message) && rejection.message.is_ascii(), "{:?}", rejection.message);
@@ -160,7 +160,7 @@ fn check_verdict(verdict: &Verdict, rows: usize, is_job: bool, reply: &Reply) {
     }
 }
 
-/// Returns the job that the rows became, if they did.
+/// Checks the answer to a reply, and returns the job that the rows became, if there is one.
 fn check(provider: &dyn Provider, asked: Asked<'_>, reply: &Reply) -> Option<JobId> {
     let (Asked::Send { rows } | Asked::Job { rows, .. }) = asked;
     let is_job = matches!(asked, Asked::Job { .. });
@@ -195,7 +195,7 @@ fn every_reply_gets_exactly_one_answer_for_each_row() {
         let rows = rows.min(provider.shape().max_rows);
         let token = SecretString::from("t0ken==");
         let job = check(provider, Asked::Send { rows }, &sent);
-        // Also what would be said of a job that nobody has submitted.
+        // Without a job from the send, the test polls a job that no client has submitted.
         let job = job.unwrap_or_else(|| JobId("bulk:jobs:NX-1".to_owned()));
         if let Some(request) = provider.poll(&job, &token) {
             assert!(request.uri().path().starts_with("/v1/background_jobs/"), "{}", request.uri());

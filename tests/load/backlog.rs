@@ -1,4 +1,4 @@
-//! Writes many events at little cost, and knows what users hold in the end without keeping them.
+//! Writes many events at little cost, and computes what users hold in the end without keeping the events.
 
 use std::time::Duration;
 
@@ -8,27 +8,28 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use crate::support::World;
 
-/// So many events, spread evenly over so many users in an order without pattern; every user gets one at least where there
-/// are enough.
+/// `events` events, spread evenly over `users` users in an order without pattern. If there are enough events, every
+/// user gets at least one.
 #[derive(Clone, Copy, Debug)]
 pub struct Backlog {
     pub users: u64,
     pub events: u64,
 }
 
-/// An event of about this many bytes, the size that the figures of `benches/README.md` are for.
+/// The approximate size of an event in bytes, which is the size in the figures of `benches/README.md`.
 pub const EVENT_BYTES: u64 = 600;
 
-/// A prime, so that it has no factor in common with any number of users here: steps of it meet every user once a round.
+/// A prime, so that it has no factor in common with any number of users here. Steps of this size meet every user once a
+/// round.
 const STEP: u64 = 1_000_000_007;
 
 impl Backlog {
     fn user(self, n: u64) -> u64 {
-        // The round shifts the order, so that users do not come at the same distance each time.
+        // The round shifts the order, so that a user's events are not at the same distance each time.
         (n * STEP + n / self.users * 7_919) % self.users
     }
 
-    /// Writes them all and waits until the broker has them; `version` grows in log order.
+    /// Writes all events and waits until the broker has them. `version` grows in log order.
     pub fn write(self, world: &World) {
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", &world.brokers)
@@ -46,7 +47,7 @@ impl Backlog {
         producer.flush(Duration::from_secs(600)).expect("the broker takes them all");
     }
 
-    /// The newest version of each user.
+    /// Returns the newest version of each user.
     pub fn versions(self) -> Vec<u64> {
         let mut versions = vec![0; self.users as usize];
         for n in 0..self.events {
@@ -56,7 +57,7 @@ impl Backlog {
     }
 }
 
-/// Puts one record into the producer's queue, as soon as it has room.
+/// Puts one record into the producer's queue as soon as the queue has room.
 pub fn send(producer: &BaseProducer, topic: &str, key: &str, payload: &[u8]) {
     let mut record = BaseRecord::to(topic).key(key).payload(payload);
     loop {

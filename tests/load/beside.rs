@@ -1,5 +1,6 @@
-//! Measures this worker's columns of `benches/COMPARISON.md`: the same scenarios as the other systems, through the binary, on
-//! a real Kafka, to a provider that takes one row a request.
+//! Measures this worker's columns of `benches/COMPARISON.md`: the scenarios of the other systems, played with the worker's binary.
+//!
+//! They run on a real Kafka, with a provider that takes one row a request.
 //!
 //! `SLUICEGATE_LONG_TESTS=1 SLUICEGATE_TEST_BROKERS=127.0.0.1:9092 cargo test --release --test load beside -- --nocapture`
 
@@ -14,13 +15,13 @@ use crate::is_long;
 use crate::support::World;
 use crate::worker_process::Process;
 
-/// The fault comes after so much peace and lasts as long, as it did for the other systems.
+/// The time without a fault, and then the length of the fault, as for the other systems.
 const PEACE: Duration = Duration::from_secs(20);
-/// How long a killed worker stays away.
+/// The time that a killed worker stays away.
 const AWAY: Duration = Duration::from_secs(2);
-/// Live events come at the pace of the limit: 1,200 a minute.
+/// The time between live events, which come at the pace of the limit: 1,200 a minute.
 const EVERY: Duration = Duration::from_millis(50);
-/// Longest that a scenario may take: six times what the rate needs for 2,000 rows.
+/// The longest time of a scenario: six times what the rate needs for 2,000 rows.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 #[derive(Clone, Copy, PartialEq)]
@@ -36,13 +37,13 @@ struct Scenario {
     events: u64,
     users: u64,
     trouble: Trouble,
-    /// Events come one by one instead of being there beforehand.
+    /// True if events come one by one instead of being in the log beforehand.
     live: bool,
-    /// Lines of `kafka.properties`.
+    /// The lines of `kafka.properties`.
     properties: &'static str,
 }
 
-/// Events of which every one is a row for a sender that does not merge.
+/// Generates events of which every one is a row for a sender that does not merge.
 fn clean(events: u64, users: u64) -> Generator {
     Generator::new(GeneratorSettings {
         events,
@@ -69,7 +70,7 @@ fn faults(trouble: Trouble) -> Faults {
     }
 }
 
-/// Everything but the destination is as it comes.
+/// Starts a worker with the default configuration, except for its destination and its properties.
 fn worker(world: &World, properties: &str) -> Process {
     let block = world.block("vibefollow", Kind::Vibefollow, "");
     let yaml = format!(

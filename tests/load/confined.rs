@@ -1,4 +1,4 @@
-//! The binary as a child that a shell has put into a tight place: limits, a directory it cannot write, a log nobody reads.
+//! The worker's binary as a child process in a tight place: limits, an unwritable directory, a log without a reader.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use crate::support::{DEADLINE, metric};
 
-/// The binary under test: `SLUICEGATE_TEST_BINARY`, or the one built with the tests.
+/// Returns the binary under test: `SLUICEGATE_TEST_BINARY`, or the one built with the tests.
 fn binary() -> String {
     std::env::var("SLUICEGATE_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_sluicegate").to_owned())
 }
 
-/// A running `sluicegate run`; killed when dropped.
+/// A running `sluicegate run`. Dropping it kills the process.
 pub struct Confined {
     child: Child,
     address: String,
@@ -40,7 +40,7 @@ impl Confined {
             .current_dir(directory)
             .envs(["HOME", "TMPDIR"].map(|name| (name, directory)))
             .stdin(Stdio::null())
-            // Never read.
+            // No thread reads this pipe.
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -91,7 +91,7 @@ impl Confined {
         metric(&self.metrics().await, name, labels)
     }
 
-    /// A line of `/proc/PID/status`, in MiB.
+    /// Returns a value of `/proc/PID/status`, in MiB.
     pub fn memory(&self, name: &str) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a running worker");
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -99,7 +99,7 @@ impl Confined {
         kib / 1024.0
     }
 
-    /// User and system time so far; Linux counts in hundredths of a second.
+    /// Returns the user and system time so far, in seconds. Linux counts in hundredths of a second.
     pub fn cpu_seconds(&self) -> f64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("a running worker");
         let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
@@ -107,13 +107,13 @@ impl Confined {
         (fields[11] + fields[12]) / 100.0
     }
 
-    /// What its open file descriptors lead to.
+    /// Returns the targets of the process's open file descriptors.
     pub fn open_files(&self) -> Vec<PathBuf> {
         let links = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a running worker");
         links.filter_map(|link| std::fs::read_link(link.ok()?.path()).ok()).collect()
     }
 
-    /// Asks it to end and returns its exit code.
+    /// Asks the process to end and returns its exit code.
     pub async fn stop(&mut self) -> i32 {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("the kill command").success());
@@ -130,7 +130,7 @@ impl Confined {
 
 impl Log {
     fn fill(&self, stderr: std::process::ChildStderr) {
-        // So small that little is read ahead when the log is to be held.
+        // The buffer is small, so that the thread reads little ahead when the log is to be held.
         let mut lines = BufReader::with_capacity(256, stderr);
         let mut line = Vec::new();
         while lines.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
@@ -152,12 +152,13 @@ impl Drop for Confined {
     }
 }
 
-/// A memory control group, removed when dropped; `None` where this process may not make one.
+/// A memory control group. Dropping it removes the group.
 pub struct MemoryGroup {
     path: PathBuf,
 }
 
 impl MemoryGroup {
+    /// Creates a group with this limit, or returns `None` if this process may not create one.
     pub fn new(bytes: u64) -> Option<MemoryGroup> {
         let (parent, limit) = match Path::new("/sys/fs/cgroup/memory").is_dir() {
             true => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
@@ -170,12 +171,12 @@ impl MemoryGroup {
         Some(group)
     }
 
-    /// What a shell does to join it.
+    /// Returns the shell command that joins the group.
     pub fn join(&self) -> String {
         format!("echo $$ > {}", self.path.join("cgroup.procs").display())
     }
 
-    /// Times that the kernel ended a process for want of memory.
+    /// Returns how often the kernel has ended a process for want of memory.
     pub fn kills(&self) -> u64 {
         let files = ["memory.oom_control", "memory.events"].map(|name| self.path.join(name));
         let text: String = files.iter().filter_map(|path| std::fs::read_to_string(path).ok()).collect();
@@ -186,7 +187,7 @@ impl MemoryGroup {
 
 impl Drop for MemoryGroup {
     fn drop(&mut self) {
-        // Only an empty group can be removed; a test that failed may leave its child a moment longer.
+        // Only an empty group can be removed, and a failed test may leave its child a moment longer.
         for _ in 0..50 {
             if std::fs::remove_dir(&self.path).is_ok() {
                 return;

@@ -1,4 +1,4 @@
-//! A producer gone wrong: for a while nothing can be read. Dead letters leave at the guard's pace, and nothing else suffers.
+//! A producer that writes unreadable events for a while: dead letters leave at the guard's pace, and nothing else suffers.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use sluicegate::testbed::simulator::Kind;
 use crate::is_long;
 use crate::support::{QUICK, Worker, World, metric, one_event_each, until, without_limits};
 
-/// How bad it gets.
+/// The size of a flood, and the guard's settings.
 struct Flood {
     events_per_second: usize,
     seconds: usize,
@@ -18,7 +18,7 @@ struct Flood {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_unreadable_events_leaves_at_the_guards_pace_and_spoils_nothing() {
     let flood = match is_long() {
-        // The guard as it is by default.
+        // The guard's default settings.
         true => Flood { events_per_second: 200, seconds: 120, window: 200, rows_per_minute: 60 },
         false => Flood { events_per_second: 200, seconds: 6, window: 40, rows_per_minute: 300 },
     };
@@ -39,7 +39,7 @@ async fn a_flood_of_unreadable_events_leaves_at_the_guards_pace_and_spoils_nothi
         let bad = |n: usize| (format!("k{n}").into_bytes(), Some(format!("{{\"userId\": broken {n}").into_bytes()));
         let first = second * flood.events_per_second;
         world.produce_all((first..first + flood.events_per_second).map(bad)).await;
-        // Asked before the letters are counted, so that what is allowed is never too much.
+        // The metrics are read before `allowed` is computed, so a slow reply cannot make the allowance too small.
         let (_, text) = worker.get("/metrics").await;
         let letters = metric(&text, "sluicegate_dead_letters_total", &[]);
         let allowed = flood.window as f64 + began.elapsed().as_secs_f64() * flood.rows_per_minute as f64 / 60.0 + 1.0;
@@ -62,7 +62,7 @@ async fn a_flood_of_unreadable_events_leaves_at_the_guards_pace_and_spoils_nothi
     world.produce_all(one_event_each(300..400)).await;
     worker.stop().await;
 
-    // What an operator does who has seen the reason and wants it out of the way.
+    // An operator who has seen the reason opens the guard, to have the unreadable events out of the way.
     let worker = Worker::start(&block(&world, 1.0)).await;
     world.wait_committed("vitally").await;
     let provider = world.simulator.provider(Kind::Vitally).clone();

@@ -1,6 +1,7 @@
 //! The worker under load and in tight places: memory, floods, skew, stalls, a blocked log, no disk.
 //!
-//! Short by default. The full sizes take a real Kafka, 4 GB of its disk and half an hour:
+//! The tests are short by default. The full sizes take a real Kafka, 4 GB of its disk and half an hour.
+//!
 //! `SLUICEGATE_LONG_TESTS=1 SLUICEGATE_TEST_BROKERS=127.0.0.1:9092 cargo test --release --test load -- --nocapture --test-threads 1`
 
 mod backlog;
@@ -19,7 +20,8 @@ mod surroundings;
 #[allow(dead_code, reason = "the black-box tests use the rest of it")]
 mod worker_process;
 
-/// Whether the full sizes are asked for, and possible: the mock cluster keeps 5 MiB of a partition.
+/// Returns true if the full sizes are asked for. They need a real Kafka, because the mock cluster keeps 5 MiB of a
+/// partition.
 fn is_long() -> bool {
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let is_long = is_set("SLUICEGATE_LONG_TESTS");

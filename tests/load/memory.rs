@@ -12,18 +12,18 @@ use crate::support::{DEADLINE, World, metric, until, without_limits};
 
 const MIB: u64 = 1 << 20;
 
-/// What a container gets: the task's figure.
+/// The memory that a container gets, as in the README's measurement.
 const MEMORY: u64 = 512 * MIB;
 
-/// What a process needs besides the buffers of its lanes, in MiB, as `deploy/README.md` says.
+/// The MiB that a process needs in addition to the buffers of its lanes, as `deploy/README.md` says.
 const BESIDE_BUFFERS: f64 = 150.0;
 
-/// What a process reserves beside what it uses: `ulimit -v` counts addresses, not memory. Measured 1.2 GiB on two cores: 30
-/// threads of librdkafka with stacks of 8 MiB, and for each of up to 8 malloc arenas a core 64 MiB of addresses. Both are
-/// fixed by the machine and by `MALLOC_ARENA_MAX`, not by the load.
+/// The addresses that a process reserves in addition to the memory that it uses, because `ulimit -v` counts addresses.
+/// Measured 1.2 GiB on two cores: 30 threads of librdkafka with stacks of 8 MiB, and 64 MiB of addresses for each
+/// malloc arena. A core has up to 8 arenas. The machine and `MALLOC_ARENA_MAX` decide both, not the load.
 const RESERVED: u64 = 1_280 * MIB;
 
-/// Memory over time, one figure a sample.
+/// Memory over time in MiB, one value a sample.
 #[derive(Default)]
 struct Samples(Vec<f64>);
 
@@ -32,7 +32,7 @@ impl Samples {
         samples.iter().copied().fold(0.0, f64::max)
     }
 
-    /// The highest of the middle third and of the last.
+    /// Returns the highest value of the middle third, and of the last third.
     fn thirds(&self) -> (f64, f64) {
         let third = self.0.len() / 3;
         (Samples::most(&self.0[third..2 * third]), Samples::most(&self.0[2 * third..]))
@@ -70,8 +70,8 @@ async fn a_backlog_beyond_the_buffer_leaves_memory_at_the_buffer_and_is_delivere
         assert!(Instant::now() < deadline, "not delivered:\n{text}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // Beyond the limit only what was on its way when intake stopped: a channel of four batches and one at each end, of
-    // 1 MiB each, at half again their size.
+    // Pending bytes exceed the limit only by what was on its way when intake stopped. That is a channel of four batches
+    // and one at each end. Each has 1 MiB and takes half as much again.
     assert!(was_paused && fullest >= BUFFER as f64, "the buffer was never full: {fullest}");
     assert!(fullest <= (BUFFER + 9 * MIB) as f64, "{fullest} bytes pending");
     let most = Samples::most(&samples.0);
@@ -89,7 +89,7 @@ async fn events_that_compress_well_take_no_more_memory_than_others() {
         println!("skipped: the mock cluster answers a fetch with one batch, however large a response may be");
         return;
     }
-    // 120 MB that are 3 MB on the wire.
+    // 120 MB of events are 3 MB on the wire.
     Backlog { users: 100_000, events: 200_000 }.write(&world);
     let more = format!("buffer: {{ max_bytes: {BUFFER} }}");
     let mut worker = Confined::start(&yaml(&world, &[Kind::Vitally], &more), ":", Path::new("/"));
@@ -99,8 +99,8 @@ async fn events_that_compress_well_take_no_more_memory_than_others() {
             && metric(&text, "sluicegate_partitions_paused", &[]) == 12.0
     })
     .await;
-    // Without the pages of the binary itself, of which a build without optimization has several times as many. Then it is 51 MiB
-    // alone and 95 beside other tests; with responses of 4 MiB it was 198 (measured).
+    // The figure leaves out the pages of the binary itself, of which a build without optimization has several times as
+    // many. Then it is 51 MiB alone and 95 next to other tests. With responses of 4 MiB it was 198 (measured).
     let most = worker.memory("VmHWM") - worker.memory("RssFile");
     println!("memory: {most:.0} MiB at most");
     assert!(most <= BESIDE_BUFFERS * 2.0 / 3.0 + (BUFFER / MIB) as f64, "{most} MiB");
@@ -117,7 +117,7 @@ fn is_delivered(world: &World, backlog: &Backlog) {
     }
 }
 
-/// How long the long run goes on with full buffers.
+/// The time that the long run goes on with full buffers.
 const WATCHED: Duration = Duration::from_secs(360);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,7 +138,7 @@ async fn ten_million_events_of_two_million_users_stay_within_512_mib_at_the_full
         None => format!("ulimit -v {}", (MEMORY + RESERVED) / 1024),
     };
     println!("limited by: {prepare}");
-    // Three lanes share what the formula of `deploy/README.md` leaves of the limit.
+    // The three lanes share the part of the limit that the formula of `deploy/README.md` leaves.
     let buffer = (MEMORY / MIB - BESIDE_BUFFERS as u64) / 3;
     let more = format!("buffer: {{ max_bytes: {buffer}MiB }}");
     let began = Instant::now();
@@ -189,7 +189,8 @@ async fn ten_million_events_of_two_million_users_stay_within_512_mib_at_the_full
     assert!(worker.memory("VmHWM") < (MEMORY / MIB) as f64);
     assert!(last <= middle * 1.02 + 1.0, "memory grows: {middle} MiB, then {last} MiB");
     assert_eq!(group.as_ref().map_or(0, MemoryGroup::kills), 0);
-    // Rows that leave one by one lose what a busy machine wakes the lane too late for; jobs, what their polls take.
+    // Single rows lose the time by which a busy machine wakes the lane too late. Jobs lose the time that their polls
+    // take.
     for (kind, share) in [(Kind::Vitally, 0.98), (Kind::Vibefollow, 0.95), (Kind::Userpilot, 0.9)] {
         let arrivals = world.simulator.provider(kind).arrivals();
         let end = arrivals.last().expect("arrivals").0;

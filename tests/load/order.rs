@@ -6,7 +6,7 @@ use crate::support::{QUICK, Worker, World, without_limits};
 
 const VERSIONS: u32 = 5;
 
-/// The higher the version, the older the event says it is; the plan it names is the version's.
+/// Returns an event whose own times are a year earlier for each version. Its plan is named after the version.
 fn event(user: &str, version: u32) -> String {
     let year = 2026 - version;
     format!(
@@ -38,7 +38,8 @@ async fn old_events_that_come_after_new_ones_win_in_the_logs_order_merged_or_one
         }
         let counters = provider.summary().counters;
         assert_eq!((counters.regressions, counters.overlaps), (0, 0), "{kind:?}");
-        // One row for each of those that came alone; how many of the others merged is up to how they were fetched.
+        // Each event that came alone is one row. The number of rows for the merged events depends on how they were
+        // fetched.
         assert!(counters.rows_received > u64::from(VERSIONS), "{kind:?}");
     }
     assert_eq!(worker.metric("sluicegate_ledger_difference", &[]).await, 0.0);

@@ -1,4 +1,4 @@
-//! Loads that are not spread evenly: one user with half of all events, one partition with nearly all.
+//! Loads that are not spread evenly: one user with half of all events, one partition with nearly all events.
 
 use serde_json::json;
 use sluicegate::testbed::simulator::Kind;
@@ -13,7 +13,7 @@ fn event(user: &str, version: usize) -> Event {
     (user.as_bytes().to_vec(), Some(event.to_string().into_bytes()))
 }
 
-/// As many events of the hot user as of others, who have one each, in turn.
+/// Returns events of the hot user and of other users in turn. Each other user has one event.
 fn half_hot(from: usize, to: usize) -> Vec<Event> {
     (from..to).flat_map(|n| [event("hot", n + 1), event(&format!("user-{n}"), 1)]).collect()
 }
@@ -26,7 +26,7 @@ async fn a_user_with_half_of_all_events_gets_a_row_in_turn_and_starves_nobody() 
     let more = format!("mode: single, limit: {{ rows_per_minute: {limit} }}, batch: {{ linger: 0s }}");
     let worker = Worker::start(&world.config(&world.block("vitally", Kind::Vitally, &more))).await;
     let provider = world.simulator.provider(Kind::Vitally).clone();
-    // The next chunk comes while much of the one before waits, so somebody is always in front of the hot user.
+    // The next chunk comes while much of the one before waits, so other users are always in front of the hot user.
     for n in 1..chunks {
         until("half of the chunk before is delivered", async || provider.summary().user_count > n * chunk - chunk / 2)
             .await;
@@ -38,8 +38,8 @@ async fn a_user_with_half_of_all_events_gets_a_row_in_turn_and_starves_nobody() 
     let others = (chunk * chunks) as u64;
     let hot = counters.rows_received - others;
     println!("{others} events of one user in {hot} rows beside as many users with one row each");
-    // One for what waits at the start, then one a chunk: each waits behind the users who came before it. A chunk that is
-    // written while rows leave can be met in two halves.
+    // The hot user has one row for the events at the start, then one a chunk. Each row waits behind the users who came
+    // before it. A chunk that is written while rows leave can be met in two halves.
     assert!((1..=2 * chunks as u64).contains(&hot), "{hot} rows of the hot user");
     assert_eq!((counters.regressions, counters.overlaps), (0, 0));
     assert_eq!(worker.metric("sluicegate_ledger_difference", &[]).await, 0.0);
@@ -54,7 +54,7 @@ async fn users_of_quiet_partitions_do_not_wait_for_the_backlog_of_a_hot_one() {
     let world = &mut World::start(PARTITIONS, without_limits()).await;
     let all: Vec<Event> = (0..HOT).map(|n| event(&format!("hot-{n}"), 1)).collect();
     world.produce_all_to(Some(0), all).await;
-    // An eighth of the backlog fills it, and it is the smallest that an event of the largest size fits into.
+    // An eighth of the backlog fills the buffer. It is the smallest buffer that an event of the largest size fits into.
     let more = "limit: { rows_per_minute: 120000 }, batch: { linger: 0s }, request: { timeout: 5s }, buffer: { max_bytes: 1MiB }";
     let worker = Worker::start(&world.config(&world.block("vitally", Kind::Vitally, more))).await;
     let provider = world.simulator.provider(Kind::Vitally).clone();
@@ -70,7 +70,7 @@ async fn users_of_quiet_partitions_do_not_wait_for_the_backlog_of_a_hot_one() {
             break users.len();
         }
         assert!(users.len() < HOT, "all of the hot partition went first");
-        // Looking at so many users takes its time.
+        // A look at all these users takes its time.
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     };
     println!("quiet partitions' users written after {before} users and delivered after {delivered} of {HOT}");

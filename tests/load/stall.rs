@@ -1,4 +1,4 @@
-//! One partition stands still while the others go on: a metric says so, and nothing is lost when it moves again.
+//! One partition that stops while the others go on: a metric shows it, and no event is lost when the partition moves again.
 
 use sluicegate::testbed::simulator::Kind;
 
@@ -11,7 +11,7 @@ fn event(user: &str, version: u32) -> String {
     format!(r#"{{"userId":"{user}","context":{{"groupId":"acme"}},"traits":{{"version":{version}}}}}"#)
 }
 
-/// One event in each partition but the stalled one, and that one too if asked to.
+/// Writes one event to each partition except the stalled one, and also to that one if `everywhere` is true.
 async fn round(world: &mut World, version: u32, everywhere: bool) {
     for partition in (0..PARTITIONS).filter(|partition| everywhere || *partition != STALLED) {
         let user = format!("user-{partition}");
@@ -23,7 +23,8 @@ async fn stalled(worker: &Worker) -> f64 {
     worker.metric("sluicegate_partitions_stalled", &[]).await
 }
 
-/// A lane that has delivered a first round; `None` without the embedded broker, which alone can hold one partition back.
+/// Starts a lane that has delivered a first round. Returns `None` without the embedded broker, which alone can hold one
+/// partition back.
 async fn at_work() -> Option<(World, Worker)> {
     let mut world = World::start(PARTITIONS, without_limits()).await;
     if world.embedded.is_none() {
@@ -65,7 +66,7 @@ async fn a_partition_whose_fetches_bring_nothing_shows_while_the_others_go_on() 
     .await;
     until("the metric shows it", async || stalled(&worker).await == 1.0).await;
     assert_eq!(worker.metric("sluicegate_kafka_lag", &[&format!("partition=\"{STALLED}\"")]).await, 1.0);
-    // The others, which have nothing to bring for most of the time, do not count.
+    // The other partitions have no records for most of the time, and the metric does not count them.
     round(&mut world, 3, false).await;
     assert_eq!(stalled(&worker).await, 1.0);
     let broker = world.embedded.as_ref().expect("embedded");

@@ -1,5 +1,6 @@
-//! What surrounds the process fails it: no disk to write to, a log that nobody reads, scrapers that never take their answer, one
-//! thread for everything.
+//! Surroundings that fail the process: no writable disk, a log without a reader, stuck scrapers, one thread for everything.
+//!
+//! The scrapers never take their answers.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -12,7 +13,7 @@ use crate::backlog::Backlog;
 use crate::confined::Confined;
 use crate::support::{QUICK, World, one_event_each, without_limits};
 
-/// A directory that nobody can write to, root included.
+/// A directory in which no process can create a file, root included.
 const UNWRITABLE: &str = "/proc";
 
 fn yaml(world: &World, level: &str) -> String {
@@ -36,7 +37,7 @@ async fn nothing_is_written_to_disk_from_the_start_to_the_end() {
     let mut world = World::start(4, without_limits()).await;
     world.produce_all(one_event_each(0..200)).await;
     assert!(std::fs::write(Path::new(UNWRITABLE).join("probe"), "").is_err());
-    // With a limit of 0 the first byte that a process writes to a file ends it with SIGXFSZ, wherever the file is.
+    // With a limit of 0, the first byte that a process writes to a file ends it with SIGXFSZ, wherever the file is.
     let mut worker = Confined::start(&yaml(&world, "debug"), "ulimit -f 0", Path::new(UNWRITABLE));
     world.wait_committed("vibefollow").await;
     let files: Vec<_> = worker.open_files().into_iter().filter(|path| path.is_file()).collect();
@@ -61,15 +62,15 @@ async fn a_log_that_nobody_reads_and_scrapers_that_take_nothing_leave_the_data_p
     let mut world = World::start(4, without_limits()).await;
     let mut worker = Confined::start(&yaml(&world, "debug"), ":", Path::new(UNWRITABLE));
     worker.hold_log();
-    // Each asks for everything again and again and takes nothing, so that answers pile up where they may.
+    // Each scraper asks for everything again and again and takes nothing, so that answers pile up.
     let mut scrapers: Vec<TcpStream> =
         (0..100).map(|_| TcpStream::connect(worker.address()).expect("a connection")).collect();
     for scraper in &mut scrapers {
         scraper.set_nonblocking(true).expect("a socket");
-        // A full socket is what this is about.
+        // The test wants the socket to be full, so this write may fail.
         let _ = scraper.write(&b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n".repeat(200));
     }
-    // Far more lines than a pipe of 64 KiB and the worker's queue hold.
+    // The log of these events is far longer than a pipe of 64 KiB and the worker's queue hold.
     world.produce_all(one_event_each(0..3_000)).await;
     world.wait_committed("vibefollow").await;
     is_intact(&world, &worker).await;
@@ -95,7 +96,7 @@ async fn probes_are_answered_while_lanes_with_one_thread_for_all_of_them_read_a_
     let yaml = world.yaml(&blocks, "group.protocol: consumer", "10s");
     // As in a pod of one core.
     let worker = Confined::start(&yaml, "taskset -p -c 0 $$; export TOKIO_WORKER_THREADS=1", Path::new(UNWRITABLE));
-    // So long the chart's liveness probe gives it, over a connection of its own.
+    // The chart's liveness probe waits this long, over a connection of its own.
     let patience = Duration::from_secs(5);
     let probe = reqwest::Client::builder().timeout(patience).pool_max_idle_per_host(0).build().expect("a client");
     let all = 2.0 * backlog.events as f64;
