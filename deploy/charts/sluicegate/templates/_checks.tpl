@@ -1,6 +1,7 @@
-{{/* What is refused at render time, since it would only show as pods that do not start, or as lost work. */}}
+{{/* The values that the chart refuses at render time. Otherwise they would show only as pods that do not start, or as
+     lost work. */}}
 
-{{/* What is wrong with the release as a whole. */}}
+{{/* Refuses wrong values of the release as a whole. */}}
 {{- define "sluicegate.validate" -}}
 {{- if not (or .Values.config .Values.existingConfigMap) -}}
 {{- fail "config is empty: give the worker's settings there, such as ci/minimal-values.yaml, or name an existingConfigMap" -}}
@@ -63,7 +64,7 @@
 {{- if include "sluicegate.property" (dict "root" . "name" "group.instance.id" "default" "") -}}
 {{- fail "config.kafka.properties.group.instance.id would be the same in all pods, which fence each other: remove it, and set workload.kind StatefulSet, which uses the pods' names" -}}
 {{- end -}}
-{{- /* The chart takes these from config: a variable that wins over it would go unseen. */ -}}
+{{- /* The chart takes these from config, and would not see a variable that wins over it. */ -}}
 {{- $names := keys .Values.env -}}
 {{- range .Values.extraEnv }}{{ $names = append $names .name }}{{ end -}}
 {{- range list "HTTP__LISTEN" "SHUTDOWN__DRAIN" "KAFKA__PROPERTIES__SESSION_TIMEOUT_MS" "KAFKA__PROPERTIES__GROUP_INSTANCE_ID" -}}
@@ -72,7 +73,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Each enabled destination has a token as far as can be seen: envFrom and existingConfigMap cannot. */}}
+{{/* Refuses an enabled destination without a token. The chart cannot see tokens in envFrom and existingConfigMap. */}}
 {{- define "sluicegate.validateTokens" -}}
 {{- $names := keys .Values.env -}}
 {{- range .Values.extraEnv }}{{ $names = append $names .name }}{{ end -}}
@@ -99,7 +100,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* What is wrong with one workload's values. */}}
+{{/* Refuses wrong values of one workload. */}}
 {{- define "sluicegate.validateWorkload" -}}
 {{- $drain := include "sluicegate.drainSeconds" . | int -}}
 {{- $grace := int .Values.terminationGracePeriodSeconds -}}

@@ -1,6 +1,6 @@
-{{/* What the chart reads from the worker's settings. */}}
+{{/* The parts of the worker's settings that the chart reads. */}}
 
-{{/* The text of the setting at .path in .config, else .default. */}}
+{{/* Returns the text of the setting at .path in .config, or else .default. */}}
 {{- define "sluicegate.setting" -}}
 {{- $at := .config -}}
 {{- range .path -}}
@@ -27,7 +27,7 @@
 {{- if or .Values.service.enabled (eq .Values.workload.kind "StatefulSet") }}true{{ end -}}
 {{- end -}}
 
-{{/* Where others reach the metrics: a headless Service has the pods' own port. */}}
+{{/* Returns the address of the metrics for others. A headless Service has the pods' own port. */}}
 {{- define "sluicegate.address" -}}
 {{- $headless := and (eq .Values.service.type "ClusterIP") (eq .Values.service.clusterIP "None") -}}
 {{- $port := $headless | ternary (include "sluicegate.httpPort" .) (int .Values.service.port | toString) -}}
@@ -39,7 +39,7 @@
 {{- include "sluicegate.seconds" (dict "text" $text "path" "config.shutdown.drain") -}}
 {{- end -}}
 
-{{/* A property of librdkafka. */}}
+{{/* Returns a property of librdkafka. */}}
 {{- define "sluicegate.property" -}}
 {{- include "sluicegate.setting" (dict "config" .root.Values.config "path" (list "kafka" "properties" .name) "default" .default) -}}
 {{- end -}}
@@ -57,7 +57,7 @@
 {{- include "sluicegate.setting" (dict "config" .Values.config "path" (list "kafka" "brokers") "default" "localhost:9092") -}}
 {{- end -}}
 
-{{/* The topics, as a JSON list. */}}
+{{/* Returns the topics as a JSON list. */}}
 {{- define "sluicegate.topics" -}}
 {{- $kafka := default dict .Values.config.kafka -}}
 {{- $topics := default (list "identify") $kafka.topics -}}
@@ -65,7 +65,7 @@
 {{- toJson $topics -}}
 {{- end -}}
 
-{{/* The ids of the destinations that config turns on, as a JSON list in their order. */}}
+{{/* Returns the ids of the destinations that config turns on, as a sorted JSON list. */}}
 {{- define "sluicegate.enabled" -}}
 {{- $ids := list -}}
 {{- $destinations := default dict .Values.config.destinations -}}
@@ -76,7 +76,7 @@
 {{- toJson $ids -}}
 {{- end -}}
 
-{{/* The ids that this release serves. */}}
+{{/* Returns the ids of the destinations that this release serves. */}}
 {{- define "sluicegate.served" -}}
 {{- if .Values.lanes.destinations -}}
 {{- toJson (.Values.lanes.destinations | sortAlpha | uniq) -}}
@@ -85,12 +85,12 @@
 {{- end -}}
 {{- end -}}
 
-{{/* A destination's settings, as JSON; empty where only existingConfigMap knows it. */}}
+{{/* Returns a destination's settings as JSON. They are empty if only existingConfigMap knows the destination. */}}
 {{- define "sluicegate.destination" -}}
 {{- toJson (default dict (get (default dict .root.Values.config.destinations) .id)) -}}
 {{- end -}}
 
-{{/* Bytes that the buffers of .ids hold. */}}
+{{/* Returns the bytes that the buffers of .ids hold. */}}
 {{- define "sluicegate.bufferBytes" -}}
 {{- $sum := 0 -}}
 {{- range .ids -}}
@@ -102,7 +102,8 @@
 {{- $sum -}}
 {{- end -}}
 
-{{/* Memory that a process with the lanes .ids needs, in MiB: the buffers and 40%, at least the buffers, an eighth of them and 150 MiB. */}}
+{{/* Returns the memory in MiB that a process with the lanes .ids needs. That is the buffers and 40%, at least the
+     buffers, an eighth of them and 150 MiB. */}}
 {{- define "sluicegate.neededMiB" -}}
 {{- $buffers := include "sluicegate.bufferBytes" . | float64 -}}
 {{- divf (maxf (mulf $buffers 1.4) (addf (mulf $buffers 1.125) 157286400.0)) 1048576.0 | ceil | int64 -}}

@@ -1,6 +1,7 @@
-{{/* Which workloads there are, and the values of each. */}}
+{{/* The workloads, and the values of each. */}}
 
-{{/* The workloads as a JSON list of {name, lane, ids, run}: run is what --destinations gets, all that is enabled if empty. */}}
+{{/* Returns the workloads as a JSON list of {name, lane, ids, run}. run is the value of --destinations; if it is empty,
+     all enabled ones run. */}}
 {{- define "sluicegate.workloads" -}}
 {{- $workloads := list -}}
 {{- $ids := include "sluicegate.served" . | fromJsonArray -}}
@@ -16,7 +17,7 @@
 {{- toJson $workloads -}}
 {{- end -}}
 
-{{/* Lays .over on .base, in place: maps are merged, all else is replaced, also by false, 0 and null. */}}
+{{/* Merges .over into .base, in place. Maps are merged, and all else is replaced, also by false, 0 and null. */}}
 {{- define "sluicegate.overlay" -}}
 {{- range $key, $value := .over -}}
 {{- if and (kindIs "map" $value) (kindIs "map" (get $.base $key)) -}}
@@ -27,7 +28,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* The values of one .workload of .root, as JSON: those of the release, and over them the lane's overrides. */}}
+{{/* Returns the values of one .workload of .root as JSON: those of the release, and over them the lane's overrides. */}}
 {{- define "sluicegate.values" -}}
 {{- $values := deepCopy .root.Values -}}
 {{- if .root.Values.lanes.split -}}
@@ -36,7 +37,7 @@
 {{- toJson $values -}}
 {{- end -}}
 
-{{/* Most pods that a workload can have. */}}
+{{/* Returns the most pods that a workload can have. */}}
 {{- define "sluicegate.mostReplicas" -}}
 {{- if .Values.keda.enabled }}{{ .Values.keda.maxReplicaCount }}{{ else }}{{ .Values.replicaCount }}{{ end -}}
 {{- end -}}
@@ -45,7 +46,7 @@
 {{- if and (eq .Values.workload.kind "StatefulSet") .Values.workload.staticMembership }}true{{ end -}}
 {{- end -}}
 
-{{/* The resources of a workload, memory added where none is given. */}}
+{{/* Returns the resources of a workload. autoMemory adds memory if none is given. */}}
 {{- define "sluicegate.resources" -}}
 {{- $resources := deepCopy .Values.resources -}}
 {{- if and .Values.autoMemory .workload.ids -}}
@@ -60,7 +61,8 @@
 {{- toYaml $resources -}}
 {{- end -}}
 
-{{/* What a lane's pods depend on, for the checksum: with lanes.split, the settings of the other destinations do not count. */}}
+{{/* Returns the settings on which a lane's pods depend, for the checksum. With lanes.split, those of the other
+     destinations do not count. */}}
 {{- define "sluicegate.configOf" -}}
 {{- $config := deepCopy .Values.config -}}
 {{- if and .Values.lanes.split $config.destinations -}}

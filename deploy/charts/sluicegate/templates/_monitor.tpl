@@ -1,4 +1,4 @@
-{{/* How a target is scraped; the same for both kinds of monitor. */}}
+{{/* The scrape settings of a target, which are the same for both kinds of monitor. */}}
 {{- define "sluicegate.endpoint" -}}
 port: http
 path: /metrics

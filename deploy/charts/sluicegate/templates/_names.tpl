@@ -1,10 +1,11 @@
-{{/* How resources are named and labelled. */}}
+{{/* The names and labels of resources. */}}
 
 {{- define "sluicegate.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 52 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* 52 characters, so that the hash that Kubernetes appends to a StatefulSet's revisions still fits into a label. */}}
+{{/* Returns 52 characters at most, so that the hash that Kubernetes appends to a StatefulSet's revisions still fits
+     into a label. */}}
 {{- define "sluicegate.fullname" -}}
 {{- $name := include "sluicegate.name" . -}}
 {{- if .Values.fullnameOverride -}}
@@ -16,7 +17,8 @@
 {{- end -}}
 {{- end -}}
 
-{{/* The name of one lane's workload; a hash keeps names apart that had to be cut. Ids have underscores, names do not. */}}
+{{/* Returns the name of one lane's workload. A hash keeps names apart that had to be cut. Ids have underscores, names
+     do not. */}}
 {{- define "sluicegate.laneName" -}}
 {{- $name := printf "%s-%s" (include "sluicegate.fullname" .root) (replace "_" "-" .id) -}}
 {{- if gt (len $name) 52 -}}
@@ -30,20 +32,21 @@
 {{- default .Release.Namespace .Values.namespaceOverride -}}
 {{- end -}}
 
-{{/* What Services, monitors and policies select by: all of the release's workers. */}}
+{{/* Returns the labels by which Services, monitors and policies select all of the release's workers. */}}
 {{- define "sluicegate.selector" -}}
 app.kubernetes.io/name: {{ include "sluicegate.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: worker
 {{- end -}}
 
-{{/* What one workload selects by. The lane is in it even if there is one workload for all, so that none ever selects another's pods. */}}
+{{/* Returns the labels by which one workload selects its pods. They name the lane even if there is one workload for
+     all, so that none ever selects another's pods. */}}
 {{- define "sluicegate.workloadSelector" -}}
 {{ include "sluicegate.selector" . }}
 sluicegate/lane: {{ .workload.lane | trunc 63 | trimSuffix "_" | quote }}
 {{- end -}}
 
-{{/* Labels of everything; .component says of what. */}}
+{{/* Returns the labels of an object. .component names its role. */}}
 {{- define "sluicegate.labels" -}}
 {{- $labels := dict
   "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63)
@@ -57,7 +60,8 @@ sluicegate/lane: {{ .workload.lane | trunc 63 | trimSuffix "_" | quote }}
 {{- merge $labels (deepCopy (default dict .extra)) (deepCopy .root.Values.commonLabels) | toYaml -}}
 {{- end -}}
 
-{{/* The metadata of an object: .root, .name, and where they differ .namespace, .component, .labels and .annotations. */}}
+{{/* Returns the metadata of an object from .root and .name, and from .namespace, .component, .labels and .annotations
+     if they are given. */}}
 {{- define "sluicegate.metadata" -}}
 name: {{ .name }}
 namespace: {{ default (include "sluicegate.namespace" .root) .namespace | quote }}
@@ -77,7 +81,7 @@ annotations:
 {{- end -}}
 {{- end -}}
 
-{{/* The image, its registry replaced where a mirror is given. */}}
+{{/* Returns the image, with its registry replaced if a mirror is given. */}}
 {{- define "sluicegate.image" -}}
 {{- $repository := .Values.image.repository -}}
 {{- with .Values.global.imageRegistry -}}

@@ -1,10 +1,10 @@
-{{/* The pods. The helm test shares the parts, so that it sees the settings and files that the worker sees. */}}
+{{/* The pods. The helm test shares their parts, so that it has the same settings and files as the worker. */}}
 
 {{- define "sluicegate.hasSecret" -}}
 {{- if or .Values.secret.existingSecret .Values.secret.data }}true{{ end -}}
 {{- end -}}
 
-{{/* The settings' files as arguments, later ones win; a JSON list. */}}
+{{/* Returns the arguments that name the settings' files, as a JSON list. Later files win. */}}
 {{- define "sluicegate.configArgs" -}}
 {{- $args := list -}}
 {{- if .Values.existingConfigMap }}{{ $args = append $args "--config=/etc/sluicegate/base.yaml" }}{{ end -}}
@@ -73,11 +73,11 @@
 {{- end }}
 {{- end -}}
 
-{{/* What is the same for the worker's pods and the test's. */}}
+{{/* The settings that the worker's pods share with the test's pod. */}}
 {{- define "sluicegate.podBase" -}}
 serviceAccountName: {{ include "sluicegate.serviceAccountName" . }}
 automountServiceAccountToken: {{ .Values.serviceAccount.automount }}
-{{- /* Kubernetes would set variables such as SLUICEGATE_PORT for every Service of the namespace. */}}
+{{- /* Otherwise Kubernetes sets variables such as SLUICEGATE_PORT for every Service of the namespace. */}}
 enableServiceLinks: false
 {{- with concat .Values.global.imagePullSecrets .Values.imagePullSecrets }}
 imagePullSecrets:
@@ -101,7 +101,7 @@ dnsPolicy: {{ . }}
 {{- end }}
 {{- end -}}
 
-{{/* Constraints with the selector of the workload's own pods. */}}
+{{/* Returns the spread constraints with the selector of the workload's own pods. */}}
 {{- define "sluicegate.spread" -}}
 {{- $selector := dict "matchLabels" (include "sluicegate.workloadSelector" . | fromYaml) -}}
 {{- $out := list -}}
@@ -118,7 +118,7 @@ dnsPolicy: {{ . }}
 {{- define "sluicegate.podTemplate" -}}
 metadata:
   labels:
-    {{- /* Without the chart's version, which would restart the pods with every release of the chart. */}}
+    {{- /* The labels leave out the chart's version, which would restart the pods with every release of the chart. */}}
     {{- $labels := include "sluicegate.workloadSelector" . | fromYaml }}
     {{- merge $labels (deepCopy .Values.podLabels) (deepCopy .Values.commonLabels) | toYaml | nindent 4 }}
   {{- $annotations := dict "kubectl.kubernetes.io/default-container" "sluicegate" }}
@@ -188,7 +188,7 @@ spec:
       lifecycle:
         {{- toYaml . | nindent 8 }}
       {{- end }}
-      {{- /* A refused setting ends the process; `kubectl describe` then shows which. */}}
+      {{- /* A refused setting ends the process, and `kubectl describe` then names the setting. */}}
       terminationMessagePolicy: FallbackToLogsOnError
       resources:
         {{- include "sluicegate.resources" . | nindent 8 }}

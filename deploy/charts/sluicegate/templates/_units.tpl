@@ -1,6 +1,6 @@
 {{/* Durations and sizes as the worker and Kubernetes write them. */}}
 
-{{/* Whole seconds, rounded up, of .text such as 1m 30s; .path names the setting where it is no duration. */}}
+{{/* Returns .text, such as 1m 30s, in whole seconds, rounded up. The error for any other text names the setting .path. */}}
 {{- define "sluicegate.seconds" -}}
 {{- $path := .path -}}
 {{- $units := dict
@@ -18,7 +18,7 @@
 {{- ceil $total | int64 -}}
 {{- end -}}
 
-{{/* Bytes of .text: the worker's 256MiB, 500kB or a number, Kubernetes' 256Mi or 1G. */}}
+{{/* Returns .text in bytes. It is the worker's 256MiB, 500kB or a number, or Kubernetes' 256Mi or 1G. */}}
 {{- define "sluicegate.bytes" -}}
 {{- $powers := dict "" 1.0 "k" 1e3 "m" 1e6 "g" 1e9 "t" 1e12 "ki" 1024.0 "mi" 1048576.0 "gi" 1073741824.0 "ti" 1099511627776.0 -}}
 {{- $unit := regexFind "[a-zA-Z]*$" .text | lower | trimSuffix "b" -}}

@@ -1,4 +1,4 @@
-{{/* Combinations that work and carry a risk; NOTES.txt shows them. One line each, with what to do. */}}
+{{/* Combinations that work and carry a risk. NOTES.txt shows one line for each, with the remedy. */}}
 
 {{- define "sluicegate.warnings" -}}
 {{- $config := .Values.config -}}
