@@ -1,5 +1,5 @@
-// The page that draws a dashboard with Grafana's own plotting, units and theme, from a Prometheus' HTTP API.
-// `require`, since esbuild does not unwrap the default exports of older packages for files named .mjs.
+// Draws a dashboard with Grafana's own plotting, units and theme, from the HTTP API of a Prometheus.
+// The page uses `require`, since esbuild does not unwrap the default exports of older packages for files named .mjs.
 const React = require('react');
 const { createRoot } = require('react-dom/client');
 const { firstValueFrom } = require('rxjs');
@@ -32,7 +32,7 @@ async function ask(path, parameters) {
 
 const legend = (format, labels) => format.replace(/\{\{\s*(\w+)\s*\}\}/g, (_, name) => labels[name] ?? '');
 
-// Values on every step, null where Prometheus has none, so that gaps are drawn as gaps.
+// Returns values on every step, null if Prometheus has none, so that gaps are drawn as gaps.
 async function rangeFrames(target, scoped) {
   const result = await ask('query_range', { query: fill(target.expr, scoped), start: from, end: to, step });
   const times = [];
@@ -62,7 +62,7 @@ function matches({ id, options }, name) {
   return new RegExp(options.replace(/^\/|\/$/g, '')).test(name);
 }
 
-// The part of Grafana's field configuration that the dashboards use: defaults, then overrides by name or expression.
+// Applies the part of Grafana's field configuration that the dashboards use: defaults, then overrides by name or expression.
 function configure(frames, { defaults, overrides }) {
   let series = 0;
   for (const frame of frames) for (const field of frame.fields) {
@@ -118,7 +118,7 @@ const kinds = {
   },
 };
 
-// Panels with `repeat` once per destination, side by side, as Grafana lays them out.
+// Returns the panels, those with `repeat` once per destination and side by side, as Grafana lays them out.
 async function spread() {
   const found = await ask('series', { 'match[]': 'sluicegate_pending_rows', start: from, end: to });
   const destinations = [...new Set(found.map((labels) => labels.destination))].sort();
@@ -141,7 +141,7 @@ function Panel({ panel, draw }) {
 }
 
 async function main() {
-  // The calls only fill in translations; English is the default text.
+  // This call only fills in translations. English is the default text.
   await initPluginTranslations('sluicegate', []);
   const all = await spread();
   const drawn = [];

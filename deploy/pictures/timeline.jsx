@@ -1,4 +1,4 @@
-// A state timeline in the look of Grafana's, whose own is not among the components that its packages export.
+// A state timeline that looks like Grafana's, which Grafana's packages do not export.
 const React = require('react');
 
 exports.StateTimeline = StateTimeline;
@@ -35,7 +35,7 @@ function StateTimeline({ frames, from, to, width, height, theme, mappings }) {
   </div>;
 }
 
-// Equal values one after another, as one span; a null ends it.
+// Returns each run of equal values as one span. A null ends a span.
 function spans(frame) {
   const [times, values] = frame.fields.map((field) => field.values);
   const out = [];
