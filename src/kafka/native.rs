@@ -1,4 +1,4 @@
-//! Calls of librdkafka for which rdkafka has no safe form: topic ids, leader epochs, the start of a log as fetches tell it, and a new password.
+//! Calls of librdkafka for which rdkafka has no safe form: topic ids, leader epochs, the start of a log, and a new password.
 #![expect(
     unsafe_code,
     reason = "rdkafka has no safe call for `rd_kafka_DescribeTopics`, leader epochs and `rd_kafka_sasl_set_credentials`"
@@ -30,19 +30,21 @@ use secrecy::ExposeSecret as _;
 
 use super::client::Credentials;
 
-/// A topic as a broker describes it.
+/// The description of a topic that a broker returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Topic {
     pub name: String,
-    /// Another one where the topic was deleted and made again. `None` from brokers before Kafka 2.8, which have no ids.
+    /// The topic's id, which changes if the topic is deleted and made again. `None` from brokers before Kafka 2.8, which have
+    /// no ids.
     pub id: Option<String>,
-    /// Or why the broker does not tell.
+    /// The number of partitions, or the broker's reason for not reporting it.
     pub partitions: Result<usize, RDKafkaErrorCode>,
 }
 
-/// Asks a broker that is up for these topics; creates none of them.
+/// Asks a broker that is up to describe these topics. Creates none of them.
 ///
-/// Not the controller, which librdkafka would ask: the mock cluster names none, and whoever leads the others may be busy.
+/// Does not ask the controller, as librdkafka would: the mock cluster names none, and the controller of a real cluster may be
+/// busy.
 pub(super) fn describe_topics<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     topics: &[String],
@@ -57,19 +59,20 @@ pub(super) fn describe_topics<C: ConsumerContext>(
     let mut names: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     let client = consumer.client().native_ptr();
     let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: the client lives as long as the consumer that is borrowed here, the names until the end of this function. All that is
-    // made here is destroyed here once, the event after what points into it has been read; librdkafka copies names and options.
+    // SAFETY: the client lives as long as the consumer that is borrowed here, and the names live until the end of this
+    // function. This function destroys each object that it makes exactly once. It destroys the event after it has read what
+    // points into the event. librdkafka copies names and options.
     unsafe {
         let queue = rd_kafka_queue_new(client);
         let collection = rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
         let options = rd_kafka_AdminOptions_new(client, rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
-        // What it refuses it replaces by its own: times beyond an hour.
+        // librdkafka refuses timeouts beyond an hour and then uses its own.
         rd_kafka_AdminOptions_set_request_timeout(options, millis, ptr::null_mut(), 0);
         rd_kafka_AdminOptions_set_broker(options, broker, ptr::null_mut(), 0);
         rd_kafka_DescribeTopics(client, collection, options, queue);
         rd_kafka_AdminOptions_destroy(options);
         rd_kafka_TopicCollection_destroy(collection);
-        // A little more than the request has, so that its own answer comes first.
+        // Waits a little longer than the request may take, so that the request's own answer comes first.
         let event = rd_kafka_queue_poll(queue, millis.saturating_add(500));
         let described = match event.is_null() {
             true => Err(RDKafkaErrorCode::OperationTimedOut),
@@ -84,7 +87,7 @@ pub(super) fn describe_topics<C: ConsumerContext>(
 /// # Safety
 /// `event` is a live event.
 unsafe fn described(event: *mut rd_kafka_event_t) -> Result<Vec<Topic>, RDKafkaErrorCode> {
-    // SAFETY: the caller's to promise; a result's parts live as long as its event.
+    // SAFETY: the caller promises a live event. The parts of a result live as long as its event.
     unsafe {
         let error = rd_kafka_event_error(event);
         if error != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
@@ -101,9 +104,9 @@ unsafe fn described(event: *mut rd_kafka_event_t) -> Result<Vec<Topic>, RDKafkaE
 }
 
 /// # Safety
-/// `described` is the description of a topic in a live event.
+/// `described` points to the description of a topic in a live event.
 unsafe fn topic(described: *const rd_kafka_TopicDescription_t) -> Topic {
-    // SAFETY: the caller's to promise; texts end with a zero and live as long as the description.
+    // SAFETY: the caller promises a live description. Its strings end with a zero byte and live as long as it does.
     unsafe {
         let name = CStr::from_ptr(rd_kafka_TopicDescription_name(described)).to_string_lossy().into_owned();
         let error = rd_kafka_error_code(rd_kafka_TopicDescription_error(described));
@@ -117,11 +120,11 @@ unsafe fn topic(described: *const rd_kafka_TopicDescription_t) -> Topic {
     }
 }
 
-/// The log's start as the last fetch told it; `None` before the first one.
+/// Returns the start of the log that the last fetch reported, or `None` before the first fetch.
 pub(super) fn log_start<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str, partition: i32) -> Option<i64> {
     let topic = CString::new(topic).ok()?;
     let (mut low, mut high) = (-1, -1);
-    // SAFETY: the client lives as long as the consumer that is borrowed here; librdkafka writes two numbers.
+    // SAFETY: the client lives as long as the consumer that is borrowed here. librdkafka writes only the two numbers.
     let error = unsafe {
         let client = consumer.client().native_ptr();
         rd_kafka_get_watermark_offsets(client, topic.as_ptr(), partition, &raw mut low, &raw mut high)
@@ -129,35 +132,36 @@ pub(super) fn log_start<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &
     (error == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR && low >= 0).then_some(low)
 }
 
-/// Names the leader epoch of the record before the position of this element.
+/// Sets the leader epoch of this element, which is that of the record before the element's position.
 ///
 /// # Panics
-/// The list has no such element.
+/// Panics if the list has no such element.
 pub(super) fn set_leader_epoch(list: &mut TopicPartitionList, index: usize, epoch: i32) {
     assert!(index < list.count(), "an element of the list");
-    // SAFETY: the list lives and has this element.
+    // SAFETY: the list is alive and has this element.
     unsafe { rd_kafka_topic_partition_set_leader_epoch((*list.ptr()).elems.add(index), epoch) }
 }
 
-/// The leader epoch that goes with the position of this element; -1 where there is none.
+/// Returns the leader epoch of this element's position, or -1 if it has none.
 ///
 /// # Panics
-/// The list has no such element.
+/// Panics if the list has no such element.
 pub(super) fn leader_epoch(list: &TopicPartitionList, index: usize) -> i32 {
     assert!(index < list.count(), "an element of the list");
-    // SAFETY: the list lives and has this element.
+    // SAFETY: the list is alive and has this element.
     unsafe { rd_kafka_topic_partition_get_leader_epoch((*list.ptr()).elems.add(index)) }
 }
 
-/// Gives a client another name and password for PLAIN and SCRAM; connections that stand stay as they are.
+/// Sets the user name and password that the client uses for PLAIN and SCRAM. Open connections stay as they are.
 ///
 /// # Errors
-/// librdkafka's words for why it does not take them, which hold neither.
+/// Returns the reason if one of them holds a zero byte or librdkafka refuses them. The reason contains neither of them.
 pub(super) fn log_in_with<C: ClientContext>(client: &Client<C>, credentials: &Credentials) -> Result<(), String> {
     let no_zeros = |_| "it holds a zero byte".to_owned();
     let username = CString::new(credentials.username.as_str()).map_err(no_zeros)?;
     let password = CString::new(credentials.password.expose_secret()).map_err(no_zeros)?;
-    // SAFETY: the client lives, and copies both texts. An error is ours to destroy, and its words live as long as it does.
+    // SAFETY: the client is alive and copies both strings. This function owns the error and destroys it after it has read the
+    // text.
     unsafe {
         let error = rd_kafka_sasl_set_credentials(client.native_ptr(), username.as_ptr(), password.as_ptr());
         if error.is_null() {

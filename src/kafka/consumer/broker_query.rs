@@ -1,5 +1,7 @@
-//! Questions about the ends of logs and about the topics, asked on a thread of their own: when a broker is gone, librdkafka takes its time for
-//! them (measured: 5.5 s where 1 s was allowed), and reading and committing must not wait for that.
+//! Asks brokers about the ends of logs and about the topics, on a thread of its own.
+//!
+//! If a broker is gone, librdkafka takes long to answer (measured: 5.5 s with a limit of 1 s). Reading and committing must not
+//! wait for that.
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use crate::kafka::native::{Topic, describe_topics};
 use crate::record::{PartitionId, Position};
 
-/// One question at a time.
+/// The handle of the query thread, which takes one question at a time.
 pub(super) struct BrokerQuery {
     questions: Sender<Question>,
     answers: Receiver<Answer>,
@@ -20,22 +22,22 @@ pub(super) struct BrokerQuery {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Question {
-    /// Where the log of this partition begins and ends.
+    /// Asks where the log of this partition begins and ends.
     Ends(PartitionId),
-    /// Which ids and how many partitions the topics have.
+    /// Asks which ids and how many partitions the topics have.
     Topics,
 }
 
 pub(super) enum Answer {
-    /// The log's start and end; `None` where no broker told.
+    /// The log's start and end, or `None` if no broker reported them.
     Ends { partition: PartitionId, ends: Option<(Position, Position)> },
-    /// All that exist, by index. `None` where no broker told.
+    /// The described topics, each with its index, or `None` if no broker reported them.
     Topics(Option<Vec<(u16, Topic)>>),
 }
 
 impl BrokerQuery {
     /// # Errors
-    /// The thread cannot be started.
+    /// Returns an error if the thread cannot be started.
     pub fn start<C: ConsumerContext + 'static>(
         consumer: &Arc<BaseConsumer<C>>,
         topics: Vec<String>,
@@ -43,12 +45,12 @@ impl BrokerQuery {
     ) -> io::Result<BrokerQuery> {
         let (questions, asked) = channel::<Question>();
         let (told, answers) = channel();
-        // The consumer goes when the reader lets it go, or as soon as the last question has ended.
+        // The thread holds a weak reference. So the consumer is dropped when the reader drops it, or after the last question.
         let consumer = Arc::downgrade(consumer);
         std::thread::Builder::new().name("consumer-query".to_owned()).spawn(move || {
             while let Ok(question) = asked.recv() {
                 let Some(consumer) = consumer.upgrade() else { return };
-                // The reader may have ended.
+                // The reader may have ended, and then needs no answer.
                 let _ = told.send(answer(&consumer, &topics, question, timeout));
             }
         })?;
@@ -61,14 +63,14 @@ impl BrokerQuery {
         }
     }
 
-    /// The answer, if it has come.
+    /// Returns the answer if it has arrived.
     pub fn answer(&mut self) -> Option<Answer> {
         let answer = self.answers.try_recv().ok()?;
         self.open = None;
         Some(answer)
     }
 
-    /// What is asked and not answered, and since when.
+    /// Returns the question without an answer so far, and the time at which it was asked.
     pub fn open(&self) -> Option<(Question, Instant)> {
         self.open
     }

@@ -1,4 +1,4 @@
-//! What the consumer thread does besides reading: commands, rebalances, commits, and the events it owes the loop.
+//! The consumer thread's work apart from reading: commands, rebalances, commits, and messages to the loop.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -28,85 +28,88 @@ use crate::kafka::settings::Start;
 use crate::kafka::topics::partition_id;
 use crate::record::{PartitionId, Position};
 
-/// How long to wait for a command before trying again to hand over events or to see a revoke done. A guess: short
-/// against a commit on a real broker (2 to 7 ms), long against a busy loop.
+/// The wait for a command before the thread tries again to hand over messages, or checks if the loop has finished a revoke. A
+/// guess: about as long as a commit on a real broker (2 to 7 ms), long compared with a busy loop.
 pub(super) const WAIT: Duration = Duration::from_millis(5);
-/// The same text is told at most this often: as what librdkafka says is.
+/// The shortest time between two warnings with the same text, which is the same as for librdkafka's complaints.
 const WARNING_INTERVAL: Duration = AGAIN;
-/// Statistics tell of the present for so long. A guess: below the 5 s between two, above what a loaded machine takes to read them.
+/// The age in seconds up to which statistics show the present. A guess: below the 5 s between two, above what a loaded machine
+/// takes to read them.
 const FRESH_SECONDS: i64 = 3;
-/// Distinct texts remembered for that. A guess: far more than one outage has, small in memory.
+/// The number of distinct warnings that the thread remembers. A guess: far more than one outage has, small in memory.
 const WARNING_TEXTS: usize = 64;
 
-/// The thread's context: librdkafka calls back into it from `poll`, on the polling thread.
+/// The thread's context. librdkafka calls back into it from `poll`, on the polling thread.
 pub(super) struct Callbacks {
     pub topics: Vec<String>,
     pub group: String,
     pub start: Start,
     pub session_timeout: Duration,
-    /// A rebalance is told only to members whose own partitions change.
+    /// True if the broker assigns partitions, so that only members whose own partitions change learn of a rebalance.
     pub broker_assigns: bool,
-    /// Where the records of gained partitions are led.
+    /// The slot with the queue that the records of gained partitions are led to.
     pub records: Arc<Destination>,
     complaints: Complaints,
     events: Sender<SourceEvent>,
-    /// Only the polling thread locks it, and never across `poll`, from which the callbacks lock it again.
+    /// The state. Only the polling thread locks it, and never across `poll`, from which the callbacks lock it again.
     state: Mutex<ConsumerState>,
 }
 
 pub(super) struct ConsumerState {
     commands: Receiver<Command>,
-    /// Events that the loop has not taken yet, in order.
+    /// The messages that the loop has not taken yet, in order.
     pub outbox: VecDeque<SourceEvent>,
-    /// Records read since the last hand-over.
+    /// The records that the thread read since the last hand-over.
     pub batch: RecordBatch,
-    /// Partitions whose end was reached while `batch` was read.
+    /// The partitions whose end was reached while `batch` was read.
     pub ends: Vec<(PartitionId, Position)>,
     pub owned: BTreeMap<PartitionId, Owned>,
-    /// Set by `Close`, or when the loop is gone.
+    /// True after `Close` or a fatal error, or if the loop is gone.
     pub closing: bool,
-    /// librdkafka's words for the error that `poll` returns next.
+    /// librdkafka's text for the error that `poll` returns next.
     pub reason: String,
     pub contact: Contact,
     pub total_partitions: usize,
-    /// What the loop was last told about them.
+    /// The stalled partitions that the thread last reported to the loop.
     pub stalled: Vec<PartitionId>,
-    /// What librdkafka has been told to pause, which it remembers over assignments. To resume a running partition can deliver
-    /// twice (librdkafka#2593).
+    /// The partitions that librdkafka has paused, which it remembers over assignments. Resuming a running partition can deliver
+    /// records twice (librdkafka#2593).
     pub stopped: BTreeSet<PartitionId>,
-    /// Since when the loop has wanted nothing, and librdkafka has not been told.
+    /// The time since which the loop has wanted nothing and librdkafka has not paused the partitions.
     pub idle_since: Option<Instant>,
-    /// The id of each topic that was read, by its index.
+    /// The id of each topic that was read, by the topic's index.
     pub ids: BTreeMap<u16, String>,
-    /// Of partitions that were given up: their log, and what of it was read and not settled.
+    /// The partitions that the thread gave up, each with its log, its committed position, and the position after the last
+    /// record read.
     pub given_up: BTreeMap<PartitionId, (Mark, Position, Position)>,
-    /// The partition whose ends are asked for at present.
+    /// The partition whose ends the thread asks for at present.
     pub asking: Option<PartitionId>,
-    /// When to try again to start partitions that the group has not read before.
+    /// The time for another try to start partitions that the group has not read before.
     pub start_again: Option<Instant>,
     told: BTreeMap<String, Instant>,
 }
 
-/// What the thread knows about a partition that it owns.
+/// The state of a partition that the replica owns.
 pub(super) struct Owned {
     /// The position after the last record read.
     pub next: Position,
-    /// No commit may go below this.
+    /// The position that no commit may go below.
     pub floor: Position,
-    /// The last end of its log that was seen.
+    /// The last end of its log that the thread saw.
     pub end: Position,
-    /// The leader epoch of the last record read; -1 before one is known.
+    /// The leader epoch of the last record read, or -1 before one is known.
     pub epoch: i32,
-    /// Which log it is.
+    /// The identity of its log.
     pub mark: Mark,
     pub place: Place,
-    /// The metadata of the topic's other partitions, for the lane to know once it is told of this one.
+    /// The metadata of the topic's other partitions, which the lane gets together with this one.
     pub others: Vec<String>,
-    /// Given to the lane anew, which has not asked for it yet: until then its commits are of the former log.
+    /// True if the thread gave the lane this partition anew and the lane has not resumed it yet. Until then the lane's commits
+    /// are for the former log.
     pub is_anew: bool,
-    /// When the log's ends were last asked for because of `place`.
+    /// The last time the thread asked for the log's ends because of `place`.
     pub asked: Option<Instant>,
-    /// Whether the loop wants nothing from it.
+    /// True if the loop wants nothing from the partition.
     pub paused: bool,
     pub progress: Progress,
 }
@@ -153,7 +156,8 @@ impl Callbacks {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Executes the commands that wait and hands over the events that the loop has room for; whether there were commands.
+    /// Executes the waiting commands and hands over the messages that the loop has room for. Returns true if there were
+    /// commands.
     pub fn serve(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState) -> bool {
         let mut any = false;
         loop {
@@ -173,7 +177,7 @@ impl Callbacks {
         any
     }
 
-    /// Like `serve`, but waits up to `limit` for a command to come.
+    /// Waits up to `limit` for a command, and then does what `serve` does.
     pub fn wait(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, limit: Duration) {
         match state.commands.recv_timeout(limit) {
             Ok(command) => self.execute(consumer, state, command),
@@ -183,7 +187,7 @@ impl Callbacks {
         self.serve(consumer, state);
     }
 
-    /// Hands over events, oldest first, until the channel is full.
+    /// Hands over messages, oldest first, until the channel is full.
     pub fn flush(&self, state: &mut ConsumerState) {
         while let Some(event) = state.outbox.pop_front() {
             match self.events.try_send(event) {
@@ -217,9 +221,10 @@ impl Callbacks {
         }
     }
 
-    /// One synchronous request. A position that would go back refuses the whole of it before the broker sees it: the broker would
-    /// take it. It would take those of partitions that are not owned, too; these are left out, and the lane knows by now that
-    /// it has lost them, since that was told before. So are those of logs that are gone: nothing of them can be read again.
+    /// Commits the entries in one synchronous request. If one position would go back, refuses all entries before the broker
+    /// sees them, because the broker would accept them. The broker would also accept partitions that the replica does not own.
+    /// The thread leaves these out, and the lane knows that it has lost them, since the thread reported that before. The thread
+    /// also leaves out logs that are gone, because nothing of them can be read again.
     pub fn commit(
         &self,
         consumer: &BaseConsumer<Callbacks>,
@@ -265,7 +270,8 @@ impl Callbacks {
             0 => Ok(()),
             _ => consumer.commit(&list, CommitMode::Sync),
         };
-        // An error of one partition is the error of the whole (`rd_kafka_handle_OffsetCommit`), so Ok means all.
+        // An error of one partition is the error of the whole request (`rd_kafka_handle_OffsetCommit`), so `Ok` means all of
+        // them.
         match result {
             Ok(()) => {
                 for CommitEntry { partition, position, .. } in entries {
@@ -289,13 +295,13 @@ impl Callbacks {
 }
 
 impl ConsumerState {
-    /// Moves what was read to the outbox, so that whatever is pushed next comes after it.
+    /// Moves the records read so far to the outbox, so that the next message comes after them.
     pub fn seal(&mut self) {
         if !self.batch.is_empty() {
             self.outbox.push_back(SourceEvent::Records(self.batch.take()));
         }
         for (partition, position) in std::mem::take(&mut self.ends) {
-            // Records that were read after the end was reported have moved it.
+            // Records that the thread read after the report of the end have moved the end.
             if let Some(owned) = self.owned.get_mut(&partition)
                 && owned.place == Place::Known
                 && owned.next <= position
@@ -306,12 +312,12 @@ impl ConsumerState {
         }
     }
 
-    /// Tells the loop, unless it was told the same a moment ago.
+    /// Sends a warning to the loop, unless it sent the same one within `WARNING_INTERVAL`.
     pub fn warn(&mut self, text: String) {
         self.tell(text);
     }
 
-    /// Like `warn`; whether it was told now.
+    /// Does what `warn` does. Returns true if it sent the warning.
     pub fn tell(&mut self, text: String) -> bool {
         let now = Instant::now();
         if self.told.get(&text).is_some_and(|told| now.duration_since(*told) < WARNING_INTERVAL) {
@@ -325,19 +331,19 @@ impl ConsumerState {
         true
     }
 
-    /// Another holds this member's name.
+    /// Gives everything up because another client holds this member's name.
     pub fn fenced(&mut self, group: &str, error: &str) {
         self.end(SourceEvent::Fenced(format!(
             "group {group}: {error}: another consumer uses this group.instance.id, or a broker crashed while it joined"
         )));
     }
 
-    /// Kafka refuses what the thread needs; `text` says what to do.
+    /// Gives everything up because Kafka refuses what the thread needs. `text` names the remedy.
     pub fn refused(&mut self, text: String) {
         self.end(SourceEvent::Refused(text));
     }
 
-    /// Gives everything up, tells why, and ends the thread. The first reason counts.
+    /// Gives up all partitions, sends the reason to the loop, and ends the thread. Only the first reason counts.
     fn end(&mut self, why: SourceEvent) {
         if self.closing {
             return;
@@ -353,7 +359,7 @@ impl ConsumerState {
         self.closing = true;
     }
 
-    /// Forgets a partition, but for what a log of another id would have taken away.
+    /// Forgets a partition, but keeps its log and positions. They show what is lost if a log with another id replaces it.
     pub fn give_up(&mut self, id: PartitionId) {
         if let Some(owned) = self.owned.remove(&id) {
             self.given_up.insert(id, (owned.mark, owned.floor, owned.next));
@@ -361,13 +367,14 @@ impl ConsumerState {
     }
 }
 
-/// What the coordinator says to a static member in whose place it sees another.
+/// Returns true for the codes with which the coordinator reports that another client replaced a static member.
 pub(super) fn is_fenced(code: RDKafkaErrorCode) -> bool {
     code == RDKafkaErrorCode::FencedInstanceId || code == RDKafkaErrorCode::UnreleasedInstanceId
 }
 
-/// `Fenced` only when the assignment is lost, so that `SourceEvent::Lost` is sure to follow. The same codes without the
-/// loss mean a rebalance under way (`rd_kafka_cgrp_op_handle_OffsetCommit`): the partitions may well be kept.
+/// Returns `Fenced` if the member is fenced or the assignment is lost, so that `SourceEvent::Lost` is sure to be sent. Without
+/// the loss, the other codes mean a rebalance under way (`rd_kafka_cgrp_op_handle_OffsetCommit`), in which partitions may be
+/// kept.
 fn commit_error(error: &KafkaError, lost: bool) -> CommitError {
     let fenced = match error.rdkafka_error_code() {
         Some(code) if is_fenced(code) => true,
@@ -382,10 +389,10 @@ fn commit_error(error: &KafkaError, lost: bool) -> CommitError {
     if fenced { CommitError::Fenced(error.to_string()) } else { CommitError::Retriable(error.to_string()) }
 }
 
-/// The part of librdkafka's statistics (STATISTICS.md) that lag is computed from, and whether a broker answers.
+/// The part of librdkafka's statistics (STATISTICS.md) that the worker computes lag from, and that shows if a broker answers.
 #[derive(Deserialize)]
 struct Statistics {
-    /// When they were made, in seconds since 1970.
+    /// The time at which librdkafka made the statistics, in seconds since 1970.
     time: i64,
     brokers: BTreeMap<String, BrokerStatistics>,
     topics: BTreeMap<String, TopicStatistics>,
@@ -398,8 +405,9 @@ struct TopicStatistics {
 
 #[derive(Deserialize)]
 struct PartitionStatistics {
-    /// The end that a reader of committed transactions sees, and the log's own; negative while unknown.
+    /// The end that a reader of committed transactions sees; negative while it is unknown.
     ls_offset: i64,
+    /// The log's own end; negative while it is unknown.
     hi_offset: i64,
 }
 
@@ -408,7 +416,8 @@ impl ClientContext for Callbacks {
         self.complaints.log(level, facility, line);
     }
 
-    /// Called right before `poll` returns the error; only here librdkafka tells the topic, the broker, the offset.
+    /// Keeps the text of the error that `poll` returns right after this call. Only here librdkafka names the topic, the broker
+    /// and the offset.
     fn error(&self, _error: KafkaError, reason: &str) {
         self.state().reason = reason.to_string();
     }
@@ -417,7 +426,7 @@ impl ClientContext for Callbacks {
         let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
         let mut ends = Vec::new();
         let mut state = self.state();
-        // What has waited while this thread waited for a commit tells of the past.
+        // Statistics that waited while this thread waited for a commit show the past.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         if i64::try_from(now).is_ok_and(|now| now - statistics.time <= FRESH_SECONDS) {
             let told = state.contact.heard(&statistics.brokers, Instant::now());
@@ -426,7 +435,7 @@ impl ClientContext for Callbacks {
         for (topic, statistics) in &statistics.topics {
             for (partition, statistics) in &statistics.partitions {
                 let (stable, high) = (statistics.ls_offset, statistics.hi_offset);
-                // A paused partition is not fetched, so its end here is old; `Reader::query` asks for it.
+                // librdkafka does not fetch a paused partition, so its end here is old. `Reader::query` asks for it.
                 if let Some(id) = partition_id(&self.topics, topic, *partition)
                     && high.max(stable) >= 0
                     && let Some(owned) = state.owned.get_mut(&id)
@@ -445,7 +454,7 @@ impl ClientContext for Callbacks {
 }
 
 impl Callbacks {
-    /// Ends of logs are old news soon: dropped when the loop has no room.
+    /// Sends the ends of logs to the loop. Drops them if the loop has no room, because they are soon out of date.
     pub fn log_ends(&self, ends: Vec<LogEnd>) {
         if !ends.is_empty() {
             let _ = self.events.try_send(SourceEvent::LogEnds(ends));

@@ -1,4 +1,6 @@
-//! Whether any broker answers, as librdkafka's statistics tell; what is wrong with connections is told here and nowhere else.
+//! Finds out from librdkafka's statistics if any broker answers.
+//!
+//! Only this module reports what is wrong with connections.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,20 +11,20 @@ use serde::Deserialize;
 use super::messages::SourceEvent;
 use crate::kafka::complaints::AGAIN;
 
-/// A connection on which nothing came for so long has no broker behind it. Longer than the longest heartbeat that brokers ask
-/// for (`group.consumer.max.heartbeat.interval.ms`, 15 s), and something is always asked: the topics, at the least.
+/// The silence after which a connection has no broker behind it. It is longer than the longest heartbeat interval of brokers
+/// (`group.consumer.max.heartbeat.interval.ms`, 15 s). The client always asks for something, at the least for the topics.
 const SILENT: Duration = Duration::from_secs(20);
-/// So many statistics in a row without a broker that answers are an outage: 5 to 10 s, at 5 s between two. A guess: longer
-/// than the move of a leader, or than connecting at the start.
+/// The number of statistics in a row without an answering broker that make an outage: 5 to 10 s, at 5 s between two. A guess:
+/// longer than the move of a leader, or than connecting at the start.
 const OUTAGE: u32 = 2;
 
-/// The part of a broker's statistics (STATISTICS.md) that tells whether it answers.
+/// The part of a broker's statistics (librdkafka's STATISTICS.md) that shows if the broker answers.
 #[derive(Deserialize)]
 pub(super) struct BrokerStatistics {
-    /// `internal` is no broker but a thread of librdkafka's.
+    /// The origin of the entry. `internal` is a thread of librdkafka and no broker.
     source: String,
     state: String,
-    /// Microseconds since it was last heard; negative where it never was.
+    /// The microseconds since the client last heard from the broker, or a negative number if it never did.
     rxidle: i64,
 }
 
@@ -33,20 +35,21 @@ impl BrokerStatistics {
     }
 }
 
-/// What is known about the connections of one consumer.
+/// The state of the connections of one consumer.
 #[derive(Default)]
 pub(super) struct Contact {
-    /// Statistics in a row without a broker that answers.
+    /// The number of statistics in a row without an answering broker.
     silent: u32,
-    /// Complaints since the last that was told.
+    /// The number of complaints since the last report.
     complaints: u64,
-    /// The one that says most.
+    /// The complaint that says most.
     why: Option<String>,
+    /// The time of the last report.
     told: Option<Instant>,
 }
 
 impl Contact {
-    /// Librdkafka complains of a connection.
+    /// Notes a complaint of librdkafka about a connection.
     pub fn complain(&mut self, code: RDKafkaErrorCode, text: String) {
         self.complaints += 1;
         let says_little = matches!(code, RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::OperationTimedOut);
@@ -55,7 +58,7 @@ impl Contact {
         }
     }
 
-    /// Takes the statistics of a moment; returns what is to be told.
+    /// Takes the statistics of a moment, and returns the messages for the loop.
     pub fn heard(&mut self, brokers: &BTreeMap<String, BrokerStatistics>, now: Instant) -> Vec<SourceEvent> {
         let is_told = self.told.is_some_and(|told| now.duration_since(told) < AGAIN);
         if !brokers.values().any(BrokerStatistics::answers) {
@@ -73,7 +76,7 @@ impl Contact {
         }
         self.silent = 0;
         let mut told = vec![SourceEvent::BrokersUp];
-        // One of several brokers, or a moment only.
+        // One of several brokers does not answer, or the only one did not for a moment.
         if !is_told && let Some(why) = self.why.take() {
             let complaints = std::mem::take(&mut self.complaints);
             self.told = Some(now);

@@ -1,4 +1,4 @@
-//! What the consumer thread makes of what librdkafka hands over: records, the ends of partitions, and errors.
+//! Handles what librdkafka hands over to the consumer thread: records, the ends of partitions, and errors.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -43,7 +43,7 @@ impl Callbacks {
         now: Instant,
     ) {
         let offset = Offset(fetched.offset());
-        // Left over from an assignment that is gone.
+        // The thread skips records that are left over from an earlier assignment or place.
         let Some(owned) = state.owned.get_mut(&id).filter(|owned| owned.place == Place::Known) else { return };
         let (next, epoch) = (owned.next, fetched.leader_epoch());
         if offset.position() < next {
@@ -107,7 +107,7 @@ impl Callbacks {
                     tracing::debug!(target: "librdkafka", "{code}: {text}");
                     state.contact.complain(code, text);
                 }
-                // The words differ each time (ports, milliseconds); the code is what repeats.
+                // The text differs each time (ports, milliseconds), but the code repeats.
                 Some(code) => {
                     tracing::debug!(target: "librdkafka", "{text}");
                     state.warn(format!("kafka: {code}"));
@@ -118,7 +118,7 @@ impl Callbacks {
     }
 }
 
-/// For records of message formats without a timestamp (before Kafka 0.10): the time they were read.
+/// Returns the present time, for records of message formats without a timestamp (before Kafka 0.10).
 fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
 }

@@ -1,21 +1,22 @@
-//! Finds the place in a log again that is not the one which was being read: a topic deleted and made again, a log that was cut.
+//! Finds the position to go on from in a log that has changed: its topic was deleted and made again, or the log was cut.
 //!
-//! librdkafka says nothing of either. Where a position lies outside the log it starts over at the oldest record
-//! (`auto.offset.reset`, which the worker sets to `earliest`: with `error` only a new assignment gets the partition going again),
-//! and a topic made again that has grown past the position it reads on from the middle (librdkafka 2.12,
-//! `rd_kafka_topic_metadata_update`). So the thread looks at each record and end:
+//! librdkafka reports neither. If a position lies outside the log, it starts over at the oldest record (`auto.offset.reset`).
+//! The worker sets that property to `earliest`, because with `error` only a new assignment starts the partition again. If a
+//! topic that was made again has grown past the position, librdkafka reads on from the middle (librdkafka 2.12,
+//! `rd_kafka_topic_metadata_update`). So the thread compares each record and end with the position that it read up to.
 //!
-//! - It lies ahead: a gap if the log's start has passed the position, and otherwise a hole, which transactions and compaction
-//!   leave everywhere.
-//! - It lies behind: the thread asks for the log's ends, and [`go_on`] decides.
+//! - If the record or end lies ahead, there is a gap if the log's start has passed the position. Otherwise there is a hole,
+//!   which transactions and compaction leave everywhere.
+//! - If it lies behind, the thread asks for the log's ends, and [`go_on`] decides.
 //!
-//! Besides, it asks for the topics' ids once a second.
+//! In addition, the thread asks for the topics' ids once a second.
 //!
-//! What was read of a log that is gone is settled first, since it cannot be read again. Then the lane is given the partition anew.
+//! The lane first settles the events of a log that is gone, since the thread cannot read them again. Then the thread gives the
+//! lane the partition anew.
 //!
-//! Of a log that was cut (unclean leader election) the reader takes what a newer leader has written since: its first record, if
-//! it comes with a newer leader epoch, else what comes after the log's present end. It never reads again what lies below: the cut
-//! may have taken the newest events of some users, and the older ones would set those users back.
+//! After a cut (unclean leader election), the thread goes on at the first record that a newer leader has written. A newer
+//! leader epoch shows which record that is. Without one, the thread goes on at the log's present end. It never reads the part
+//! below again. The cut may have removed the newest events of some users, and the older ones would set those users back.
 
 use std::time::{Duration, Instant};
 
@@ -30,11 +31,12 @@ use crate::kafka::native::Topic;
 use crate::kafka::settings::Start;
 use crate::record::{PartitionId, Position};
 
-/// How long librdkafka may take to seek: it asks no broker for that. A guess: far more than its thread needs.
+/// The time limit for a seek, and the pause before another try to start partitions. A guess: librdkafka asks no broker for a
+/// seek, and its thread needs far less.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Owned {
-    /// Whether the thread needs to know the log's ends to go on.
+    /// Returns true if the thread needs the log's ends to go on.
     pub fn is_lost(&self) -> bool {
         match &self.place {
             Place::Known => false,
@@ -44,7 +46,7 @@ impl Owned {
         }
     }
 
-    /// Whether it stands still because of its broker if it brings nothing.
+    /// Returns true if the partition's broker is the cause when the partition delivers nothing.
     pub fn should_bring(&self) -> bool {
         match self.place {
             Place::Known => !self.paused,
@@ -55,7 +57,7 @@ impl Owned {
 }
 
 impl ConsumerState {
-    /// A record or an end at `at` lies ahead of what was read; tells of the gap if it is one.
+    /// Handles a record or an end at `at` that lies ahead of what was read. Reports the gap to the loop if it is one.
     pub fn ahead(&mut self, id: PartitionId, at: Position, log_start: Option<i64>) {
         let Some(next) = self.owned.get(&id).map(|owned| owned.next) else { return };
         let to = Position(log_start.unwrap_or(0)).min(at);
@@ -69,8 +71,9 @@ impl ConsumerState {
         self.outbox.push_back(SourceEvent::Gap { partition: id, from: next, to });
     }
 
-    /// Tells the lane of partitions that were added to the topics or went: it may be given none of them, but its share of the
-    /// limit is another one. With the classic protocol a rebalance tells every member, at the moment at which they have owners.
+    /// Reports a changed number of partitions to the lane. The lane may get none of the new ones, but its share of the limit
+    /// changes. With the classic protocol, a rebalance reports the number to every member at the moment when the partitions get
+    /// owners.
     fn on_total(&mut self, total: usize) {
         if total != self.total_partitions && !self.owned.is_empty() {
             self.total_partitions = total;
@@ -78,7 +81,7 @@ impl ConsumerState {
         }
     }
 
-    /// Whether a partition is doubtful whose topic's id has to be asked for; it will be now.
+    /// Returns true if the thread must ask for the id of a doubtful partition's topic. Marks such partitions as asked about.
     pub fn doubts_ids(&mut self) -> bool {
         let mut any = false;
         for owned in self.owned.values_mut() {
@@ -90,7 +93,7 @@ impl ConsumerState {
         any
     }
 
-    /// The log's ends are known: where partitions start that the lane does not know of yet.
+    /// Sets the start of a partition that the lane does not know of yet, from the ends of its log.
     fn start_at(&mut self, id: PartitionId, start: Start, low: Position, high: Position) {
         if let Some(Owned { place: Place::Unknown { oldest, found }, .. }) = self.owned.get_mut(&id) {
             *found = Some(if *oldest || start != Start::Latest { low } else { high });
@@ -99,7 +102,7 @@ impl ConsumerState {
 }
 
 impl Callbacks {
-    /// The topic has another id: leaves the logs that were read under the old one.
+    /// Takes a topic's id. If the topic had another one, leaves the logs that the thread read under that id.
     pub fn on_topic_id(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, topic: u16, found: &str) {
         if state.ids.get(&topic).is_some_and(|known| known == found) {
             return;
@@ -126,7 +129,7 @@ impl Callbacks {
         self.stop(consumer, state, &left);
     }
 
-    /// The brokers told the topics' ids, or did not.
+    /// Takes the topics that a broker described, or `None` if no broker answered.
     pub fn on_topics(
         &self,
         consumer: &BaseConsumer<Callbacks>,
@@ -150,13 +153,14 @@ impl Callbacks {
         }
     }
 
-    /// The number of all partitions; `None` while a topic does not tell.
+    /// Returns the number of all partitions, or `None` while the number of some topic is unknown.
     fn total(&self, topics: &[(u16, Topic)]) -> Option<usize> {
         let counts: Vec<usize> = topics.iter().filter_map(|(_, topic)| topic.partitions.ok()).collect();
         (counts.len() == self.topics.len()).then(|| counts.iter().sum())
     }
 
-    /// Something came from below the position that was read: nothing is taken from the partition before it is known why.
+    /// Marks a partition as doubtful after a record or an end from below the position that was read. The thread takes nothing
+    /// from the partition until it knows the cause.
     pub fn came_from_behind(&self, state: &mut ConsumerState, id: PartitionId, at: Position, epoch: i32) {
         let Some(owned) = state.owned.get_mut(&id) else { return };
         let is_newer = owned.epoch >= 0 && epoch > owned.epoch;
@@ -164,7 +168,7 @@ impl Callbacks {
         owned.asked = None;
     }
 
-    /// The brokers told the ends of a log whose place is open.
+    /// Takes the ends of a log whose place is open, and decides where reading goes on.
     pub fn on_ends(
         &self,
         consumer: &BaseConsumer<Callbacks>,
@@ -207,7 +211,7 @@ impl Callbacks {
         }
     }
 
-    /// Reads on at the place that is known now; `false` if librdkafka cannot do that yet.
+    /// Seeks to the place that is known now, so that reading goes on there. Returns false if librdkafka cannot seek yet.
     fn seek(
         &self,
         consumer: &BaseConsumer<Callbacks>,
@@ -227,7 +231,7 @@ impl Callbacks {
         true
     }
 
-    /// Gives the lane the partition anew, all that was read of the former log being settled.
+    /// Gives the lane the partition anew. By now the lane has settled all that was read of the former log.
     fn read_anew(
         &self,
         consumer: &BaseConsumer<Callbacks>,
@@ -240,21 +244,23 @@ impl Callbacks {
         if !self.seek(consumer, state, id, start) {
             return;
         }
-        // Of a log that was cut the part between is missing; of one that is gone what was known to be there and not read.
+        // A log that was cut lacks the part between `start` and `next`. A log that is gone lacks the records that were known
+        // and not read.
         let (from, to) = if is_cut { (start.min(next), next) } else { (next, end.max(next)) };
         state.outbox.push_back(SourceEvent::Gap { partition: id, from, to });
         if let Some(owned) = state.owned.get_mut(&id) {
             (owned.next, owned.floor, owned.end, owned.epoch) = (start, start, start, -1);
             (owned.paused, owned.is_anew) = (true, true);
         }
-        // What came from the new log before its id was known may have left already: nothing leaves before that is read again.
+        // The lane may already have sent rows with events of the new log that were read before its id was known. It sends
+        // nothing until those events are read again.
         let reread_to = Some(next).filter(|next| !is_cut && *next > start);
         let gained = vec![Assignment { partition: id, start, metadata: None, others: Vec::new(), reread_to }];
         let total_partitions = state.total_partitions;
         state.outbox.push_back(SourceEvent::Assigned { gained, total_partitions });
     }
 
-    /// Goes on where all that was read of a log that was cut is settled, and tells the lane of partitions whose start is known.
+    /// Goes on in each cut log of which all that was read is settled. Reports partitions whose start is known now to the lane.
     pub fn move_on(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, now: Instant) {
         let cut = state.owned.iter().filter_map(|(id, owned)| match owned.place {
             Place::Left(Some(to)) if owned.floor >= owned.next => Some((*id, to)),
@@ -266,8 +272,8 @@ impl Callbacks {
         self.tell_starts(consumer, state, now);
     }
 
-    /// Starts partitions that the group has not read before. All together that could be asked about, so that one rebalance is
-    /// one piece of news; a partition without a leader keeps the others for as long as one question takes.
+    /// Starts partitions that the group has not read before. Starts them together once each has been asked about, so that one
+    /// rebalance is one message to the lane. A partition without a leader delays the others by the time of one question.
     fn tell_starts(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, now: Instant) {
         let unknown = || state.owned.iter().filter(|(_, owned)| matches!(owned.place, Place::Unknown { .. }));
         if state.start_again.is_some_and(|at| now < at)
@@ -283,7 +289,8 @@ impl Callbacks {
         if starts.is_empty() {
             return;
         }
-        // Committed at once: a restart before the lane's first commit would choose `latest` again, later, and skip what came between.
+        // The thread commits the starts at once. Otherwise a restart before the lane's first commit would choose a later
+        // `latest`, and skip the records between.
         let entries: Vec<CommitEntry> = starts
             .iter()
             .map(|(id, start)| CommitEntry { partition: *id, position: *start, metadata: String::new() })

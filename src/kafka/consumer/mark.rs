@@ -1,27 +1,31 @@
-//! What the consumer thread adds to the metadata of a commit, so that a successor knows the log that the position is of.
+//! The mark in a commit's metadata, from which a successor knows the log that the position belongs to.
 //!
-//! It stands as the last member, `log`, of the lane's own JSON. A version that does not know it ignores it; metadata without it
-//! is read as well, and then only the log's ends tell whether the position is of this log.
+//! The consumer thread writes the mark as the last member, `log`, of the lane's own JSON object. A version of the worker that
+//! does not know the mark ignores it. This version also reads metadata without a mark. Then only the log's ends show if the
+//! position belongs to this log.
 
 use serde::{Deserialize, Serialize};
 
-/// What the member opens with, behind the lane's own members and alone.
+/// The start of the member after the lane's own members.
 const BEHIND: &str = r#","log":{"#;
+/// The start of the member if the lane wrote nothing.
 const ALONE: &str = r#"{"log":{"#;
 
-/// Which log a committed position is of.
+/// The identity of the log that a committed position belongs to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mark {
     /// The topic's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// How many partitions the topic had when the group first read it: later ones are new.
+    /// The number of partitions that the topic had when the group first read it. A partition with this number or a higher one
+    /// is new.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<i32>,
 }
 
 impl Mark {
-    /// The metadata with this mark; metadata that is no JSON object stays as it is.
+    /// Returns the metadata with this mark added. If the mark is empty or the metadata is no JSON object, returns the metadata
+    /// as it is.
     pub fn put_on(&self, metadata: &str) -> String {
         if self == &Mark::default() {
             return metadata.to_owned();
@@ -34,7 +38,7 @@ impl Mark {
         }
     }
 
-    /// Parts the metadata into what the lane wrote and the mark.
+    /// Splits the metadata into the lane's part and the mark. Without a valid mark, all of it is the lane's part.
     pub fn take_off(metadata: &str) -> (String, Mark) {
         let whole = || (metadata.to_owned(), Mark::default());
         let (at, lane) = match metadata.rfind(BEHIND) {

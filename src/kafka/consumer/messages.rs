@@ -1,4 +1,4 @@
-//! The words between the consumer thread and the lane's loop.
+//! The messages between the consumer thread and the lane's loop.
 
 use tokio::sync::oneshot;
 
@@ -6,87 +6,92 @@ use super::record_batch::RecordBatch;
 use crate::kafka::client::Credentials;
 use crate::record::{PartitionId, Position};
 
-/// What the consumer thread tells the lane's loop.
+/// A message from the consumer thread to the lane's loop.
 #[derive(Debug)]
 pub enum SourceEvent {
-    /// Partitions were gained; they stand paused until the loop resumes them.
+    /// The replica gained partitions, or `total_partitions` changed. Gained partitions stay paused until the loop resumes them.
     Assigned {
         gained: Vec<Assignment>,
-        /// All partitions of all configured topics, whoever owns them.
+        /// The number of partitions of all configured topics, whichever replica owns them.
         total_partitions: usize,
     },
-    /// Partitions are about to be given up. The thread keeps executing commands until `done` fires or its deadline
-    /// (half the session timeout) passes, then lets go.
+    /// The replica is about to lose partitions. The thread executes commands until `done` fires or half the session timeout has
+    /// passed. Then it gives the partitions up.
     Revoking { partitions: Vec<PartitionId>, done: oneshot::Sender<()> },
-    /// Partitions are gone already (session lost, commit fenced): nothing can be committed for them.
+    /// The replica has already lost these partitions (session lost, commit fenced). The loop can commit nothing for them.
     Lost { partitions: Vec<PartitionId> },
-    /// Records, in log order within each partition.
+    /// Records, in the order of the log within each partition.
     Records(RecordBatch),
-    /// The reader of this partition has reached the log's end at `position`.
+    /// The thread has read this partition up to the log's end at `position`.
     End { partition: PartitionId, position: Position },
-    /// The log holds nothing any more from one position to the other: its start has passed what was read, or it is another log.
+    /// The log no longer holds the records between `from` and `to`. Its start has passed them, the log was cut, or another log
+    /// replaced it.
     Gap { partition: PartitionId, from: Position, to: Position },
-    /// What came of the commit with this id.
+    /// The result of the commit with this id.
     Committed { id: u64, result: Result<(), CommitError> },
-    /// Where logs end, for lag; only those that are known.
+    /// The ends of logs, for lag. The list contains only the known ends.
     LogEnds(Vec<LogEnd>),
-    /// Owned partitions that bring nothing though they have records, or whose broker does not answer: all of them, told
-    /// when that changes.
+    /// All owned partitions that deliver no records though they have some, or whose broker does not answer. The thread sends
+    /// the list if it changes.
     Stalled(Vec<PartitionId>),
-    /// Something to show in the log and `/status`; the client recovers by itself.
+    /// A problem to show in the log and in `/status`. The client recovers by itself.
     Warning(String),
-    /// No broker answers; told again each minute until `BrokersUp`. `why` is the complaint that says most, `complaints` how many
-    /// there were since the last time.
+    /// No broker answers. The thread repeats this each minute until `BrokersUp`. `why` is the complaint that says most, and
+    /// `complaints` is the number of complaints since the last report.
     BrokersDown { why: String, complaints: u64 },
-    /// A broker answers; told every few seconds.
+    /// A broker answers. The thread sends this every few seconds.
     BrokersUp,
-    /// The coordinator takes another for the member of this `group.instance.id`: the thread leaves, `Lost` came before and
-    /// `Closed` follows. After a broker's crash amid a join this happens without another member.
+    /// The coordinator regards another client as the member with this `group.instance.id`, so the thread leaves. The thread
+    /// sends `Lost` before this if it owns partitions, and `Closed` after it. After a broker's crash during a join, this
+    /// happens without another member.
     Fenced(String),
-    /// What Kafka refuses until an operator acts (authorization, protocol, `kafka.start: fail`), with the remedy: the thread
-    /// leaves, `Lost` came before and `Closed` follows.
+    /// Kafka refuses something until an operator acts (authorization, protocol, `kafka.start: fail`), so the thread leaves. The
+    /// text names the remedy. The thread sends `Lost` before this if it owns partitions, and `Closed` after it.
     Refused(String),
-    /// The consumer has left the group; the last event.
+    /// The consumer has left the group. The thread sends nothing after this.
     Closed,
 }
 
-/// A partition gained, with what the last owner committed.
+/// A partition that the replica gained, with the last owner's commit.
 #[derive(Clone, Debug)]
 pub struct Assignment {
     pub partition: PartitionId,
-    /// Where reading starts: the committed position, whether or not the log still reaches there, or what `kafka.start` says.
+    /// The position where reading starts: the committed position, even if the log no longer reaches there, or the one that
+    /// `kafka.start` chooses.
     pub start: Position,
-    /// The commit metadata; `None` where nothing was committed or an operator reset the offset.
+    /// The commit's metadata. `None` if the group has committed nothing or an operator reset the offset.
     pub metadata: Option<String>,
-    /// The metadata of the topic's other partitions, where this one has none.
+    /// The metadata of the topic's other partitions, if this one has none.
     pub others: Vec<String>,
-    /// Of a log that took another's place: how far it may have been read before that was known.
+    /// The position up to which the thread may have read a new log before it knew that the log replaced another. `None`
+    /// otherwise.
     pub reread_to: Option<Position>,
 }
 
-/// Where a log ends.
+/// The end of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogEnd {
     pub partition: PartitionId,
-    /// Up to where it can be read: not beyond the first transaction that is open (the last stable offset).
+    /// The position up to which consumers can read. It stops at the first open transaction (the last stable offset).
     pub readable: Position,
-    /// Up to where it is written (the high watermark).
+    /// The position up to which the log is written (the high watermark).
     pub written: Position,
 }
 
-/// What the loop asks of the consumer thread.
+/// A command from the loop to the consumer thread.
 #[derive(Debug)]
 pub enum Command {
-    /// Commit these synchronously, all in one request; answered by `SourceEvent::Committed` with the same id.
+    /// Commits these entries synchronously, all in one request. The thread answers with `SourceEvent::Committed` and the same
+    /// id.
     Commit {
         id: u64,
         entries: Vec<CommitEntry>,
     },
     Pause(Vec<PartitionId>),
     Resume(Vec<PartitionId>),
-    /// Log in with this from the next connection on.
+    /// Uses these credentials from the next connection on.
     Credentials(Credentials),
-    /// Leave the group and end the thread.
+    /// Leaves the group and ends the thread.
     Close,
 }
 
@@ -97,13 +102,15 @@ pub struct CommitEntry {
     pub metadata: String,
 }
 
-/// Why a commit did not happen.
+/// The reason why a commit failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
-    /// Worth another try: coordinator loading or moved, timeout, transport, rebalance in progress.
+    /// The loop can try again: the coordinator is loading or has moved, a request timed out, a connection failed, or a
+    /// rebalance is in progress.
     #[error("commit failed for now: {0}")]
     Retriable(String),
-    /// The group moved on without us (illegal generation, unknown member, fenced): the state must go.
+    /// The group went on without this member (illegal generation, unknown member, fenced). The lane must drop its state of the
+    /// partitions.
     #[error("commit refused, the group moved on: {0}")]
     Fenced(String),
 }

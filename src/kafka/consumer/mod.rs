@@ -1,4 +1,4 @@
-//! The consumer thread of a lane: always polling, whatever the loop does.
+//! The consumer thread of a lane, which keeps polling whatever the loop does.
 
 pub mod messages;
 pub mod record_batch;
@@ -33,12 +33,13 @@ use thread::Reader;
 /// The handle of a running consumer thread. Dropping it closes the consumer.
 pub struct Consumer {
     commands: Sender<Command>,
-    /// Disconnects when the thread ends.
+    /// A channel that disconnects when the thread ends.
     ended: Receiver<()>,
 }
 
 impl Consumer {
-    /// Makes the consumer, joins the group and starts the thread. Events come in order; the last one is `Closed`.
+    /// Makes the consumer, joins the group and starts the thread. `events` delivers messages in order, and the last one is
+    /// `Closed`.
     pub fn start(
         settings: ConsumerSettings,
         events: tokio::sync::mpsc::Sender<SourceEvent>,
@@ -62,12 +63,13 @@ impl Consumer {
         Ok(Consumer { commands, ended })
     }
 
-    /// Asks the thread for something; nothing happens if it has ended.
+    /// Sends a command to the thread. Does nothing if the thread has ended.
     pub fn send(&self, command: Command) {
         let _ = self.commands.send(command);
     }
 
-    /// Closes the consumer and waits for the thread's end; `false` if it has not ended by then. Blocks the caller.
+    /// Closes the consumer and waits until the thread ends. Returns false if that takes longer than `deadline`. Blocks the
+    /// caller.
     pub fn join(self, deadline: Duration) -> bool {
         self.send(Command::Close);
         self.ended.recv_timeout(deadline) == Err(RecvTimeoutError::Disconnected)

@@ -1,4 +1,4 @@
-//! Partitions that the loop wants nothing from for a while: at first they are just not polled for, then librdkafka pauses them.
+//! Pauses partitions that the loop wants nothing from: first the thread stops polling, then librdkafka pauses them.
 
 use std::time::{Duration, Instant};
 
@@ -9,13 +9,14 @@ use super::callbacks::{Callbacks, ConsumerState};
 use super::place::Place;
 use crate::record::PartitionId;
 
-/// How long nothing is polled while the loop wants nothing from any partition, before librdkafka is told to pause them. Pausing
-/// throws away what was fetched, and after a resume librdkafka's broker threads sleep up to a second before they fetch again
-/// (`rd_kafka_max_block_ms`), which a lane whose buffer is full for a moment does not have. Callbacks wait for as long.
+/// The time without polling, while the loop wants nothing from any partition, before librdkafka pauses the partitions. Pausing
+/// discards what librdkafka has fetched. After a resume, its broker threads sleep up to a second before they fetch again
+/// (`rd_kafka_max_block_ms`). A lane whose buffer is full for a moment cannot wait that long. Callbacks wait for this time,
+/// too.
 const REST: Duration = Duration::from_secs(1);
 
 impl Callbacks {
-    /// Takes down what the loop wants, and resumes at once what it wants again.
+    /// Notes which partitions the loop wants, and at once resumes those that it wants again.
     pub fn set_paused(
         &self,
         consumer: &BaseConsumer<Callbacks>,
@@ -31,7 +32,7 @@ impl Callbacks {
                 owned.paused = pause;
                 owned.is_anew &= pause;
                 owned.progress.moved(Instant::now());
-                // Where its place is found, it goes on by itself.
+                // A partition that has left its log resumes by itself when its place is found.
                 let is_left = matches!(owned.place, Place::Left(_));
                 if !pause && !is_left && state.stopped.remove(partition) {
                     stopped.push(*partition);
@@ -45,8 +46,8 @@ impl Callbacks {
         }
     }
 
-    /// Whether to leave off polling for now: the loop wants nothing, and that may be over soon. If it lasts, or some partitions are
-    /// still wanted, tells librdkafka to pause the others, and polling goes on.
+    /// Returns true if polling should stop for a moment because the loop has paused every partition. After `REST`, or if some
+    /// partition is not paused, pauses the others in librdkafka and returns false.
     pub fn is_idle(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState) -> bool {
         let is_over = |since: Instant| since.elapsed() >= REST;
         if state.owned.iter().any(|(id, owned)| owned.paused && !state.stopped.contains(id))
@@ -60,7 +61,7 @@ impl Callbacks {
         false
     }
 
-    /// Tells librdkafka to pause what the loop wants nothing from.
+    /// Pauses the partitions in librdkafka that the loop wants nothing from.
     pub fn stop_paused(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState) {
         let paused = state.owned.iter().filter(|(_, owned)| owned.paused).map(|(id, _)| *id);
         let stopped: Vec<PartitionId> = paused.filter(|id| !state.stopped.contains(id)).collect();

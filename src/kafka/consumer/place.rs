@@ -1,29 +1,31 @@
-//! How a partition is read at present, and how reading goes on after something that came from behind.
+//! The state of reading one partition, and the decision how to go on after a record or an end from behind.
 
 use crate::record::Position;
 
-/// How a partition is read at present.
+/// The state of reading one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// From `Owned::next` on.
+    /// The thread reads on from `Owned::next`.
     Known,
-    /// Not yet: the brokers have not said where the log begins or ends. The lane does not know of the partition.
+    /// The thread does not read yet, because no broker has reported where the log begins or ends. The lane does not know of the
+    /// partition.
     Unknown { oldest: bool, found: Option<Position> },
-    /// Not for now: something came from below `Owned::next`.
+    /// The thread does not read for now, because a record or an end came from below `Owned::next`.
     Doubtful(Behind, Doubt),
-    /// Not any more: what was read is settled first. Then from here on, or from the oldest record of a new log.
+    /// The thread no longer reads this log, and waits until the lane has settled what was read. Then it goes on at this
+    /// position, or without one at the oldest record of a new log.
     Left(Option<Position>),
 }
 
-/// Something that came from below the position that was read.
+/// A record or an end from below the position that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Behind {
     pub at: Position,
-    /// Whether a newer leader wrote it than all that was read.
+    /// True if a newer leader wrote it than wrote the last record read.
     pub is_newer: bool,
 }
 
-/// How far it is known why: first whether it is the same topic still, then where its log ends.
+/// The progress in finding the cause. First the thread asks if the topic is still the same one, then where its log ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Doubt {
     New,
@@ -31,18 +33,18 @@ pub(super) enum Doubt {
     SameTopic,
 }
 
-/// How to go on where something came from behind.
+/// The way to go on after a record or an end from behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GoOn {
-    /// From the same position: librdkafka delivered twice (librdkafka#2593).
+    /// From the same position, because librdkafka delivered a record twice (librdkafka#2593).
     Same,
-    /// From the oldest record left.
+    /// From the oldest record that is left.
     Oldest,
-    /// From here, the log having been cut.
+    /// From this position, because the log was cut.
     Cut(Position),
 }
 
-/// Decides for a reader at `next` in a log from `low` to `high`.
+/// Decides how a reader at `next` goes on in a log from `low` to `high`.
 pub(super) fn go_on(next: Position, behind: Behind, low: Position, high: Position) -> GoOn {
     if behind.is_newer {
         GoOn::Cut(behind.at)
@@ -59,7 +61,7 @@ pub(super) fn go_on(next: Position, behind: Behind, low: Position, high: Positio
 mod tests {
     use super::*;
 
-    /// A reader at 100, what came from 10, and a log from `low` to `high`.
+    /// Decides for a reader at 100 after a record from 10, in a log from `low` to `high`.
     fn at(is_newer: bool, low: i64, high: i64) -> GoOn {
         go_on(Position(100), Behind { at: Position(10), is_newer }, Position(low), Position(high))
     }

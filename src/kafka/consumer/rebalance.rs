@@ -1,4 +1,4 @@
-//! What happens when partitions come and go: where they start, and how long the loop may still work on them.
+//! Handles gained and revoked partitions: where reading starts, and how long the loop may still work on them.
 
 use std::time::{Duration, Instant};
 
@@ -17,10 +17,10 @@ use crate::kafka::native::set_leader_epoch;
 use crate::kafka::topics::partition_id;
 use crate::record::{PartitionId, Position};
 
-/// Pause between tries to learn where a gained partition starts. A guess: as often as a person would look.
+/// The pause between tries to learn where a gained partition starts. A guess: as often as a person would look.
 const RESOLVE_PAUSE: Duration = Duration::from_millis(500);
 impl ConsumerContext for Callbacks {
-    /// Overridden as a whole: hooks besides the default would call assign twice.
+    /// Overrides the default as a whole, because hooks in addition to the default would call assign twice.
     fn rebalance(&self, consumer: &BaseConsumer<Callbacks>, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let mut state = self.state();
         state.seal();
@@ -36,14 +36,14 @@ impl ConsumerContext for Callbacks {
 impl Callbacks {
     fn assign(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, gained: &[PartitionId]) {
         let Some(gains) = self.resolve(consumer, state, gained) else {
-            // librdkafka waits for an answer; an empty one lets it go on to the revoke or the close.
+            // librdkafka waits for an answer. An empty one lets it go on to the revoke or the close.
             self.accept(consumer, state, &TopicPartitionList::new());
             return;
         };
         let mut list = TopicPartitionList::with_capacity(gains.len());
         for (index, gain) in gains.iter().enumerate() {
             let id = gain.partition;
-            // Where it is not known yet, nothing is fetched: the partition stands paused until then.
+            // While the start is not known, the partition stays paused and nothing is fetched.
             let (start, epoch) = match gain.beginning {
                 Beginning::Committed { position, epoch, .. } => (position, epoch),
                 _ => (Position(0), -1),
@@ -59,7 +59,8 @@ impl Callbacks {
         }
         self.accept(consumer, state, &list);
         let is_open = |gain: &&Gain| !matches!(gain.beginning, Beginning::Committed { .. });
-        // It may have forgotten the others: nobody promises that what was paused comes back paused.
+        // librdkafka may have forgotten the other pauses: nothing guarantees that a partition that was paused comes back
+        // paused.
         let stopped = gains.iter().filter(|gain| is_open(gain) || state.stopped.contains(&gain.partition));
         let stopped: Vec<PartitionId> = stopped.map(|gain| gain.partition).collect();
         self.stop(consumer, state, &stopped);
@@ -77,13 +78,14 @@ impl Callbacks {
             _ => consumer.assign(list),
         };
         if let Err(error) = result {
-            // Owned but unread for ever would be worse than a restart.
+            // To own partitions forever without reading them would be worse than a restart.
             state.refused(format!("group {}: librdkafka does not take its assignment: {error}", self.group));
         }
     }
 
-    /// Learns where each gained partition starts, as far as that does not take its leader. Tries until it knows, since a partition
-    /// that is owned must be read; librdkafka keeps the membership alive meanwhile. `None` when there is nothing left to know it for.
+    /// Learns where each gained partition starts, as far as that does not need its leader. Tries until it knows, since the
+    /// replica must read a partition that it owns. librdkafka keeps the membership alive meanwhile. Returns `None` if an
+    /// operator must act, the thread closes, or the assignment is lost.
     fn resolve(
         &self,
         consumer: &BaseConsumer<Callbacks>,
@@ -144,7 +146,7 @@ impl Callbacks {
             }
         }
         for gain in &mut gains {
-            // Kafka forgets what was committed in a topic that is deleted, and this process does not.
+            // Kafka forgets the commits of a topic that is deleted, and this process does not.
             if let Some((mark, settled, read)) = state.given_up.remove(&gain.partition)
                 && mark.id.is_some()
                 && gain.mark.id.is_some()
@@ -171,7 +173,7 @@ impl Callbacks {
             RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
             _ => consumer.unassign(),
         };
-        // Refused where the assignment had not been taken: librdkafka still waits for an answer.
+        // librdkafka refuses this if it had not taken the assignment. It still waits for an answer.
         if result.is_err()
             && let Err(error) = consumer.unassign()
         {
@@ -180,14 +182,15 @@ impl Callbacks {
         self.serve(consumer, state);
     }
 
-    /// Lets the loop finish what is in flight and commit, for at most half the session timeout.
+    /// Lets the loop finish its requests in flight and commit, for at most half the session timeout.
     fn hand_back(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, partitions: &[PartitionId]) {
         let deadline = Instant::now() + self.session_timeout / 2;
         let (done, mut finished) = oneshot::channel();
         state.outbox.push_back(SourceEvent::Revoking { partitions: partitions.to_vec(), done });
         self.serve(consumer, state);
         loop {
-            // Asked before the commands are served, so that a commit sent before `done` is executed.
+            // This check comes before the commands are served, so that the thread executes a commit that was sent before
+            // `done`.
             let finished = !matches!(finished.try_recv(), Err(oneshot::error::TryRecvError::Empty));
             self.serve(consumer, state);
             if finished || state.closing {
@@ -200,7 +203,7 @@ impl Callbacks {
             if Instant::now() >= deadline {
                 let count = partitions.len();
                 state.warn(format!("{count} partitions were given up before the lane had finished with them"));
-                // Or the lane would go on to name them in its commits.
+                // Without this, the lane would go on to name the partitions in its commits.
                 state.outbox.push_back(SourceEvent::Lost { partitions: partitions.to_vec() });
                 return;
             }
@@ -208,7 +211,7 @@ impl Callbacks {
         }
     }
 
-    /// Leads a partition's records to where the thread takes them.
+    /// Leads a partition's records to the queue that the thread reads.
     pub fn lead(&self, id: PartitionId) {
         self.records.lead(&self.topics[usize::from(id.topic)], id.partition);
     }
@@ -219,7 +222,7 @@ impl Callbacks {
     }
 }
 
-/// Takes down a partition that was gained; what the lane is to know of it, unless its start is not known yet.
+/// Adds a gained partition to the state. Returns the lane's assignment, or `None` while the start is not known.
 fn own(state: &mut ConsumerState, gain: Gain) -> Option<Assignment> {
     let Gain { partition, beginning, mark, gone, others } = gain;
     if let Some((from, to)) = gone {

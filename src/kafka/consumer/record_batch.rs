@@ -1,8 +1,8 @@
-//! Records on their way from the consumer thread to the loop.
+//! The batch of records that the consumer thread hands to the loop.
 
 use crate::record::{Offset, PartitionId, Record};
 
-/// Records copied out of librdkafka in one arena, so that a batch costs two allocations.
+/// A batch of records, copied out of librdkafka into one arena so that it costs two allocations.
 #[derive(Debug, Default)]
 pub struct RecordBatch {
     bytes: Vec<u8>,
@@ -14,14 +14,16 @@ struct Entry {
     partition: PartitionId,
     offset: Offset,
     timestamp_ms: i64,
-    /// Lengths in `bytes`: key, then payload; `None` where the record has none.
+    /// The length of the key in `bytes`, in which it starts at `start`. `None` if the record has no key.
     key: Option<u32>,
+    /// The length of the payload in `bytes`, in which it follows the key. `None` if the record has no payload.
     payload: Option<u32>,
     start: usize,
 }
 
 impl RecordBatch {
-    /// Takes the batch and leaves an empty one with room for as much again: growing to it would copy every record twice.
+    /// Returns the batch and leaves an empty one with room for as many records and bytes. Growing to that size would copy every
+    /// record twice.
     pub fn take(&mut self) -> RecordBatch {
         let next = RecordBatch {
             bytes: Vec::with_capacity(self.bytes.len()),
@@ -69,7 +71,7 @@ impl RecordBatch {
         self.records.is_empty()
     }
 
-    /// Bytes held, keys and payloads together.
+    /// Returns the number of bytes in the batch, keys and payloads together.
     pub fn byte_len(&self) -> usize {
         self.bytes.len()
     }

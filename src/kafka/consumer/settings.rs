@@ -7,61 +7,62 @@ use rdkafka::config::ClientConfig;
 use crate::kafka::client::client_config;
 use crate::kafka::settings::Start;
 
-/// Bytes of one response, as they come over the wire.
+/// The most bytes of one response, as they come over the wire.
 const FETCH_BYTES: &str = "262144";
 
-/// What a consumer is made from.
+/// The settings that a consumer is made from.
 ///
-/// Without `Debug`: the properties may hold passwords.
+/// They are without `Debug`, because the properties may hold passwords.
 #[derive(Clone)]
 pub struct ConsumerSettings {
-    /// Comma-separated `host:port` list.
+    /// The brokers, as a comma-separated list of `host:port`.
     pub brokers: String,
-    /// `PartitionId::topic` is the index in here.
+    /// The topics. `PartitionId::topic` is the index in this list.
     pub topics: Vec<String>,
     pub group: String,
     pub start: Start,
-    /// Handed to librdkafka over the worker's defaults; what the worker owns wins.
+    /// Properties for librdkafka that override the worker's defaults. The properties that the worker owns override these.
     pub properties: BTreeMap<String, String>,
     pub client_id: String,
 }
 
-/// Whether the group goes by the protocol of KIP-848, in which the broker assigns partitions.
+/// Returns true if the group uses the protocol of KIP-848, in which the broker assigns partitions.
 pub(super) fn broker_assigns(properties: &BTreeMap<String, String>) -> bool {
     properties.get("group.protocol").is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer"))
 }
 
-/// The properties of a lane's consumer.
+/// Returns the properties of a lane's consumer.
 pub(in crate::kafka) fn consumer_config(settings: &ConsumerSettings) -> ClientConfig {
     let mut defaults = vec![
         ("client.id", settings.client_id.as_str()),
-        // Local queue in KiB, as decompressed; the whole consumer's. Default 65,536: with 845 bytes a queued message of 500,
-        // 4 MiB of payload cost 7 MiB per lane, which is half a second of reading and minutes of sending.
+        // The size in KiB of the whole consumer's local queue, as decompressed. The default is 65,536. A queued message of 500
+        // bytes takes 845 bytes, so 4 MiB of payload cost 7 MiB per lane. That is half a second of reading and minutes of
+        // sending.
         ("queued.max.messages.kbytes", "4096"),
-        // Per partition; the default of 100,000 is what let other workers run out of memory (vector#20939).
+        // This is per partition. With the default of 100,000, other workers ran out of memory (vector#20939).
         ("queued.min.messages", "20000"),
-        // Default 1,000: with a short queue that means one fetch a second (librdkafka#2879). At 600,000 events a second the
-        // queue is empty 11 ms after it was full (measured: 10 ms cost 7% of the speed).
+        // The default is 1,000, which with a short queue means one fetch a second (librdkafka#2879). At 600,000 events a
+        // second, the queue is empty 11 ms after it was full (measured: 10 ms cost 7% of the speed).
         ("fetch.queue.backoff.ms", "2"),
-        // The queue overshoots its limit by one response, and a response is decompressed whole: events that look alike
-        // shrink to a fortieth, so that 4 MiB of them took 250 MiB per lane (measured: killed within 512 MiB). At a round
-        // trip of 50 ms this still reads 8,000 uncompressed events of 600 bytes a second, 2,000 of one partition. A larger
-        // record or batch comes through alone.
+        // The queue exceeds its limit by one response, and librdkafka decompresses a response whole. Similar events shrink to a
+        // fortieth, so 4 MiB of them took 250 MiB per lane (measured: killed within 512 MiB). At a round trip of 50 ms, this
+        // limit still reads 8,000 uncompressed events of 600 bytes a second, 2,000 of one partition. A larger record or batch
+        // comes through alone.
         ("fetch.max.bytes", FETCH_BYTES),
         ("fetch.message.max.bytes", "65536"),
-        // Default 100. librdkafka looks for a coordinator that moved for half a second (`rkcg_coord_query_intvl`). A commit that
-        // it tries again within that time fails when the address is known, and makes it look anew, without a heartbeat:
-        // 24 times on an idle machine, on busy cores until the member was driven out (measured).
+        // The default is 100. librdkafka looks for a coordinator that moved for half a second (`rkcg_coord_query_intvl`). If it
+        // retries a commit within that time, the commit fails when the address is known and makes it look anew, without a
+        // heartbeat. On an idle machine that happened 24 times, on busy cores until the group expelled the member (measured).
         ("retry.backoff.ms", "1000"),
-        // Lag; every 5 s is finer than any scrape interval in use and cheap (one JSON per lane).
+        // Lag comes from these. Every 5 s is finer than any scrape interval in use, and cheap (one JSON per lane).
         ("statistics.interval.ms", "5000"),
     ];
-    // `session.timeout.ms`, `heartbeat.interval.ms` and `partition.assignment.strategy` are refused together with the
-    // new protocol. Eager strategies take all partitions away at each rebalance (measured: redelivers).
+    // With the new protocol, librdkafka refuses `session.timeout.ms`, `heartbeat.interval.ms` and
+    // `partition.assignment.strategy`. Eager strategies take all partitions away at each rebalance (measured: redelivers).
     if !broker_assigns(&settings.properties) {
         defaults.push(("partition.assignment.strategy", "cooperative-sticky"));
-        // Default 3,000. Members learn of a rebalance from a heartbeat, twice in a cooperative one: measured 6 s from join to
-        // the end, most of it waiting for heartbeats.
+        // The default is 3,000. Members learn of a rebalance from a heartbeat, and of a cooperative one from two. A join took 6
+        // s to its end, most of that waiting for heartbeats (measured).
         defaults.push(("heartbeat.interval.ms", "1000"));
     }
     let owned = [
@@ -70,11 +71,11 @@ pub(in crate::kafka) fn consumer_config(settings: &ConsumerSettings) -> ClientCo
         ("enable.auto.commit", "false"),
         ("enable.auto.offset.store", "false"),
         ("enable.partition.eof", "true"),
-        // librdkafka raises `fetch.max.bytes` to this, which for a consumer has no other meaning; an operator's value is
-        // for the dead letters' producer.
+        // librdkafka raises `fetch.max.bytes` to this property, which has no other meaning for a consumer. An operator's value
+        // is meant for the producer of dead letters.
         ("message.max.bytes", FETCH_BYTES),
-        // Starts are given as numbers, so this is only for a log that is cut under a running reader; there `latest` and
-        // `fail` too mean the oldest record left, as they do for a committed position that was cut off.
+        // The thread gives starts as numbers, so this applies only to a log that is cut under a running reader. There `latest`
+        // and `fail` also mean the oldest record left, as for a committed position that was cut off.
         ("auto.offset.reset", "earliest"),
     ];
     client_config(&defaults, &settings.properties, &owned)

@@ -1,21 +1,21 @@
-//! Whether an owned partition stands still though it should not.
+//! Detects an owned partition that delivers no records though it should.
 
 use std::time::{Duration, Instant};
 
-/// A partition that has brought nothing for so long is asked about. A guess: records come within the 0.5 s that a fetch
-/// waits, and an answer takes milliseconds.
+/// The time without records after which the thread asks about a partition. A guess: records arrive within the 0.5 s that a
+/// fetch waits, and an answer takes milliseconds.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// A partition that has something to bring and does not for so long is stalled. A guess: a moved leader is found within a
-/// few seconds, and nobody needs to be told of that.
+/// The time after which a partition that has records and delivers none is stalled. A guess: the client finds a moved leader
+/// within a few seconds, and no operator needs to know of that.
 const STALLED: Duration = Duration::from_secs(10);
 
-/// How reading of one partition gets on.
+/// The progress of reading one partition.
 #[derive(Debug)]
 pub(super) struct Progress {
-    /// When it last moved, or was known to have nothing to bring, or was not asked to.
+    /// The last time the partition delivered a record, reached its end, or was paused.
     moved: Instant,
-    /// Since when it is known to have records, or gives no answer.
+    /// The time since which the partition is known to have records, or its broker gives no answer.
     behind_since: Option<Instant>,
 }
 
@@ -24,17 +24,17 @@ impl Progress {
         Progress { moved: now, behind_since: None }
     }
 
-    /// It brought something, has nothing to bring, or was not asked to.
+    /// Notes that the partition delivered something, has nothing to deliver, or was paused or resumed.
     pub fn moved(&mut self, now: Instant) {
         *self = Progress::new(now);
     }
 
-    /// Whether nothing has come for so long that it is worth a question.
+    /// Returns true if the partition has delivered nothing for so long that the thread should ask about it.
     pub fn is_quiet(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.moved) >= QUIET
     }
 
-    /// It has records beyond what was read, or its broker gives no answer.
+    /// Notes that the partition has records beyond those read, or that its broker gives no answer.
     pub fn behind(&mut self, now: Instant) {
         self.behind_since.get_or_insert(now);
     }

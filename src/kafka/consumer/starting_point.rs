@@ -1,10 +1,10 @@
-//! Where reading of a gained partition starts: what the group has committed decides, and no partition's leader is waited for.
+//! Decides where reading of a gained partition starts, by the group's commits and without waiting for a partition's leader.
 //!
-//! - A committed position is taken as it is. Should the log no longer reach there, `place` finds out while reading.
-//! - `kafka.start` is about the group's first start in a topic. A partition that came later than that is read from its beginning,
-//!   whatever the setting says: each commit tells how many partitions there were at first (`mark`), so that one which had
-//!   nothing to commit yet, or which another replica is about to take over for the first time, is not taken for a new one.
-//! - A topic that was deleted and made again (its id tells) is read from its beginning.
+//! - The thread takes a committed position as it is. If the log no longer reaches there, `place` finds that out during reading.
+//! - `kafka.start` applies to the group's first start in a topic. The thread reads a partition that was added later from its
+//!   beginning, whatever the setting says. Each commit contains the number of partitions at the first start (`mark`). That
+//!   number shows that a partition is not new if it had nothing to commit yet, or if another replica is about to start it.
+//! - The thread reads a topic that was deleted and made again, as its id shows, from its beginning.
 
 use std::collections::BTreeMap;
 
@@ -20,27 +20,27 @@ use crate::kafka::settings::Start;
 use crate::kafka::topics::{missing, partition_id};
 use crate::record::{PartitionId, Position};
 
-/// Why the start of a partition is not known.
+/// The reason why the start of a partition is not known.
 #[derive(Debug)]
 pub(super) enum StartError {
-    /// The brokers cannot say right now.
+    /// The brokers cannot answer right now.
     Later(String),
-    /// An operator has to act.
+    /// An operator must act.
     Fatal(String),
 }
 
-/// What the group has committed for a partition.
+/// The group's commit for one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Committed {
     position: Position,
-    /// The leader epoch that it was committed with; -1 where there is none.
+    /// The leader epoch of the commit, or -1 if it has none.
     epoch: i32,
-    /// What the lane wrote.
+    /// The lane's part of the metadata.
     metadata: String,
     mark: Mark,
 }
 
-/// Where a gained partition starts.
+/// The place where reading of a gained partition starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Beginning {
     Committed {
@@ -48,27 +48,27 @@ pub(super) enum Beginning {
         epoch: i32,
         metadata: Option<String>,
     },
-    /// The oldest record that there is, once the brokers say which.
+    /// The oldest record of the log, once a broker reports its offset.
     Oldest,
-    /// What `kafka.start` says: no member of the group has read this partition.
+    /// The place that `kafka.start` names, because no member of the group has read this partition.
     Setting,
 }
 
-/// A partition that the group gives, and what is known of it without its leader.
+/// A partition that the group assigns, with what is known of it without asking its leader.
 #[derive(Debug)]
 pub(super) struct Gain {
     pub partition: PartitionId,
     pub beginning: Beginning,
-    /// Which log it is, for the commits to come.
+    /// The identity of the partition's log, for later commits.
     pub mark: Mark,
-    /// What was read, or owed, of a log of this name that is gone.
+    /// The part of a former log of this name that was read or owed and is gone: its first position and the position after it.
     pub gone: Option<(Position, Position)>,
-    /// The metadata of the topic's other partitions, where this one has none.
+    /// The metadata of the topic's other partitions, if this one has none.
     pub others: Vec<String>,
 }
 
-/// Decides for one partition of a topic with this id. `known`: the id that this process has read it under. `first`: how many
-/// partitions the topic had when the group first read it; `None` if it never has.
+/// Decides where one partition of a topic with this id starts. `known` is the id under which this process has read the topic.
+/// `first` is the number of partitions that the topic had when the group first read it, or `None` if it never has.
 fn beginning(
     partition: i32,
     committed: Option<&Committed>,
@@ -81,7 +81,7 @@ fn beginning(
         Some(committed) if is_other(committed.mark.id.as_deref()) => Beginning::Oldest,
         Some(committed) => Beginning::Committed {
             position: committed.position,
-            // The epochs of a log that may be another one mean nothing.
+            // Without an id in the mark, the log may be another one, in which these epochs mean nothing.
             epoch: if committed.mark.id.is_some() { committed.epoch } else { -1 },
             metadata: Some(committed.metadata.clone()).filter(|metadata| !metadata.is_empty()),
         },
@@ -90,8 +90,8 @@ fn beginning(
     }
 }
 
-/// How many partitions a topic with this id had when the group first read it. Commits of older versions and of operators do not
-/// say; then those up to the last one committed count as old.
+/// Returns the number of partitions that a topic with this id had when the group first read it. Commits of older versions and
+/// of operators do not contain it. Then all partitions up to the last committed one count as old.
 fn first_count<'a>(committed: impl Iterator<Item = (i32, &'a Committed)>, id: Option<&str>) -> Option<i32> {
     let (mut told, mut seen) = (None, None);
     for (partition, committed) in committed {
@@ -103,17 +103,17 @@ fn first_count<'a>(committed: impl Iterator<Item = (i32, &'a Committed)>, id: Op
     told.or(seen)
 }
 
-/// Asks what the group and its topics are.
+/// The questions about the topics and the group's commits.
 pub(super) struct StartLookup<'a> {
     pub topics: &'a [String],
     pub group: &'a str,
     pub start: Start,
-    /// Things worth telling an operator.
+    /// Remarks for an operator.
     pub remarks: Vec<String>,
 }
 
 impl StartLookup<'_> {
-    /// Where each of these partitions starts. `known`: the topics' ids that this process has read them under.
+    /// Returns the start of each of these partitions. `known` contains the ids under which this process has read the topics.
     pub fn gains<C: ConsumerContext>(
         &mut self,
         consumer: &BaseConsumer<C>,
@@ -163,7 +163,7 @@ impl StartLookup<'_> {
         Ok(gains)
     }
 
-    /// What the group has committed in the topics of these partitions, for all of their partitions.
+    /// Returns the group's commits for all partitions of the topics that these partitions belong to.
     fn committed<C: ConsumerContext>(
         &self,
         consumer: &BaseConsumer<C>,
@@ -193,7 +193,7 @@ impl StartLookup<'_> {
         Ok(committed)
     }
 
-    /// The configured topics, in order. One that does not exist yet must not hold up the others.
+    /// Returns the configured topics, in order. A topic that does not exist yet must not delay the others.
     pub fn topics<C: ConsumerContext>(&mut self, consumer: &BaseConsumer<C>) -> Result<Vec<Topic>, StartError> {
         let question = format!("partitions of topics {}", self.topics.join(", "));
         let mut described = describe_topics(consumer, self.topics, BROKER_TIMEOUT)
@@ -231,7 +231,7 @@ impl StartLookup<'_> {
     }
 }
 
-/// The fence that the lane's metadata names, as far as its reader had come.
+/// Returns the fence in the lane's metadata, which is as far as the last owner had read, or 0 if the metadata has none.
 fn fence(metadata: &str) -> Position {
     #[derive(serde::Deserialize)]
     struct Fenced {
@@ -256,7 +256,8 @@ mod tests {
     #[test]
     fn a_committed_position_of_this_log_is_where_reading_starts() {
         assert_eq!(beginning(0, Some(&committed(7, Some("a"), None)), Some("a"), None, Some(4)), at(7, 3));
-        // Of an older version, or of brokers without ids: nothing says that it is another log, nor that the epoch is of this one.
+        // For the commit of an older version, or of brokers without ids, nothing shows that the log is another one. Nothing
+        // shows either that the epoch belongs to this log.
         assert_eq!(beginning(0, Some(&committed(7, None, None)), Some("a"), None, Some(4)), at(7, -1));
         assert_eq!(beginning(0, Some(&committed(7, Some("a"), None)), None, None, Some(4)), at(7, 3));
     }

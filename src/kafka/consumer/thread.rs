@@ -1,4 +1,4 @@
-//! The reading loop of a consumer thread: polls, batches, and leaves the group in the end.
+//! The run of a consumer thread, which polls, fills batches, and leaves the group at the end.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -17,66 +17,68 @@ use super::record_queue::RecordQueue;
 use crate::kafka::topics::{missing, partition_count};
 use crate::record::PartitionId;
 
-/// How long the thread waits for a first record while there is something to do: the longest that a command, or a rebalance, waits.
+/// The longest wait for a first record while the thread is busy. A command or a rebalance waits this long at most.
 const POLL: Duration = Duration::from_millis(10);
-/// The same after `QUIET_AFTER` without records and commands. 100 wake-ups a second cost 0.3% of a core (measured); a
-/// command that comes out of silence is a commit, and rows that need one are sealed 250 ms ahead.
+/// The longest wait after `QUIET_AFTER` without records and commands. 100 wake-ups a second cost 0.3% of a core (measured). A
+/// command after such a silence is a commit, and the loop seals rows that need one 250 ms ahead.
 const QUIET_POLL: Duration = Duration::from_millis(100);
-/// A record is followed by the commands that send it within a millisecond, a commit by the next within 100 ms.
+/// The time without records and commands after which the thread is quiet. The commands that send a record follow it within a
+/// millisecond, and one commit follows another within 100 ms.
 const QUIET_AFTER: Duration = Duration::from_millis(300);
-/// Records in one batch, at most. At 1 us a record for reading and copying, a batch is ready within a millisecond.
+/// The most records in one batch. At 1 us for reading and copying a record, a batch is ready within a millisecond.
 const BATCH_RECORDS: usize = 1_000;
-/// Bytes in one batch, at most (plus one record): what the bounded channel holds per slot.
+/// The most bytes in one batch, not counting its last record. Each slot of the bounded channel holds as much.
 const BATCH_BYTES: usize = 1 << 20;
-/// How often a batch that the loop had no room for is offered again: well within the milliseconds of work that the channel holds,
-/// so that the loop never stands still for want of records.
+/// The pause before the thread again offers a batch that the loop had no room for. It is much shorter than the milliseconds of
+/// work that the channel holds, so the loop never waits for records.
 const ROOM_WAIT: Duration = Duration::from_millis(1);
-/// How long the loop may leave a batch lying before reading stops altogether and only polling goes on. A tenth of
-/// librdkafka's `max.poll.interval.ms` (300 s), within which a consumer has to poll to stay in the group.
+/// The time for which the loop may leave a batch before the thread stops reading and only polls. It is a tenth of librdkafka's
+/// `max.poll.interval.ms` (300 s), within which a consumer has to poll to stay in the group.
 const STALL: Duration = Duration::from_secs(30);
-/// How often the end of one partition that brings nothing is asked for. A guess: with 30 of them each is 15 s old at most.
+/// The interval between questions about the end of a partition that delivers nothing. A guess: with 30 such partitions, each
+/// known end is at most 15 s old.
 const QUIET_END_INTERVAL: Duration = Duration::from_millis(500);
-/// How often the ends of a log whose place is lost are asked for. A guess: twice as long as a question takes, so that a partition
-/// without a leader leaves the others their turns.
+/// The interval between questions about the ends of a log whose place is lost. A guess: twice as long as a question takes, so
+/// that a partition without a leader leaves the others their turns.
 const LOST_INTERVAL: Duration = Duration::from_secs(2);
-/// How often the topics' ids are asked for: what comes of a topic that was made again is at most this late in being noticed. A guess:
-/// a topic that was deleted is made again in about a second, and one small request in that time is nothing to a broker.
+/// The interval between questions about the topics' ids. The thread notices at most this late that a topic was made again. A
+/// guess: to delete and remake a topic takes about a second, and one small request in that time is nothing to a broker.
 const TOPICS_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a question besides reading may take. A guess: brokers answer in milliseconds.
+/// The time limit for a question to a broker. A guess: brokers answer in milliseconds.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
-/// Pause after a question that was not answered, so that an outage costs a tenth of the thread's time.
+/// The pause after a question that no broker answered, so that an outage costs a tenth of the query thread's time.
 const QUESTION_PAUSE: Duration = Duration::from_secs(10);
-/// How often a consumer that owns nothing looks whether its topics exist; with `group.protocol=consumer` librdkafka does
-/// not say so. A guess: first after the joins of a usual rebalance are over.
+/// The interval at which a consumer that owns nothing checks if its topics exist. With `group.protocol=consumer`, librdkafka
+/// does not report a missing topic. A guess: the first check comes after the joins of a usual rebalance.
 const MISSING_TOPIC_INTERVAL: Duration = Duration::from_secs(5);
-/// How long leaving the group may take before the thread ends without it: dropping a consumer has no deadline of its
+/// The time limit for leaving the group, after which the thread ends without that. Dropping a consumer has no deadline of its
 /// own and is known to hang (rust-rdkafka#453, #509, librdkafka#4884).
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A loop that did not take what was read for so long is why partitions did not move. A guess: far below what makes a
-/// partition quiet, far above the milliseconds of a busy loop.
+/// The wait for the loop after which that wait is the reason why partitions did not move. A guess: far below the time that
+/// makes a partition quiet, far above the milliseconds of a busy loop.
 const LONG_BLOCK: Duration = Duration::from_secs(1);
 
-/// The thread's own state; the rest is in the context, where the callbacks find it.
+/// The thread's own state. The rest is in the context, where the callbacks find it.
 pub(super) struct Reader {
     records: RecordQueue<Callbacks>,
     consumer: Arc<BaseConsumer<Callbacks>>,
     context: Arc<Callbacks>,
-    /// Since when the loop has not taken what it was offered.
+    /// The time since which the loop has not taken what the thread offered.
     blocked_since: Option<Instant>,
-    /// Partitions that were paused because of that.
+    /// The partitions that the thread paused because of that.
     stalled: Vec<PartitionId>,
     query: BrokerQuery,
     quiet_end_asked: Instant,
     quiet_end_last: Option<PartitionId>,
     topics_asked: Instant,
     topics_described: Instant,
-    /// When a record or a command last came.
+    /// The time of the last record or command.
     busy_at: Instant,
 }
 
 impl Reader {
     /// # Errors
-    /// A thread cannot be started.
+    /// Returns an error if a thread cannot be started.
     pub fn new(consumer: BaseConsumer<Callbacks>) -> io::Result<Reader> {
         let context = Arc::clone(consumer.context());
         let consumer = Arc::new(consumer);
@@ -124,8 +126,8 @@ impl Reader {
         self.close();
     }
 
-    /// The loop has no room. Polling would bring more records, so first it just waits; when that takes long, it pauses
-    /// everything and polls all the same, or the group would expel it.
+    /// Waits while the loop has no room. Polling would bring more records, so at first the thread only waits. After `STALL` it
+    /// pauses everything and polls all the same, or the group would expel it.
     fn wait_for_room(&mut self) {
         let since = *self.blocked_since.get_or_insert_with(Instant::now);
         if since.elapsed() >= STALL {
@@ -139,7 +141,7 @@ impl Reader {
                 .collect();
             drop(state);
             if !running.is_empty() {
-                // An error means that the partition is going anyway.
+                // An error means that the replica is losing the partition anyway.
                 let _ = self.consumer.pause(&self.context.list(&running));
                 self.stalled.extend(running);
             }
@@ -149,7 +151,7 @@ impl Reader {
         self.context.wait(&self.consumer, &mut state, ROOM_WAIT);
     }
 
-    /// The loop takes events again: undoes what `wait_for_room` did.
+    /// Undoes what `wait_for_room` did, because the loop takes messages again.
     fn resume_after_wait(&mut self) {
         if self.blocked_since.take().is_some_and(|since| since.elapsed() >= LONG_BLOCK) {
             let now = Instant::now();
@@ -164,7 +166,7 @@ impl Reader {
         for id in stalled {
             match state.owned.get(&id) {
                 Some(owned) if !owned.paused => wanted.push(id),
-                // Should it come back, or be wanted again.
+                // Notes that librdkafka has paused it, in case the group assigns it again or the loop wants it again.
                 _ => _ = state.stopped.insert(id),
             }
         }
@@ -181,12 +183,12 @@ impl Reader {
         let state = self.context.state();
         let is_empty = state.owned.is_empty();
         if state.owned.values().any(|owned| owned.is_lost() && owned.asked.is_none()) {
-            // One question follows the other, and a first start has one for each partition.
+            // A short wait lets the next question follow soon. A first start has one question for each partition.
             timeout = ROOM_WAIT;
         }
         drop(state);
         if is_empty {
-            // What can come is an assignment.
+            // Without partitions, only an assignment can come.
             return self.poll_callbacks(timeout, now);
         }
         self.poll_callbacks(Duration::ZERO, now);
@@ -205,7 +207,7 @@ impl Reader {
         }
     }
 
-    /// Lets librdkafka call back, and takes down what went wrong.
+    /// Lets librdkafka call back, and handles the errors that it returns.
     fn poll_callbacks(&mut self, mut timeout: Duration, now: Instant) {
         while let Some(result) = self.consumer.poll(timeout) {
             timeout = Duration::ZERO;
@@ -213,7 +215,8 @@ impl Reader {
             let mut state = self.context.state();
             match result {
                 Err(error) => self.context.on_trouble(&mut state, &error),
-                // Its place among the others is not known. No partition is assigned before its records are led elsewhere.
+                // The order of this record among the others is unknown. This should not happen, because the thread leads the
+                // records of a partition to its queue before the assignment.
                 Ok(message) => state.refused(format!(
                     "topic {}, partition {}: offset {} came out of turn: start again to read it from the committed position",
                     message.topic(),
@@ -227,9 +230,9 @@ impl Reader {
         }
     }
 
-    /// Asks one question at a time: for the ends of logs whose place is lost, the topics' ids, and the end of one partition that
-    /// brings nothing, in turn. The statistics know it only from fetching. A paused one brings nothing because it is not asked
-    /// to; any other should have nothing to bring.
+    /// Asks a broker one question at a time. The ends of logs whose place is lost come first, then the topics' ids. Last comes
+    /// the end of one partition that delivers nothing, each in turn, because the statistics know that end only from fetching. A
+    /// paused partition delivers nothing because the thread does not ask it to. Any other one should have nothing to deliver.
     fn query(&mut self) {
         let now = Instant::now();
         if let Some(answer) = self.query.answer() {
@@ -258,7 +261,7 @@ impl Reader {
             return self.query.ask(Question::Ends(id), now);
         }
         let is_time = |interval| now.saturating_duration_since(self.topics_described) >= interval;
-        // At most ten times a second: records that come twice raise doubts, too.
+        // The thread asks at most ten times a second, because records that come twice raise doubts, too.
         if (is_time(TOPICS_INTERVAL / 10) && state.doubts_ids())
             || (is_time(TOPICS_INTERVAL) && !state.owned.is_empty())
         {
@@ -266,7 +269,7 @@ impl Reader {
             drop(state);
             return self.query.ask(Question::Topics, now);
         }
-        // Zero for the future, where a pause puts it.
+        // The difference is zero for a time in the future, which `QUESTION_PAUSE` sets.
         if now.saturating_duration_since(self.quiet_end_asked) < QUIET_END_INTERVAL {
             return;
         }
@@ -278,7 +281,7 @@ impl Reader {
         self.quiet_end_asked = now;
         self.quiet_end_last = after.or(first);
         if let Some(id) = self.quiet_end_last {
-            // Should librdkafka have forgotten, this brings what it has fetched since.
+            // If librdkafka has forgotten the queue, this brings the records that it has fetched since.
             self.context.lead(id);
             self.query.ask(Question::Ends(id), now);
         }
@@ -303,7 +306,7 @@ impl Reader {
             return;
         };
         if owned.place == Place::Known {
-            // The question was for what can be read; what is written beyond is known from fetching alone.
+            // The answer contains the end that can be read. Only fetching shows the end that is written beyond it.
             owned.end = owned.end.max(high);
             let end = LogEnd { partition, readable: high, written: owned.end };
             drop(state);
@@ -312,7 +315,7 @@ impl Reader {
         self.context.on_ends(&self.consumer, &mut state, partition, low, high);
     }
 
-    /// Tells which partitions are stalled, when that has changed.
+    /// Reports the stalled partitions to the loop if they have changed.
     fn tell_stalled(&self, state: &mut ConsumerState, now: Instant) {
         let stalled = state.owned.iter().filter(|(_, owned)| owned.progress.is_stalled(now));
         let stalled: Vec<PartitionId> = stalled.map(|(id, _)| *id).collect();
@@ -331,7 +334,7 @@ impl Reader {
         state.outbox.push_back(SourceEvent::Stalled(stalled));
     }
 
-    /// Tells about topics that do not exist, which is why nothing may be owned.
+    /// Reports topics that do not exist, which may be the reason why the replica owns nothing.
     fn missing_topics(&mut self) {
         if self.topics_asked.elapsed() < MISSING_TOPIC_INTERVAL {
             return;
@@ -347,7 +350,7 @@ impl Reader {
         }
     }
 
-    /// Leaves the group, polling until the partitions are gone, and drops the consumer where it can do no harm.
+    /// Leaves the group, polls until the partitions are gone, and drops the consumer on a thread of its own, where it may hang.
     fn close(self) {
         let Reader { records, consumer, context, query, .. } = self;
         drop(records);
