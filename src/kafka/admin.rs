@@ -1,4 +1,4 @@
-//! Looks at brokers and topics without changing anything, for `check --online`.
+//! Checks brokers and topics without changing anything, for `check --online`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,34 +13,34 @@ use super::dead_letter::DeadLetterProducer;
 use super::settings::Start;
 use super::topics::partition_count;
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     pub standing: Standing,
-    /// What was looked at: `kafka.properties`, `brokers`, `topic identify`.
+    /// The thing that was checked: `kafka.properties`, `brokers`, `topic identify`.
     pub subject: String,
     pub text: String,
-    /// What to do about it, where it is not as it should be.
+    /// The remedy, if the thing is not as it should be.
     pub remedy: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// As it should be.
+    /// The thing is as it should be.
     Good,
-    /// Stays wrong until an operator changes something.
+    /// The thing stays wrong until an operator changes something.
     Wrong,
-    /// The brokers do not say; they may in a while.
+    /// The brokers do not answer, but may answer in a while.
     Unreachable,
 }
 
-/// What librdkafka has against the properties taken together; `None` where it takes them. Makes the clients that `run` makes, but
-/// names no brokers to them, so that nothing is connected. Texts hold no property's value.
+/// Returns librdkafka's reason for refusing the properties taken together, or `None` if it takes them. Makes the clients that
+/// `run` makes, but names no brokers to them, so that they connect to nothing. The text holds no property's value.
 pub fn refusal(properties: &BTreeMap<String, String>) -> Option<Finding> {
     clients("", properties, &[]).err()
 }
 
-/// The consumer, once it and the dead letters' producer could be made.
+/// Returns the consumer, if it and the dead letters' producer can be made.
 fn clients(
     brokers: &str,
     properties: &BTreeMap<String, String>,
@@ -49,7 +49,7 @@ fn clients(
     let settings = ConsumerSettings {
         brokers: brokers.to_string(),
         topics: topics.to_vec(),
-        // Never joined; some properties are checked only for consumers that have one.
+        // The consumer never joins this group. librdkafka checks some properties only for consumers that have a group.
         group: "sluicegate-check".to_string(),
         start: Start::Earliest,
         properties: properties.clone(),
@@ -66,11 +66,11 @@ fn clients(
         })
 }
 
-/// Looks whether librdkafka takes the properties, the brokers answer and the topics exist. Blocks for up to
-/// `BROKER_TIMEOUT` for each topic; creates no topic and joins no group. Texts hold no property's value.
+/// Checks if librdkafka takes the properties, the brokers answer and the topics exist. Blocks for up to `BROKER_TIMEOUT` for
+/// each topic. Creates no topic and joins no group. No text holds a property's value.
 ///
-/// `dead_letters` names the dead-letter topics, each with the source topics whose dead letters it takes: the remedy for a
-/// missing one gives it as many partitions as they have.
+/// `dead_letters` names the dead-letter topics, each with the source topics whose dead letters it takes. The remedy for a
+/// missing one gives it as many partitions as the largest of them has.
 pub fn inspect(
     brokers: &str,
     properties: &BTreeMap<String, String>,
@@ -82,14 +82,14 @@ pub fn inspect(
         Err(finding) => return vec![finding],
     };
     let mut findings = vec![good("kafka.properties", "librdkafka takes them".to_string())];
-    // OAuth tokens are fetched by polling only; without this, the first question would hang (librdkafka#3871).
+    // librdkafka fetches OAuth tokens only while it is polled. Without this, the first question would hang (librdkafka#3871).
     let _ = consumer.poll(Duration::ZERO);
     match consumer.fetch_metadata(topics.first().map(String::as_str), BROKER_TIMEOUT) {
         Ok(metadata) => {
             findings.push(good("brokers", format!("{} answered", metadata.brokers().len())));
         }
         Err(error) => {
-            // Brokers that demand TLS hang up on whoever comes without, and librdkafka does not complain of it.
+            // Brokers that demand TLS close connections without it, and librdkafka does not complain about that.
             let why = complaint(&consumer)
                 .unwrap_or_else(|| format!("{error}; if the brokers demand TLS or SASL, set security.protocol"));
             let text = format!("no answer from {brokers}: {why}");
@@ -113,7 +113,7 @@ pub fn inspect(
         findings.push(match look_at(&consumer, topic) {
             Look::There(count) => good(&subject(topic), format!("{count} partitions")),
             Look::Missing => {
-                // A source that is missing itself says nothing; the broker's default has to do then.
+                // A source that is missing itself has no number of partitions. Without any, the broker's default has to do.
                 let most = sources.iter().filter_map(|source| partitions.get(source)).max();
                 let count = most.map(|count| format!(" --partitions {count}")).unwrap_or_default();
                 let create = format!("kafka-topics.sh --bootstrap-server {brokers} --create --topic {topic}{count}");
@@ -125,22 +125,22 @@ pub fn inspect(
     findings
 }
 
-/// Why the brokers do not answer, as librdkafka tells it.
+/// Returns librdkafka's complaint about brokers that do not answer.
 fn complaint(consumer: &BaseConsumer<LastComplaint>) -> Option<String> {
-    // Complaints wait behind log lines, each of which may take a poll; a guess at more than there are.
+    // Complaints wait behind log lines, each of which may take a poll. 20 polls are a guess at more than there are.
     for _ in 0..20 {
         if consumer.context().get().is_some() {
             break;
         }
-        // No topic is subscribed to, so only complaints and log lines can come.
+        // The consumer subscribes to no topic, so only complaints and log lines can come.
         let _ = consumer.poll(Duration::from_millis(10));
     }
     consumer.context().get()
 }
 
-/// What a look at a topic shows.
+/// The result of a look at a topic.
 enum Look {
-    /// With this many partitions.
+    /// The topic exists with this many partitions.
     There(usize),
     Missing,
     Other(Finding),

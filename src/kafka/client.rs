@@ -1,4 +1,4 @@
-//! What all Kafka clients share: settings on top of settings, errors without secrets.
+//! The parts that all Kafka clients share: settings in layers, and errors without secrets.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,11 +9,11 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use secrecy::SecretString;
 
-/// How long a broker may take to answer metadata, watermark and committed-offset queries. A guess: loaded brokers
-/// answer within a second, and two such waits still fit into half the default session timeout of 45 s.
+/// The time limit for a broker's answer to metadata, watermark and committed-offset queries. A guess: loaded brokers answer
+/// within a second, and two such waits still fit into half the default session timeout of 45 s.
 pub const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a Kafka client could not be made or a record not be written; no text repeats a property's value.
+/// The reason why a Kafka client could not be made or a record could not be written. No text repeats a property's value.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// librdkafka refused the properties, alone or together.
@@ -21,29 +21,29 @@ pub enum Error {
     Settings(String),
     #[error("cannot start the thread {name}: {source}")]
     Thread { name: String, source: std::io::Error },
-    /// No broker answered in time; `text` is what librdkafka last complained about.
+    /// No broker answered in time. `text` is librdkafka's last complaint.
     #[error("no answer from {brokers}: {text}; check the addresses, the network, TLS and credentials")]
     Unreachable { brokers: String, text: String },
     /// The broker knows no such topic and does not create it.
     #[error("topic {topic} does not exist: create it, or allow the broker to (auto.create.topics.enable)")]
     UnknownTopic { topic: String },
-    /// No retry can help: the record is larger than the client, the broker or the topic takes.
+    /// The record is larger than the client, the broker or the topic takes, so no retry can help.
     #[error(
         "a record of {bytes} bytes is too large for topic {topic}: raise max.message.bytes of the topic (message.max.bytes of the broker)"
     )]
     TooLarge { topic: String, bytes: usize },
-    /// The local queue is full; try again later.
+    /// The local queue is full. The caller can try again later.
     #[error("the producer's queue is full: too many records for topic {topic} wait for the broker")]
     QueueFull { topic: String },
-    /// The broker did not acknowledge the record; it may have been written all the same. Try again later.
+    /// The broker did not acknowledge the record, but may have written it. The caller can try again later.
     #[error("topic {topic} did not take the record: {text}")]
     NotAcknowledged { topic: String, text: String },
-    /// The embedded broker could not do what it was asked.
+    /// The embedded broker could not do what the caller asked.
     #[error("embedded broker: {0}")]
     Broker(String),
 }
 
-/// Name and password for SASL.
+/// The user name and the password for SASL.
 #[derive(Clone)]
 pub struct Credentials {
     pub username: String,
@@ -56,12 +56,13 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Other names of properties that the worker owns (librdkafka, CONFIGURATION.md, "Alias for"): they would win or lose by
-/// chance, so they are left out.
+/// Other names of properties that the worker owns (librdkafka's CONFIGURATION.md, "Alias for"). The worker leaves them out,
+/// because chance would decide which name wins.
 const ALIASES: [&str; 4] =
     ["metadata.broker.list", "auto.commit.enable", "request.required.acks", "delivery.timeout.ms"];
 
-/// What every client has unless the operator sets it, overlaid by `defaults`, by his `properties`, by what the worker must own.
+/// Returns a client's configuration in layers: the defaults of every client, `defaults`, the operator's `properties`, and
+/// `owned`, which the worker must own. A later layer overrides the earlier ones.
 pub(super) fn client_config(
     defaults: &[(&str, &str)],
     properties: &BTreeMap<String, String>,
@@ -69,7 +70,7 @@ pub(super) fn client_config(
 ) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set_log_level(log_level());
-    // Finds connections that a NAT dropped silently.
+    // This finds connections that a NAT dropped silently.
     config.set("socket.keepalive.enable", "true");
     config.set("reconnect.backoff.ms", reconnect_backoff(properties));
     if let Some(location) =
@@ -91,24 +92,26 @@ pub(super) fn client_config(
     config
 }
 
-/// Milliseconds between tries to connect, in place of librdkafka's 100.
+/// The milliseconds between tries to connect, in place of librdkafka's 100.
 ///
-/// While no broker is connected librdkafka passes over its growing waits: it tries one broker each half of this, at most each
-/// second (`rd_kafka_connect_any`, `sparse_connect_intvl`). With 100 that was 22 connections a second per lane (measured); with
-/// 2,000 it is one a second and client. A connection that breaks is made anew at once all the same.
+/// While no broker is connected, librdkafka ignores its growing waits. It tries one broker each half of this time, but at least
+/// once a second (`rd_kafka_connect_any`, `sparse_connect_intvl`). With 100 that was 22 connections a second per lane
+/// (measured). With 2,000 it is one a second per client. librdkafka still makes a connection that breaks anew at once.
 const RECONNECT_BACKOFF_MS: u64 = 2_000;
 
-/// The default above, or the operator's longest wait where that is shorter: librdkafka refuses a longest wait below the first.
+/// Returns the default above, or the operator's longest wait if that is shorter. librdkafka refuses a longest wait below the
+/// first.
 fn reconnect_backoff(properties: &BTreeMap<String, String>) -> String {
     let longest = properties.get("reconnect.backoff.max.ms").and_then(|text| text.trim().parse().ok());
     longest.unwrap_or(RECONNECT_BACKOFF_MS).min(RECONNECT_BACKOFF_MS).to_string()
 }
 
-/// Where the authorities are that a broker's certificate may come from, for an operator who uses TLS and names none.
+/// Returns the place of the authorities that may sign a broker's certificate, for an operator who uses TLS and names none.
 ///
-/// OpenSSL is compiled in and would look in a folder that no system has (rust-rdkafka#594), so librdkafka goes through the places
-/// where systems keep them (`rd_kafka_ssl_probe_and_set_default_ca_location`). OpenSSL obeys its two variables by itself, and
-/// only where nothing else is set; `exists` says whether one of them names something.
+/// The OpenSSL that is compiled in would look in a folder that no system has (rust-rdkafka#594). So librdkafka goes through the
+/// places where systems keep authorities (`rd_kafka_ssl_probe_and_set_default_ca_location`). OpenSSL obeys its two environment
+/// variables by itself, but only if nothing else is set. `exists` returns true if such a variable names an existing file or
+/// folder.
 fn ca_location(properties: &BTreeMap<String, String>, exists: impl Fn(&str) -> bool) -> Option<&'static str> {
     let uses_tls =
         properties.get("security.protocol").is_some_and(|protocol| protocol.to_ascii_lowercase().ends_with("ssl"));
@@ -117,8 +120,8 @@ fn ca_location(properties: &BTreeMap<String, String>, exists: impl Fn(&str) -> b
     (uses_tls && !is_named && !is_in_environment).then_some("probe")
 }
 
-/// The least grave lines that the log takes of librdkafka. rdkafka would ask the `log` crate, which nobody serves here, and
-/// then let through errors alone.
+/// Returns the level of the least severe librdkafka lines that the log takes. rdkafka would ask the `log` crate, which has no
+/// logger here, and would then let only errors through.
 fn log_level() -> RDKafkaLogLevel {
     if tracing::enabled!(target: "librdkafka", tracing::Level::DEBUG) {
         RDKafkaLogLevel::Debug
@@ -131,7 +134,7 @@ fn log_level() -> RDKafkaLogLevel {
     }
 }
 
-/// Beginnings of property names that only consumers know (librdkafka, CONFIGURATION.md, column C/P).
+/// The beginnings of property names that only consumers know (librdkafka's CONFIGURATION.md, column C/P).
 const CONSUMER_KEYS: [&str; 12] = [
     "group.",
     "session.",
@@ -147,7 +150,7 @@ const CONSUMER_KEYS: [&str; 12] = [
     "check.crcs",
 ];
 
-/// The operator's properties without those of consumers, which would only draw warnings from a producer.
+/// Returns the operator's properties without those of consumers, about which a producer would only warn.
 pub(super) fn producer_properties(properties: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     properties
         .iter()
@@ -156,10 +159,11 @@ pub(super) fn producer_properties(properties: &BTreeMap<String, String>) -> BTre
         .collect()
 }
 
-/// librdkafka's reason for refusing a client, without the values: it repeats them, and they may be passwords.
+/// Returns librdkafka's reason for refusing a client, without the values. librdkafka repeats the values, which may be
+/// passwords.
 pub(super) fn refused(error: &KafkaError, config: &ClientConfig) -> Error {
     let text = match error {
-        // The description repeats the value, so only the key is told.
+        // The description repeats the value, so the text contains only the key.
         KafkaError::ClientConfig(_, description, key, _) if description.starts_with("No such") => {
             format!("{key}: no such property")
         }
@@ -170,9 +174,10 @@ pub(super) fn refused(error: &KafkaError, config: &ClientConfig) -> Error {
     Error::Settings(text)
 }
 
-/// Replaces every configured value that looks like a secret, or is long enough to be one, by the name of its key.
+/// Replaces each configured value by the name of its key, if the key is a secret's or the value is long enough for a secret.
 fn scrub(text: &str, config: &ClientConfig) -> String {
-    /// Shorter values (`1`, `all`, `ssl`) are enumerations and numbers; replacing them would only garble the text.
+    /// The bytes from which a value may be a secret. Shorter values (`1`, `all`, `ssl`) are enumerations and numbers, and to
+    /// replace them would only garble the text.
     const SHORTEST_SECRET: usize = 6;
     const SECRET_KEYS: [&str; 5] = ["password", "secret", "key", "pem", "username"];
     let mut values: Vec<(&str, &str)> = config
@@ -183,14 +188,16 @@ fn scrub(text: &str, config: &ClientConfig) -> String {
             !value.is_empty() && (value.len() >= SHORTEST_SECRET || SECRET_KEYS.iter().any(|word| key.contains(word)))
         })
         .collect();
-    // Longest first, so that no value is cut by one that it contains.
+    // The longest value comes first, so that no value is cut by one that it contains.
     values.sort_by_key(|(value, key)| (std::cmp::Reverse(value.len()), *key));
     values.iter().fold(text.to_string(), |text, (value, key)| text.replace(value, &format!("<{key}>")))
 }
 
-/// The remedy for a right that an operator has to grant before the broker answers this client; `None` for all other errors.
+/// Returns the remedy for a right that an operator has to grant before the broker answers this client, or `None` for other
+/// errors.
 ///
-/// Kafka's wiki, "Kafka Authorizations ACLs": Fetch needs READ on the topic, JoinGroup on the group, OffsetCommit on both.
+/// Kafka's wiki ("Kafka Authorizations ACLs") says that Fetch needs READ on the topic, JoinGroup on the group, OffsetCommit on
+/// both.
 pub(super) fn right_to_grant(code: RDKafkaErrorCode, group: &str) -> Option<String> {
     match code {
         RDKafkaErrorCode::TopicAuthorizationFailed => Some("grant the client READ on the topics".to_owned()),
@@ -202,7 +209,7 @@ pub(super) fn right_to_grant(code: RDKafkaErrorCode, group: &str) -> Option<Stri
     }
 }
 
-/// Whether the error says no more than that a broker could not be spoken to; `contact` tells when that lasts.
+/// Returns true if the error only says that the client could not reach a broker. `contact` reports it if that lasts.
 pub(super) fn is_silence(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
@@ -217,7 +224,7 @@ pub(super) fn is_silence(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// Whether the topic, or one of its partitions, is unknown to the broker or to the client.
+/// Returns true if the topic, or one of its partitions, is unknown to the broker or to the client.
 pub(super) fn is_unknown_topic(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
@@ -263,7 +270,7 @@ mod tests {
                 ca_location(&properties(&[("security.protocol", protocol)]), |name| name == "SSL_CERT_DIR"),
                 None
             );
-            // librdkafka's CONFIGURATION.md names these; the first two exclude each other.
+            // librdkafka's CONFIGURATION.md names these. The first two exclude each other.
             for named in ["ssl.ca.location", "ssl.ca.pem", "ssl.ca.certificate.stores"] {
                 assert_eq!(ca_location(&properties(&[("security.protocol", protocol), (named, "x")]), |_| false), None);
             }

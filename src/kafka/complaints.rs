@@ -1,4 +1,4 @@
-//! What librdkafka says at run time, on its way to the log: each line once, and once a minute where it comes again.
+//! Passes librdkafka's complaints at run time to the log: each line once, and a repeated line once a minute.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -11,25 +11,27 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::client::is_silence;
 
-/// How often the same is told. A guess: seen by whoever looks at the log, and no flood in an outage of hours.
+/// The shortest time between two reports of the same line. A guess: an operator who looks at the log sees the line, and it
+/// makes no flood in an outage of hours.
 pub(super) const AGAIN: Duration = Duration::from_secs(60);
-/// Different lines remembered for that. A guess: far more than one outage has, small in memory.
+/// The number of different lines that a client remembers. A guess: far more than one outage has, small in memory.
 const REMEMBERED: usize = 64;
 
-/// Lines that were told, by what they say.
+/// The lines that were reported, by their text.
 #[derive(Default)]
 pub struct Repeats(BTreeMap<String, Told>);
 
 struct Told {
     at: Instant,
-    /// How often it has come since.
+    /// The number of times that the line has come since, without a report.
     untold: u64,
 }
 
 impl Repeats {
-    /// How often this came untold since it was last told, if it is time to tell it.
+    /// Returns the number of times that this line came without a report since the last one, or `None` if it is too soon for
+    /// another.
     pub fn tell(&mut self, text: &str, now: Instant) -> Option<u64> {
-        // Ports, milliseconds and counts differ from line to line.
+        // Ports, milliseconds and counts differ from line to line, so digits do not count.
         let key: String = text.chars().filter(|c| !c.is_ascii_digit()).collect();
         if let Some(told) = self.0.get_mut(&key) {
             if now.duration_since(told.at) < AGAIN {
@@ -48,7 +50,7 @@ impl Repeats {
     }
 }
 
-/// Sends librdkafka's lines to `tracing`; enough for a client that has nothing else to tell.
+/// The context that sends librdkafka's lines to `tracing`, for a client that reports nothing else.
 #[derive(Default)]
 pub(super) struct Complaints(Mutex<Repeats>);
 
@@ -79,7 +81,7 @@ impl ClientContext for Complaints {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // The lane's consumer has the same brokers, and tells.
+        // The lane's consumer has the same brokers, and reports their silence.
         if error.rdkafka_error_code().is_some_and(is_silence) {
             tracing::debug!(target: "librdkafka", "{error}: {reason}");
         } else if let Some(untold) = self.tell(reason) {
@@ -90,8 +92,8 @@ impl ClientContext for Complaints {
     fn stats_raw(&self, _statistics: &[u8]) {}
 }
 
-/// Keeps librdkafka's last complaint, for clients that people wait for: `Connection refused` says more than the time-out
-/// of a call that waited in vain. Complaints arrive while the client is polled.
+/// The context that keeps librdkafka's last complaint, for clients that people wait for. `Connection refused` says more than
+/// the time-out of a call that waited in vain. Complaints arrive while the client is polled.
 #[derive(Default)]
 pub(super) struct LastComplaint {
     last: Mutex<Option<String>>,
@@ -110,7 +112,7 @@ impl ClientContext for LastComplaint {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // That all brokers are down is what the caller sees himself; it is not why.
+        // The caller sees by itself that all brokers are down, and that is not the cause.
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
             *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
         }

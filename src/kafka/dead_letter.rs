@@ -1,4 +1,4 @@
-//! Writes dead letters; a letter counts as written when the broker has acknowledged it, not before.
+//! Writes dead letters, which count as written when the broker has acknowledged them, not before.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,19 +17,19 @@ use super::complaints::Complaints;
 use super::native::log_in_with;
 use super::settings::{PASSWORD, USERNAME};
 
-/// How long librdkafka tries to write one letter. Its default is 300 s; after 30 s the lane should rather say that it is
-/// blocked, and try again itself. A guess: longer than the change of a partition's leader takes.
+/// The time for which librdkafka tries to write one letter. Its default is 300 s. After 30 s the lane should rather report that
+/// it is blocked, and try again itself. A guess: longer than the change of a partition's leader takes.
 const MESSAGE_TIMEOUT_MS: &str = "30000";
-/// How long a topic may be unknown before a letter for it fails; librdkafka's default of 30 s would be hidden by the
-/// time-out above. A guess: brokers spread a new topic's metadata within a second or two.
+/// The time for which a topic may be unknown before a letter for it fails. The time-out above would hide librdkafka's default
+/// of 30 s. A guess: brokers spread a new topic's metadata within a second or two.
 const TOPIC_TIMEOUT_MS: &str = "5000";
-/// The largest letter handed to a broker, which may take less: ten times Kafka's default, so that whatever a topic with
-/// raised limits held can be written to a dead-letter topic with the same limits, headers included.
+/// The most bytes of a letter that the producer hands to a broker, which may take less. It is ten times Kafka's default. So a
+/// record from a topic with raised limits fits into a dead-letter topic with the same limits, headers included.
 const MAX_BYTES: &str = "12582912";
 
-/// How often a letter on its way asks for the broker's answer, which takes milliseconds.
+/// The interval at which a letter in flight checks for the broker's answer, which takes milliseconds.
 const ASK: Duration = Duration::from_millis(5);
-/// Log lines and complaints that one visit takes at most; librdkafka writes a few every ten seconds of an outage.
+/// The most log lines and complaints that one visit takes. librdkafka writes a few every ten seconds of an outage.
 const VISIT: usize = 16;
 
 /// One record for a dead-letter topic.
@@ -39,31 +39,31 @@ pub struct DeadLetterRecord {
     /// The source record's key.
     pub key: Option<Vec<u8>>,
     pub value: Vec<u8>,
-    /// Text headers, in this order.
+    /// The headers, which are text, in this order.
     pub headers: Vec<(String, String)>,
 }
 
 /// An idempotent producer with `acks=all`.
 ///
-/// Polled only while a letter is on its way, and by `visit`: the polling thread of rdkafka's own asynchronous producer spins
-/// for up to a millisecond ten times a second (`BaseProducer::poll` rounds what is left of its 100 ms down to 0), which
-/// cost 0.8% of a core per lane (measured).
+/// It is polled only while a letter is in flight, and by `visit`. rdkafka's own asynchronous producer has a polling thread that
+/// spins for up to a millisecond ten times a second. That cost 0.8% of a core per lane (measured). The cause is that
+/// `BaseProducer::poll` rounds the rest of its 100 ms down to 0.
 pub struct DeadLetterProducer {
     current: Mutex<Current>,
 }
 
 /// The producer in use.
 struct Current {
-    /// For the next.
+    /// The settings for the next producer.
     config: ClientConfig,
     producer: Arc<BaseProducer<Reports>>,
-    /// Tells it from the ones before.
+    /// The number that distinguishes this producer from the ones before.
     number: u64,
 }
 
 impl DeadLetterProducer {
-    /// `brokers` is a comma-separated `host:port` list; `properties` are handed to librdkafka, but what makes a written
-    /// letter safe wins. Connects in the background.
+    /// Makes a producer, which connects in the background. `brokers` is a comma-separated list of `host:port`. librdkafka gets
+    /// the `properties`, but the properties that make a written letter safe win.
     pub fn new(
         brokers: &str,
         properties: &BTreeMap<String, String>,
@@ -79,7 +79,7 @@ impl DeadLetterProducer {
             ("acks", "all"),
             ("enable.idempotence", "true"),
             ("message.timeout.ms", MESSAGE_TIMEOUT_MS),
-            // What Java producers do, so that a key stays in the partition with the same number.
+            // Java producers use this partitioner, so a key stays in the partition with the same number.
             ("partitioner", "murmur2_random"),
         ];
         let config = client_config(&defaults, &producer_properties(properties), &owned);
@@ -87,8 +87,8 @@ impl DeadLetterProducer {
         Ok(DeadLetterProducer { current: Mutex::new(current) })
     }
 
-    /// Resolves when the broker has acknowledged the letter or refused it, within about 30 s. After an error the letter
-    /// may still have been written. A topic that does not exist is created if the broker does so by itself.
+    /// Returns when the broker has acknowledged the letter or refused it, within about 30 s. After an error, the broker may
+    /// still have written the letter. A broker that creates topics by itself creates a topic that does not exist.
     pub async fn produce(&self, letter: DeadLetterRecord) -> Result<(), Error> {
         let (producer, number) = self.current();
         let DeadLetterRecord { topic, key, value, headers } = letter;
@@ -116,8 +116,8 @@ impl DeadLetterProducer {
             Err(error) => Err(error),
         };
         let Err(error) = result else { return Ok(()) };
-        // From a fatal error an idempotent producer does not recover, and after a time-out it may not: one was seen to time
-        // out for minutes, until the process was restarted, when its broker had long been back.
+        // An idempotent producer does not recover from a fatal error, and may not recover from a time-out. One was seen to time
+        // out for minutes when its broker had long been back, until the process was restarted.
         if producer.client().fatal_error().is_some()
             || error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageTimedOut)
         {
@@ -126,17 +126,17 @@ impl DeadLetterProducer {
         Err(not_written(&error, topic, bytes))
     }
 
-    /// Takes what librdkafka has to tell while no letter is on its way: log lines, complaints, tokens to refresh. To be
-    /// called every few seconds.
+    /// Takes what librdkafka reports while no letter is in flight: log lines, complaints, tokens to refresh. The lane calls
+    /// this every few seconds.
     pub fn visit(&self) {
         let (producer, _) = self.current();
         (0..VISIT).for_each(|_| producer.poll(Duration::ZERO));
     }
 
-    /// Logs in with these from the next connection on.
+    /// Uses these credentials from the next connection on.
     ///
     /// # Errors
-    /// Why librdkafka does not take them.
+    /// Returns librdkafka's reason for refusing them.
     pub fn log_in_with(&self, credentials: &Credentials) -> Result<(), String> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         current.config.set(USERNAME, &credentials.username).set(PASSWORD, credentials.password.expose_secret());
@@ -148,10 +148,10 @@ impl DeadLetterProducer {
         (Arc::clone(&current.producer), current.number)
     }
 
-    /// Replaces the producer with this number. Letters that it still holds are written by it or fail.
+    /// Replaces the producer with this number. The old producer writes the letters that it still holds, or fails them.
     fn renew(&self, number: u64) -> Result<(), Error> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        // Another letter may have done it already.
+        // Another letter may have replaced it already.
         if current.number == number {
             current.producer = create(&current.config)?;
             current.number += 1;
@@ -164,7 +164,7 @@ fn create(config: &ClientConfig) -> Result<Arc<BaseProducer<Reports>>, Error> {
     config.create_with_context(Reports::default()).map(Arc::new).map_err(|error| refused(&error, config))
 }
 
-/// Hands the broker's answer to whoever waits for it.
+/// The context that passes the broker's answer to the letter that waits for it.
 #[derive(Default)]
 struct Reports(Complaints);
 
@@ -184,7 +184,7 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = Box<oneshot::Sender<Result<(), KafkaError>>>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, waiting: Self::DeliveryOpaque) {
-        // Whoever waited may have gone with its lane.
+        // The letter's lane may have ended.
         let _ = waiting.send(result.as_ref().map(|_| ()).map_err(|(error, _)| error.clone()));
     }
 }

@@ -1,4 +1,4 @@
-//! Writes events to a topic, for rehearsals: fast, keyed, in order per key, and counted when the broker acknowledges.
+//! Writes events to a topic for rehearsals: fast, keyed, in order per key, and counted when the broker acknowledges them.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,14 +15,16 @@ use super::client::{BROKER_TIMEOUT, Error, client_config, is_unknown_topic, prod
 use super::complaints::LastComplaint;
 use super::dead_letter::not_written;
 
-/// How long librdkafka tries to write one record; as for dead letters.
+/// The time for which librdkafka tries to write one record, which is the same as for dead letters.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a topic that the broker may just be creating can be unknown. A guess: metadata spreads within a second or two.
+/// The time for which a topic may be unknown, since the broker may just be creating it. A guess: metadata spreads within a
+/// second or two.
 const TOPIC_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a topic that is not there yet, or room in the queue, is looked for; a guess far below what people notice.
+/// The pause before the producer looks again for a missing topic, or for room in its queue. A guess: far below what people
+/// notice.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Writes to one topic. Records with equal keys keep their order.
+/// A producer that writes to one topic. Records with equal keys keep their order.
 pub struct EventProducer {
     brokers: String,
     topic: String,
@@ -30,19 +32,20 @@ pub struct EventProducer {
 }
 
 impl EventProducer {
-    /// `brokers` is a comma-separated `host:port` list; `properties` are handed to librdkafka. Connects in the background.
+    /// Makes a producer, which connects in the background. `brokers` is a comma-separated list of `host:port`, and librdkafka
+    /// gets the `properties`.
     ///
     /// # Errors
-    /// librdkafka refuses the properties.
+    /// Returns an error if librdkafka refuses the properties.
     pub fn new(brokers: &str, properties: &BTreeMap<String, String>, topic: &str) -> Result<EventProducer, Error> {
         let timeout_ms = MESSAGE_TIMEOUT.as_millis().to_string();
         let owned = [
             ("bootstrap.servers", brokers),
             ("acks", "all"),
-            // Without it, a retry can change the order.
+            // Without idempotence, a retry can change the order.
             ("enable.idempotence", "true"),
             ("message.timeout.ms", timeout_ms.as_str()),
-            // What Java producers do, so that a user's events land where such a producer would have put them.
+            // Java producers use this partitioner, so a user's events land where such a producer would put them.
             ("partitioner", "murmur2_random"),
         ];
         let config = client_config(&[("client.id", "sluicegate-events")], &producer_properties(properties), &owned);
@@ -50,11 +53,11 @@ impl EventProducer {
         Ok(EventProducer { brokers: brokers.to_owned(), topic: topic.to_owned(), producer })
     }
 
-    /// Waits until the brokers answer and the topic is there. Brokers that create topics by themselves do so now. Blocks
-    /// for at most `BROKER_TIMEOUT` and a few seconds.
+    /// Waits until the brokers answer and the topic exists. Brokers that create topics by themselves do so now. Blocks for at
+    /// most `BROKER_TIMEOUT` and a few seconds.
     ///
     /// # Errors
-    /// `Unreachable`, or `UnknownTopic`.
+    /// Returns `Unreachable`, `UnknownTopic`, or `NotAcknowledged` for any other error of the topic.
     pub fn ready(&self) -> Result<(), Error> {
         let unreachable = |error: KafkaError| Error::Unreachable {
             brokers: self.brokers.clone(),
@@ -82,15 +85,15 @@ impl EventProducer {
         }
     }
 
-    /// Hands a record to the producer, which writes it in the background; waits while its queue is full.
+    /// Hands a record to the producer, which writes it in the background. Waits while the producer's queue is full.
     ///
     /// # Errors
-    /// Why this record, or one before it, was not written.
+    /// Returns the reason why this record, or one before it, was not written.
     pub fn send(&self, key: &[u8], payload: Option<&[u8]>) -> Result<(), Error> {
         let mut record = BaseRecord::<[u8], [u8]>::to(&self.topic).key(key);
         record.payload = payload;
         loop {
-            // The queue empties by deliveries or by failures, within the message's time-out.
+            // Deliveries or failures empty the queue within the record's time-out.
             self.deliveries().check()?;
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
@@ -103,15 +106,15 @@ impl EventProducer {
         }
     }
 
-    /// How many records the broker has acknowledged.
+    /// Returns the number of records that the broker has acknowledged.
     pub fn acknowledged(&self) -> u64 {
         self.deliveries().acknowledged.load(Ordering::Relaxed)
     }
 
-    /// Waits until the broker has acknowledged everything, or the records' time-outs have passed.
+    /// Waits until the broker has acknowledged all records, or until their time-outs have passed.
     ///
     /// # Errors
-    /// Why a record was not written.
+    /// Returns the reason why a record was not written.
     pub fn finish(&self) -> Result<(), Error> {
         let flushed = self.producer.flush(MESSAGE_TIMEOUT + TOPIC_TIMEOUT);
         self.deliveries().check()?;
@@ -123,7 +126,7 @@ impl EventProducer {
     }
 }
 
-/// Counts what the broker says.
+/// The context that counts the broker's acknowledgements.
 #[derive(Default)]
 struct Deliveries {
     acknowledged: AtomicU64,
@@ -132,7 +135,7 @@ struct Deliveries {
 }
 
 impl Deliveries {
-    /// The first failure; the next call knows nothing of it.
+    /// Returns the first failure and forgets it, so that the next call does not return it.
     fn check(&self) -> Result<(), Error> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
     }

@@ -1,7 +1,8 @@
-//! Kafka: the consumer of a lane, the producers of dead letters and of events, and questions to brokers.
+//! Kafka clients: the consumer of a lane, the producers of dead letters and of events, and questions to brokers.
 //!
-//! `consumer` is a thread of its own with all that belongs to it; begin with `consumer/messages.rs`, its words with the lane's
-//! loop, and `consumer/thread.rs`. Unsafe code stands in `native.rs` and `consumer/record_queue.rs` alone.
+//! `consumer` is a thread of its own with all that belongs to it. Begin with `consumer/messages.rs`, the messages between the
+//! thread and the lane's loop, and with `consumer/thread.rs`. Only `native.rs` and `consumer/record_queue.rs` contain unsafe
+//! code.
 
 mod client;
 mod complaints;

@@ -1,4 +1,4 @@
-//! The `kafka` block: where the events are, and what of librdkafka's configuration is left to the operator.
+//! The `kafka` block: where the events are, and the part of librdkafka's configuration that the operator sets.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,27 +20,28 @@ const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
 /// librdkafka's default of `max.poll.interval.ms` (its CONFIGURATION.md).
 const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
 
-/// Where the events are and how they are read.
+/// The brokers and topics that hold the events, and the settings for reading them.
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct KafkaSettings {
-    /// `host:port`, several separated by commas.
+    /// The brokers as `host:port`, several separated by commas.
     pub brokers: String,
-    /// Topics to read; in the environment a list separated by commas.
+    /// The topics to read. The environment gives them as a list separated by commas.
     #[serde(deserialize_with = "list_or_text")]
     #[schemars(length(min = 1))]
     pub topics: Vec<String>,
-    /// Consumer groups are named `<group>.<destination>`.
+    /// The beginning of the consumer groups' names, which are `<group>.<destination>`.
     pub group: String,
-    /// Where a group without a committed position starts to read.
+    /// The place where a group without a committed position starts to read.
     pub start: Start,
-    /// Handed to librdkafka as they are.
+    /// Properties that the worker hands to librdkafka as they are.
     #[serde(deserialize_with = "scalars", serialize_with = "masked")]
     #[schemars(schema_with = "properties_schema")]
     pub properties: BTreeMap<String, String>,
-    /// A file that holds the SASL password, in place of the property `sasl.password`; read again when it changes.
+    /// A file that holds the SASL password, in place of the property `sasl.password`. The worker reads it again when it
+    /// changes.
     pub password_file: Option<PathBuf>,
-    /// How often positions are committed at most, besides the fence.
+    /// The shortest time between two commits of positions, apart from commits for the fence.
     pub commit_interval: HumanDuration,
 }
 
@@ -58,18 +59,18 @@ impl Default for KafkaSettings {
     }
 }
 
-/// Where a group without a committed position starts to read.
+/// The place where a group without a committed position starts to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Start {
     Earliest,
     Latest,
-    /// Refuse to read until an operator sets the position.
+    /// Refuses to read until an operator sets the position.
     Fail,
 }
 
 impl Start {
-    /// The setting's text.
+    /// Returns the setting's text.
     pub fn label(self) -> &'static str {
         match self {
             Start::Earliest => "earliest",
@@ -80,25 +81,25 @@ impl Start {
 }
 
 impl KafkaSettings {
-    /// The consumer group of a destination's lane.
+    /// Returns the name of the consumer group of a destination's lane.
     pub fn group_of(&self, destination: &str) -> String {
         format!("{}.{destination}", self.group)
     }
 
-    /// The same as [`session_timeout`].
+    /// Returns the same as [`session_timeout`].
     pub fn session_timeout(&self) -> Duration {
         session_timeout(&self.properties)
     }
 
-    /// How long the group waits for a member that does not poll.
+    /// Returns the time that the group waits for a member that does not poll.
     pub fn max_poll_interval(&self) -> Duration {
         millis(&self.properties, "max.poll.interval.ms").unwrap_or(MAX_POLL_INTERVAL)
     }
 
-    /// What librdkafka is given: the properties, and `sasl.password` as `password_file` holds it now.
+    /// Returns the properties for librdkafka, with `sasl.password` as `password_file` holds it now.
     ///
     /// # Errors
-    /// What is wrong with the file and what to do, without what stands in it.
+    /// Returns what is wrong with the file and the remedy, without the file's content.
     pub fn client_properties(&self) -> Result<BTreeMap<String, String>, String> {
         let mut properties = self.properties.clone();
         if let Some(file) = &self.password_file {
@@ -131,16 +132,16 @@ impl fmt::Debug for KafkaSettings {
     }
 }
 
-/// The property that goes with a password.
+/// The property for the user name that belongs to the password.
 pub const USERNAME: &str = "sasl.username";
 
-/// The property that `password_file` stands for.
+/// The property that `password_file` replaces.
 pub const PASSWORD: &str = "sasl.password";
 
-/// Longest password, a guess: whatever is longer is some other file.
+/// The most bytes of a password file. A guess: a longer file is some other file.
 const MAX_PASSWORD: u64 = 8 * 1024;
 
-/// The file's text without the line end that editors and `echo` leave; a blank may be part of a password.
+/// Returns the file's text without the line end that editors and `echo` leave. A blank may be part of a password.
 fn password(file: &Path) -> Result<String, String> {
     let cannot = |why: &std::io::Error| {
         format!("cannot be read ({why}): create it, let this process read it, or correct the path")
@@ -151,7 +152,7 @@ fn password(file: &Path) -> Result<String, String> {
     }
     let bytes = fs::read(file).map_err(|why| cannot(&why))?;
     let text = str::from_utf8(&bytes).unwrap_or("\0");
-    // The mark that some editors put in front is no part of it.
+    // Some editors put a byte order mark in front, which is no part of the password.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
     if text.is_empty() || text.contains(char::is_control) {
@@ -160,10 +161,10 @@ fn password(file: &Path) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// What stands in for a secret wherever settings are shown.
+/// The text that replaces a secret wherever settings are shown.
 pub const MASK: &str = "***";
 
-/// Whether a property's value must never be shown: passwords, client secrets, private keys.
+/// Returns true if a property's value must never be shown: passwords, client secrets, private keys.
 pub fn is_secret(property: &str) -> bool {
     let property = property.to_ascii_lowercase();
     ["password", "secret", "key.pem", "passphrase", "oauthbearer.config", "assertion.jwt"]
@@ -171,7 +172,8 @@ pub fn is_secret(property: &str) -> bool {
         .any(|part| property.contains(part))
 }
 
-/// Why the operator may not set a property, and where its setting is; `None` for a property that he may set.
+/// Returns the reason why the operator may not set a property, and the setting to use instead. Returns `None` for a property
+/// that the operator may set.
 pub fn owned_property(property: &str) -> Option<&'static str> {
     let reason = match property {
         "bootstrap.servers" | "metadata.broker.list" => "set kafka.brokers instead",
@@ -195,10 +197,11 @@ pub fn owned_property(property: &str) -> Option<&'static str> {
     Some(reason)
 }
 
-/// What librdkafka has against a property, in its own words without the value; `None` where it takes it.
+/// Returns librdkafka's reason for refusing a property, without the value of a secret, or `None` if librdkafka takes the
+/// property.
 ///
-/// Only names and values are tried, one by one: nothing is connected, and what properties contradict each other shows
-/// when the client starts.
+/// Tries only names and values, one by one, and connects to nothing. Properties that contradict each other show when the client
+/// starts.
 pub fn refused_property(property: &str, value: &str) -> Option<String> {
     match ClientConfig::new().set(property, value).create_native_config() {
         Ok(_) => None,
@@ -209,7 +212,7 @@ pub fn refused_property(property: &str, value: &str) -> Option<String> {
     }
 }
 
-/// The properties as they may be shown.
+/// Returns the properties as they may be shown.
 fn without_secrets(properties: &BTreeMap<String, String>) -> BTreeMap<&str, &str> {
     properties.iter().map(|(key, value)| (key.as_str(), if is_secret(key) { MASK } else { value })).collect()
 }
@@ -222,7 +225,7 @@ fn properties_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object", "additionalProperties": { "type": ["string", "number", "boolean"] } })
 }
 
-/// Reads a map whose values YAML may give as numbers or booleans; librdkafka takes all as text.
+/// Reads a map whose values YAML may give as numbers or booleans. librdkafka takes all values as text.
 fn scalars<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
     BTreeMap::<String, Scalar>::deserialize(deserializer)
         .map(|map| map.into_iter().map(|(key, Scalar(text))| (key, text)).collect())

@@ -8,7 +8,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use super::client::is_unknown_topic;
 use crate::record::PartitionId;
 
-/// Partitions of a topic; `None` when the brokers do not know it.
+/// Returns the number of a topic's partitions, or `None` if the brokers do not know the topic.
 pub(super) fn partition_count<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     topic: &str,
@@ -23,12 +23,12 @@ pub(super) fn partition_count<C: ConsumerContext>(
     }
 }
 
-/// What to tell an operator about a topic that does not exist.
+/// Returns the text for an operator about a topic that does not exist.
 pub(super) fn missing(topic: &str) -> String {
     format!("topic {topic} does not exist: create the topic, or correct kafka.topics")
 }
 
-/// The id of a partition of a configured topic.
+/// Returns the id of a partition of a configured topic.
 pub(super) fn partition_id(topics: &[String], topic: &str, partition: i32) -> Option<PartitionId> {
     let index = if topics.len() == 1 { 0 } else { topics.iter().position(|name| name == topic)? };
     Some(PartitionId { topic: u16::try_from(index).ok()?, partition })
