@@ -1,10 +1,10 @@
-//! What an operator is told about a lane's state: how loud, and which setting or place to look at.
+//! Advises an operator on a lane's state: how loudly the log reports it, and which setting or place to look at.
 
 use crate::config::{Config, Destination};
 use crate::engine::LaneState;
 use crate::verdict::{AccountFault, Answer, Outage, Verdict};
 
-/// The names of the settings that a remedy may point to, as this destination has them.
+/// The settings that a remedy may point to, under the names that this destination has for them.
 pub(super) struct Advice {
     id: String,
     vendor: &'static str,
@@ -14,7 +14,7 @@ pub(super) struct Advice {
     dead_letter_topics: String,
 }
 
-/// What the last answer that was no success complained about.
+/// The complaint of the last answer that was no success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Complaint {
     Fault(AccountFault),
@@ -52,7 +52,7 @@ impl Advice {
         }
     }
 
-    /// What to do about a state; `None` where there is nothing to do.
+    /// Returns the remedy for a state, or `None` if there is nothing to do.
     pub fn remedy(&self, state: LaneState, complaint: Option<Complaint>) -> Option<String> {
         let (id, vendor) = (&self.id, self.vendor);
         let text = match (state, complaint) {
@@ -139,23 +139,23 @@ impl Advice {
     }
 }
 
-/// How loud a lane's state is logged.
+/// Returns the level at which the log reports a lane's state.
 pub(super) fn level(state: LaneState) -> tracing::Level {
     match state {
-        // Somebody has to do something.
+        // An operator has to act.
         LaneState::AccountFault
         | LaneState::Guarded
         | LaneState::DeadLetterBlocked
         | LaneState::UnreadableSuccess
         | LaneState::KafkaRefused => tracing::Level::ERROR,
-        // Ends by itself in most cases.
+        // These states end by themselves in most cases.
         LaneState::Throttled
         | LaneState::BackingOff
         | LaneState::MembershipStale
         | LaneState::BufferFull
         | LaneState::KafkaDown => tracing::Level::WARN,
         LaneState::Starting | LaneState::Draining => tracing::Level::INFO,
-        // They alternate with every request.
+        // These states alternate with every request.
         LaneState::Idle
         | LaneState::Delivering
         | LaneState::Limited

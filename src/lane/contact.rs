@@ -1,4 +1,4 @@
-//! How the lane stands with Kafka, of which the engine knows nothing: brokers that are silent, and what they refuse.
+//! The lane's contact with Kafka, of which the engine knows nothing: brokers that are silent, and refusals.
 
 use std::time::{Duration, Instant};
 
@@ -6,29 +6,30 @@ use super::Lane;
 use crate::engine::LaneState;
 use crate::kafka::Repeats;
 
-/// The wait before the lane tries again what Kafka refused; it doubles with each refusal. A guess: rights take effect within
+/// The wait before the lane tries again what Kafka refused. It doubles with each refusal. A guess: rights take effect within
 /// seconds of being granted.
 const FIRST_WAIT: Duration = Duration::from_secs(5);
 /// The longest such wait. A guess: an operator who has granted the rights does not wait much longer for the effect.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// How long a commit goes without an answer before the brokers count as silent. As long as it takes the consumer to find that
-/// nobody answers; a commit takes milliseconds.
+/// The time that a commit goes without an answer before the brokers count as silent. The consumer takes as long to find that no
+/// broker answers. A commit takes milliseconds.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// How often an outage is told. A little less than the minute after which the consumer tells it again.
+/// The shortest time between two reports of an outage. It is a little less than the minute after which the consumer reports it
+/// again.
 const AGAIN: Duration = Duration::from_secs(50);
 
 #[derive(Default)]
 pub(super) struct Contact {
     down_since: Option<Instant>,
-    /// When that was last told.
+    /// The time of the last report of the outage.
     told_at: Option<Instant>,
-    /// When the commit was asked for that has no answer yet.
+    /// The time at which the loop asked for the commit that has no answer yet.
     committing_since: Option<Instant>,
-    /// Complaints since the outage was last told.
+    /// The number of complaints since the last report of the outage.
     complaints: u64,
-    /// Whether Kafka refused the lane and has not taken it since.
+    /// True if Kafka refused the lane and has not taken it since.
     is_refused: bool,
     refusals: u32,
     refused_at: Option<Instant>,
@@ -36,9 +37,10 @@ pub(super) struct Contact {
 }
 
 impl Contact {
-    /// The state to show where this is the engine's: the first of these that holds. A drain, which an operator asked for and
-    /// which ends within seconds. What Kafka refuses, since that waits for an operator. No broker, since the provider's holds
-    /// end by requests, and without Kafka there soon are none. Then the engine's, where holds rank.
+    /// Returns the state to show while the engine is in this one. A drain comes first, because an operator asked for it and it
+    /// ends within seconds. A refusal comes next, because it waits for an operator. Silent brokers come third: the provider's
+    /// holds end by requests, and without Kafka there soon are none. Otherwise the engine's state counts, in which the holds
+    /// rank among themselves.
     pub fn state(&self, engine: LaneState) -> LaneState {
         match engine {
             LaneState::Draining => engine,
@@ -48,9 +50,9 @@ impl Contact {
         }
     }
 
-    /// Notes a refusal; returns how long to wait before the next try.
+    /// Notes a refusal. Returns the wait before the next try.
     fn refused(&mut self, now: Instant) -> Duration {
-        // A try that went well for long is forgotten.
+        // After a long time without a refusal, the waits begin again.
         let is_new = self.refused_at.is_none_or(|at| now.saturating_duration_since(at) > 3 * LONGEST_WAIT);
         self.refusals = if is_new { 0 } else { self.refusals.saturating_add(1) };
         self.refused_at = Some(now);
@@ -60,7 +62,7 @@ impl Contact {
 }
 
 impl Lane {
-    /// Kafka refuses what the lane needs, and it owns nothing any more: notes when to try again.
+    /// Notes when to try again after Kafka refused what the lane needs. The lane owns nothing by then.
     pub(super) fn on_refused(&mut self, text: String, now: Instant) {
         let wait = self.contact.refused(now);
         tracing::error!(destination = %self.id, "kafka: {text}; the lane stands still, other lanes go on, next try in {} s", wait.as_secs());
@@ -68,19 +70,19 @@ impl Lane {
         self.await_rejoin(now + wait);
     }
 
-    /// A new consumer has met no broker yet.
+    /// Forgets the outage and the open commit, because a new consumer has met no broker yet.
     pub(super) fn forget_contact(&mut self) {
         self.contact.down_since = None;
         self.contact.committing_since = None;
     }
 
-    /// Notes when a commit begins, or that it has ended.
+    /// Notes when a commit begins, or with `None` that it has ended.
     pub(super) fn note_commit(&mut self, since: Option<Instant>) {
         self.contact.committing_since = since;
     }
 
-    /// Takes a commit without an answer for silence: the consumer's thread waits for it, for a minute during an outage, and tells
-    /// nothing meanwhile.
+    /// Takes a commit without an answer for silence of the brokers. The consumer thread waits for the commit, for a minute
+    /// during an outage, and reports nothing meanwhile.
     pub(super) fn watch_commit(&mut self, now: Instant) {
         let is_late =
             self.contact.committing_since.is_some_and(|since| now.saturating_duration_since(since) >= SILENCE);
@@ -100,7 +102,7 @@ impl Lane {
         const REMEDY: &str =
             "check kafka.brokers, the network, and security.protocol, TLS and credentials in kafka.properties";
         self.contact.complaints += complaints;
-        // The consumer finds later what a commit without an answer has shown.
+        // A commit without an answer may have shown the outage before the consumer finds it.
         if self.contact.down_since.is_some()
             && now.saturating_duration_since(self.contact.told_at.unwrap_or(now)) < AGAIN
         {
@@ -127,7 +129,7 @@ impl Lane {
         }
     }
 
-    /// Something with Kafka went wrong that passes by itself; in an outage it is counted, else told once a minute.
+    /// Reports a problem with Kafka that passes by itself. Counts it during an outage, and otherwise logs it once a minute.
     pub(super) fn on_weather(&mut self, text: String, now: Instant) {
         if self.contact.down_since.is_some() {
             self.contact.complaints += 1;

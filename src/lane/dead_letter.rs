@@ -1,4 +1,4 @@
-//! A dead letter as a Kafka record: its headers, and what happens when it is too large for the broker.
+//! Makes a Kafka record of a dead letter and writes it, without its value if it is too large for the broker.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -7,11 +7,11 @@ use crate::engine::{DeadLetter, DeadLetterCause, DeadLetterId};
 use crate::kafka;
 use crate::kafka::dead_letter::{DeadLetterProducer, DeadLetterRecord};
 
-/// Longest text in a header: enough for a sentence, short enough not to carry a body by accident.
+/// The most characters of a text in a header: enough for a sentence, and too few to carry a body by accident.
 const MESSAGE_CHARS: usize = 200;
 
-/// The record for the dead-letter topic. Headers are text: `__connect.errors.*` for tools that read Kafka Connect's dead
-/// letters, `sluicegate.*` for everything else.
+/// Returns the record for the dead-letter topic. Its headers are text: `__connect.errors.*` for tools that read Kafka Connect's
+/// dead letters, `sluicegate.*` for everything else.
 pub(super) fn record(
     destination: &str,
     source: &str,
@@ -47,7 +47,7 @@ pub(super) fn record(
     DeadLetterRecord { topic, key: letter.key.clone(), value: letter.value.clone(), headers }
 }
 
-/// Writes a letter in a task of its own: a panic in it is an answer that never came, and ends nothing else.
+/// Writes a letter in a task of its own. If the task panics, the letter counts as not acknowledged, and nothing else ends.
 pub(super) async fn write_letter(
     id: DeadLetterId,
     producer: Arc<DeadLetterProducer>,
@@ -59,8 +59,8 @@ pub(super) async fn write_letter(
     (id, written.unwrap_or_else(lost))
 }
 
-/// Writes the letter. One that the broker refuses for its size is written without its value: it would block the lane for
-/// ever, and topic, partition and offset in its headers say where the original is.
+/// Writes the letter. Writes one that the broker refuses for its size without its value, because it would block the lane
+/// forever. Its headers contain topic, partition and offset of the original.
 async fn write(producer: &DeadLetterProducer, record: DeadLetterRecord) -> Result<(), kafka::Error> {
     let bytes = record.value.len();
     let mut without_value = DeadLetterRecord { value: Vec::new(), ..record.clone() };

@@ -1,11 +1,11 @@
-//! Keeps a provider's echo of the token out of dead letters: gateways repeat what they refuse.
+//! Keeps a provider's echo of the token out of dead letters, because gateways repeat what they refuse.
 
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::kafka::settings::MASK;
 use crate::verdict::{Answer, Rejection, Verdict};
 
-/// Masks the token wherever the answer repeats a word of the reply: an error's code in a message, or a field.
+/// Masks the token wherever the answer repeats a part of the reply: an error's code in a message, or a field.
 pub(super) fn without_token(mut answer: Answer, token: &SecretString) -> Answer {
     let token = token.expose_secret();
     match &mut answer {

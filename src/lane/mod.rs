@@ -1,4 +1,4 @@
-//! One destination's loop: waits for one thing, tells the engine, then does what the engine says.
+//! The loop of one destination, which waits for one thing, reports it to the engine, and then does what the engine says.
 
 mod advice;
 mod contact;
@@ -34,17 +34,18 @@ use crate::sender::token::TokenSource;
 use crate::sender::{self, Sender, SenderSettings};
 use crate::verdict::{EncodedRow, Rejection};
 
-/// Batches of records between the consumer thread and the loop: a few milliseconds of work, so that records are ready when
-/// the loop is, and a revoke never waits behind many.
+/// The batches of records between the consumer thread and the loop. They hold a few milliseconds of work. So records are ready
+/// when the loop is, and a revoke never waits behind many batches.
 const RECORD_BATCHES: usize = 4;
 
-/// How long the consumer may take to leave the group; measured 20 to 120 ms, with known hangs that nobody should wait for.
+/// The time limit for the consumer to leave the group. It takes 20 to 120 ms (measured), and has known hangs that the lane
+/// should not wait for.
 const CLOSE: Duration = Duration::from_secs(6);
 
-/// The loop turns at least this often, so that `/livez` can tell a stuck loop from an idle one.
+/// The longest time between two turns of the loop, by which `/livez` can tell a stuck loop from an idle one.
 const TURN: Duration = Duration::from_secs(5);
 
-/// Why a lane cannot start. Once it runs, nothing ends it: what fails is tried again.
+/// The reason why a lane cannot start. Once it runs, nothing ends it, because it tries again what fails.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("destination {destination}: {source}")]
@@ -55,7 +56,7 @@ pub enum Error {
     Sender { destination: String, source: sender::Error },
 }
 
-/// A destination at work.
+/// All that serves one destination.
 pub struct Lane {
     id: String,
     topics: Arc<[String]>,
@@ -66,22 +67,22 @@ pub struct Lane {
     sender: Arc<Sender>,
     token: TokenSource,
     consumer: Consumer,
-    /// For another consumer in place of one that was fenced or refused.
+    /// The settings for another consumer in place of one that was fenced or refused.
     consumer_settings: ConsumerSettings,
     source: mpsc::Receiver<SourceEvent>,
     session_timeout: Duration,
-    /// When to join the group again, after having been fenced or refused.
+    /// The time to join the group again, after the consumer was fenced or refused.
     rejoin_at: Option<Instant>,
     contact: contact::Contact,
     password: Option<password::PasswordFile>,
     /// The commit that the consumer has not answered yet.
     committing: Option<CommitId>,
     producer: Arc<DeadLetterProducer>,
-    /// When the producer was last looked after.
+    /// The last time the loop visited the producer.
     producer_visited: Option<Instant>,
     requests: JoinSet<Done>,
     letters: JoinSet<(DeadLetterId, Result<(), kafka::Error>)>,
-    /// Partitions that the group waits for, and how to tell it that they are free.
+    /// The partitions that the group waits for, and the channel that reports them as free.
     revokes: Vec<(BTreeSet<PartitionId>, oneshot::Sender<()>)>,
     metrics: LaneMetrics,
     reporter: Reporter,
@@ -90,10 +91,11 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// Joins the group and starts reading; nothing is sent before `run`.
+    /// Joins the group and starts reading. The lane sends nothing before `run`.
     ///
     /// # Errors
-    /// A token that cannot be read, or properties that librdkafka refuses.
+    /// Returns an error if a secret or TLS file cannot be read, no HTTP client can be made, or librdkafka refuses the
+    /// properties.
     pub fn start(
         config: &Config,
         id: &str,
@@ -158,7 +160,7 @@ impl Lane {
         })
     }
 
-    /// Works until `shutdown` turns true, then finishes what is in flight within `shutdown.drain`, commits and leaves the
+    /// Works until `shutdown` turns true. Then finishes what is in flight within `shutdown.drain`, commits and leaves the
     /// group.
     pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
         let mut drain_until: Option<Instant> = None;
@@ -166,8 +168,8 @@ impl Lane {
         loop {
             self.perform();
             if std::mem::take(&mut has_read) {
-                // A backlog is always ready: a lane would keep its thread for 128 batches (tokio's budget of a task), and on one
-                // core probes, scrapes and replies would wait for seconds.
+                // A backlog is always ready. Without this, a lane would keep its thread for 128 batches (tokio's budget of a
+                // task). On one core, probes, scrapes and replies would then wait for seconds.
                 tokio::task::yield_now().await;
             }
             let now = Instant::now();
@@ -175,7 +177,7 @@ impl Lane {
             if drain_until.is_some() && (self.engine.is_drained() || is_over) {
                 if !self.engine.is_drained() {
                     let (requests, dead_letters) = (self.requests.len(), self.letters.len());
-                    // With neither it is the last commit that the broker has not answered.
+                    // If both are 0, the broker has not answered the last commit.
                     tracing::warn!(destination = %self.id, requests, dead_letters, "shutdown.drain is over before what was under way has been answered and committed; it will be sent again");
                 }
                 return self.leave().await;
@@ -194,11 +196,11 @@ impl Lane {
                         self.on_source(event);
                         has_read = true;
                     }
-                    // The channel of a consumer that leaves can close while this waits for it.
+                    // The channel of a consumer that leaves can close while the loop waits for it.
                     None if self.rejoin_at.is_some() => {}
                     None => self.on_refused("the consumer thread has ended; this is a bug".to_owned(), now),
                 },
-                // Nobody aborts these tasks, and the work that may panic is in tasks of their own.
+                // No code aborts these tasks, and the work that may panic is in tasks of its own.
                 Some(Ok(done)) = self.requests.join_next() => self.on_reply(done),
                 Some(Ok((letter, result))) = self.letters.join_next() => self.on_written(letter, result),
                 ask = self.reporter.asked() => {
@@ -218,7 +220,7 @@ impl Lane {
     fn on_source(&mut self, event: SourceEvent) {
         let now = now();
         if self.rejoin_at.is_some() {
-            // The last words of a consumer that owns nothing any more.
+            // These are the last messages of a consumer that owns nothing now.
             if let SourceEvent::Revoking { done, .. } = event {
                 let _ = done.send(());
             }
@@ -237,13 +239,14 @@ impl Lane {
                     .map(|gained| Gained {
                         partition: gained.partition,
                         start: gained.start,
-                        // What may have left before the log was known to be another one is as good as fenced.
+                        // The lane may have sent rows up to there before the log was known to be another one, so they count as
+                        // fenced.
                         fence: match gained.reread_to {
                             Some(read) => Some(Fence::own(read, now.wall_ms)),
                             None => gained.metadata.as_deref().and_then(Fence::parse),
                         },
                         settled: gained.metadata.as_deref().map_or_else(SettledList::default, SettledList::parse),
-                        // Metadata without a fence only says which log it is: nothing has been sent under it.
+                        // Metadata without a fence only says which log it is, and nothing has been sent under it.
                         added: Fence::unheard(
                             gained.others.iter().filter_map(|metadata| Fence::parse(metadata)),
                             total_partitions,
@@ -348,7 +351,7 @@ impl Lane {
         self.watch_commit(now);
         self.note_state();
         if self.engine.state(Instant::now()) == LaneState::AccountFault {
-            // A rotated token file is noticed within one turn of the loop, not at the next probe minutes later.
+            // This notices a rotated token file within one turn of the loop, not at the next probe minutes later.
             self.current_token();
         }
     }
@@ -360,7 +363,7 @@ impl Lane {
             });
         }
         for (_, done) in self.revokes.extract_if(.., |(waiting, _)| waiting.is_empty()) {
-            // The thread may have reached its deadline.
+            // The thread may have reached its deadline and no longer wait.
             let _ = done.send(());
         }
     }
@@ -381,12 +384,12 @@ impl Lane {
         }
     }
 
-    /// Closes the consumer; what it still says meanwhile is of no use any more.
+    /// Closes the consumer. Answers its revokes meanwhile, and ignores its other messages.
     async fn leave(self) {
         let Lane { id, consumer, mut source, .. } = self;
         let mut closed = tokio::task::spawn_blocking(move || consumer.join(CLOSE));
         let mut is_open = true;
-        // Not until the channel closes: amid an outage the thread can be in a commit for a minute.
+        // The lane does not wait until the channel closes. During an outage the thread can be in a commit for a minute.
         let ended = loop {
             tokio::select! {
                 event = source.recv(), if is_open => match event {
@@ -408,7 +411,7 @@ impl Lane {
     }
 }
 
-/// Renders one row for the provider.
+/// Lets the provider render one row.
 fn encode(provider: &dyn Provider, topics: &[String], outgoing: &Outgoing<'_>) -> Result<EncodedRow, Rejection> {
     let row = Row {
         profile: outgoing.profile,

@@ -1,25 +1,25 @@
-//! Kafka's password from its file, given to the lane's clients when it changes.
+//! Reads Kafka's password from its file, and gives it to the lane's clients when it changes.
 
 use super::Lane;
 use crate::kafka::settings::{KafkaSettings, PASSWORD, USERNAME};
 use crate::kafka::{Command, Credentials};
 
-/// The file to look at.
+/// The file to read the password from.
 pub(super) struct PasswordFile {
     settings: KafkaSettings,
-    /// What is wrong with it since the last good read; told once.
+    /// The problem with the file since the last good read, which the lane logs once.
     complaint: Option<String>,
 }
 
 impl PasswordFile {
-    /// `None` where no file is named.
+    /// Returns `None` if the settings name no file.
     pub fn new(settings: &KafkaSettings) -> Option<PasswordFile> {
         settings.password_file.as_ref().map(|_| PasswordFile { settings: settings.clone(), complaint: None })
     }
 }
 
 impl Lane {
-    /// Reads the file again. Connections that stand stay; the next ones log in with what it holds.
+    /// Reads the file again. Open connections stay, and the next ones log in with the file's password.
     pub(super) fn look_at_password(&mut self) {
         let Some(file) = &mut self.password else { return };
         let properties = match file.settings.client_properties() {

@@ -1,11 +1,11 @@
-//! What configuration and provider together demand of a lane's engine.
+//! Makes the policy of a lane's engine from the configuration and the provider.
 
 use crate::config::{Config, Destination};
 use crate::engine::{BatchPolicy, GuardPolicy, Policy, RetryPolicy};
 use crate::providers::Provider;
 use crate::units::RowsPerMinute;
 
-/// The engine's settings for the destination of this id.
+/// Returns the engine's policy for the destination of this id.
 pub(super) fn policy(config: &Config, id: &str, destination: &Destination, provider: &dyn Provider) -> Policy {
     let shape = provider.shape();
     let settings = &destination.settings;
@@ -17,10 +17,10 @@ pub(super) fn policy(config: &Config, id: &str, destination: &Destination, provi
     let guard = &settings.dead_letter.guard;
     Policy {
         rules: config.events.rules(),
-        // Two destinations of one type can only be told apart by their ids.
+        // Only their ids distinguish two destinations of one type.
         names: provider.integration_names().iter().copied().chain([id]).map(str::to_owned).collect(),
         rows_per_minute,
-        // Whoever lifts the limit means all of it.
+        // An operator who lifts the limit means all of it.
         calls_per_minute: rows_per_minute.and(shape.calls_per_minute),
         batch: BatchPolicy {
             max_rows: settings.batch.max_rows(&shape, limit) as usize,
@@ -41,7 +41,7 @@ pub(super) fn policy(config: &Config, id: &str, destination: &Destination, provi
         guard: GuardPolicy {
             ratio: guard.ratio,
             window: guard.window as usize,
-            // A trickle is never wider than the limit.
+            // The guard's trickle is never wider than the limit.
             rows_per_minute: guard.rows_per_minute.min(rows_per_minute.unwrap_or(u32::MAX)),
         },
         message_id_window: config.events.message_id_window,
@@ -51,7 +51,7 @@ pub(super) fn policy(config: &Config, id: &str, destination: &Destination, provi
     }
 }
 
-/// Differs between processes and lanes; the standard library's hasher is seeded by the operating system.
+/// Returns a seed that differs between processes and lanes, because the operating system seeds the standard library's hasher.
 fn seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(std::process::id())

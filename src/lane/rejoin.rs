@@ -1,4 +1,4 @@
-//! A lane whose consumer was fenced, refused or lost joins its group again with another one.
+//! Joins the group again with another consumer, after the lane's consumer was fenced, refused or lost.
 
 use std::time::Instant;
 
@@ -10,10 +10,10 @@ use crate::kafka::consumer::Consumer;
 use crate::record::PartitionId;
 
 impl Lane {
-    /// The consumer was fenced and what it owned is lost: notes when to join again.
+    /// Notes when to join again after the consumer was fenced and lost what it owned.
     ///
-    /// A session later: if there is another member of this name, the two do not drive each other out more often than that, and
-    /// if there is none, the coordinator has forgotten what it took for one.
+    /// Waits one session timeout. If a second member uses the same `group.instance.id`, the two replace each other at most once
+    /// per session. If there is none, the coordinator has dropped the stale entry by then.
     pub(super) fn on_fenced(&mut self, text: &str, now: Instant) {
         let wait = self.session_timeout;
         tracing::error!(destination = %self.id, "{text}; joining again in {} s. If it happens again, give each replica a group.instance.id of its own", wait.as_secs());
@@ -21,10 +21,10 @@ impl Lane {
         self.await_rejoin(now + wait);
     }
 
-    /// The consumer is gone, or about to be: what it owned is lost, and another joins then.
+    /// Notes when another consumer joins, because this one is gone or about to be. The lane loses all partitions that it owned.
     pub(super) fn await_rejoin(&mut self, at: Instant) {
         self.reporter.update(|status| status.joined = false);
-        // A thread that ended without a word has not told.
+        // A thread that ended without a message has not reported their loss.
         let left: Vec<PartitionId> = self.engine.snapshot(now()).committed.into_keys().collect();
         if !left.is_empty() {
             self.engine.lost(&left, Instant::now());
@@ -33,14 +33,14 @@ impl Lane {
         self.rejoin_at = Some(at);
     }
 
-    /// Whether the consumer has said its last word and there is no other yet.
+    /// Returns true if the consumer has sent its last message and there is no other consumer yet.
     pub(super) fn has_left(&self) -> bool {
         self.rejoin_at.is_some() && self.source.is_closed() && self.source.is_empty()
     }
 
     pub(super) fn rejoin(&mut self) {
         self.rejoin_at = None;
-        // What the thread had no time to answer: it owned nothing any more, so nothing was committed.
+        // The thread had no time to answer this commit. It owned nothing by then, so it committed nothing.
         if let Some(id) = self.committing.take() {
             self.engine.on_commit(id, CommitOutcome::Failed, Instant::now());
         }

@@ -1,4 +1,4 @@
-//! What a lane shows: its metrics and status when a scrape asks, its state in the log when it changes.
+//! Shows a lane: its metrics and status when a scrape asks, and its state in the log when it changes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,12 +16,12 @@ use crate::record::{PartitionId, Position};
 use crate::sender::Failure;
 use crate::verdict::{Answer, Outage, Verdict};
 
-/// What the lane keeps only to show it.
+/// The values that the lane keeps only to show them.
 #[derive(Default)]
 pub(super) struct Report {
-    /// Where each log ends, and when that was learned, milliseconds since 1970.
+    /// The end of each log, and the time at which the lane learned it, in milliseconds since 1970.
     log_ends: BTreeMap<PartitionId, (LogEnd, i64)>,
-    /// Partitions that bring nothing though they should.
+    /// The number of partitions that deliver nothing though they should.
     pub stalled: usize,
     last_error: Option<(Place, LastError)>,
     complaint: Option<Complaint>,
@@ -31,7 +31,7 @@ pub(super) struct Report {
     logged_at_ms: i64,
 }
 
-/// Where an error comes from: a success of the same place shows that it is over.
+/// The place that an error comes from. A success of the same place shows that the error is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     Provider,
@@ -40,17 +40,17 @@ pub(super) enum Place {
 }
 
 impl Report {
-    /// Something went wrong with Kafka; `what` holds no personal data.
+    /// Notes an error of Kafka. `what` holds no personal data.
     pub fn failed(&mut self, what: String) {
         self.failed_at(Place::Kafka, what);
     }
 
-    /// Something went wrong; `what` holds no personal data.
+    /// Notes an error of this place. `what` holds no personal data.
     pub fn failed_at(&mut self, place: Place, what: String) {
         self.last_error = Some((place, LastError { at_ms: wall_ms(), what, over_at_ms: None }));
     }
 
-    /// Something went well: an error of the same place is over.
+    /// Notes a success, so that an error of the same place is over.
     pub fn went_well(&mut self, at: Place) {
         if let Some((_, error)) =
             self.last_error.as_mut().filter(|(place, error)| *place == at && error.over_at_ms.is_none())
@@ -59,7 +59,7 @@ impl Report {
         }
     }
 
-    /// Takes note of an answer of the provider.
+    /// Notes an answer of the provider.
     pub fn on_answer(&mut self, answer: &Answer, reply: &Result<Reply, Failure>) {
         if let Some(complaint) = Complaint::of(answer) {
             self.complaint = Some(complaint);
@@ -79,27 +79,27 @@ impl Report {
         self.log_ends.extend(ends.iter().map(|end| (end.partition, (*end, now))));
     }
 
-    /// The ends that were known of these partitions are those of an earlier ownership.
+    /// Forgets the known ends of gained partitions, which are those of an earlier ownership.
     pub fn forget_ends(&mut self, gained: impl IntoIterator<Item = PartitionId>) {
         for id in gained {
             self.log_ends.remove(&id);
         }
     }
 
-    /// The error that explains the present trouble.
+    /// Returns the error that explains the present trouble.
     fn why(&self) -> Option<&str> {
         let error = self.last_error.as_ref().map(|(_, error)| error);
         error.filter(|error| error.over_at_ms.is_none()).map(|error| error.what.as_str())
     }
 }
 
-/// What lies in the log beyond what is committed and beyond what is read.
+/// The records in the logs beyond what is committed and beyond what is read.
 struct Ahead {
     lags: Vec<(PartitionId, u64)>,
-    /// `None` while the end of an owned partition is unknown, or no partition is owned.
+    /// The sum over all owned partitions. `None` while the end of one is unknown, or the lane owns no partition.
     lag: Option<u64>,
     unread: u64,
-    /// When the oldest of the ends was learned.
+    /// The time at which the lane learned the oldest of the ends.
     as_of_ms: Option<i64>,
 }
 
@@ -120,22 +120,22 @@ impl Ahead {
     }
 }
 
-/// How long it takes at least until all that is in the log is delivered.
+/// The least time until all that is in the log is delivered.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Drain {
-    /// Nothing gets through, or there is no limit to reckon with.
+    /// No row gets through, or there is no limit to compute with.
     Never,
-    /// How much lies in the log is not known.
+    /// The number of records in the log is not known.
     Unknown,
-    /// `is_bound`: records that are not read yet are part of it.
+    /// The time in seconds. `is_bound` is true if records that are not read yet are part of it.
     Takes { seconds: f64, is_bound: bool },
 }
 
 impl Drain {
-    /// Unread records count as rows in the proportion in which events became rows so far.
+    /// Computes the time. Unread records count as rows in the proportion in which events became rows so far.
     fn of(snapshot: &Snapshot, ahead: &Ahead) -> Drain {
         let pending = match snapshot.drain_eta() {
-            // Without Kafka nothing gets through for long.
+            // Without Kafka, no row gets through for long.
             _ if matches!(snapshot.state, LaneState::KafkaDown | LaneState::KafkaRefused) => return Drain::Never,
             Some(pending) => pending,
             None if snapshot.partitions == 0 => return Drain::Unknown,
@@ -157,7 +157,7 @@ impl Drain {
 }
 
 impl Lane {
-    /// Notes and logs a change of state, with what to do about it.
+    /// Notes and logs a change of state, with the remedy.
     pub(super) fn note_state(&mut self) {
         let now = now();
         let state = self.contact.state(self.engine.state(now.at));
@@ -197,7 +197,7 @@ impl Lane {
                 tracing::info!(%destination, from, to, lasted_seconds = lasted.as_secs(), "lane state");
             }
             Level::INFO => tracing::info!(%destination, from, to, "lane state"),
-            // The way out of a state that was told at that level.
+            // The lane leaves a state that was logged at that level.
             _ if before.is_none_or(|before| advice::level(before) <= Level::INFO) => {
                 tracing::info!(%destination, from, to, "lane state");
             }
@@ -205,7 +205,7 @@ impl Lane {
         }
     }
 
-    /// Writes all metrics and the status, of one moment.
+    /// Writes all metrics and the status, all of one moment.
     pub(super) fn write_report(&mut self) {
         let now = now();
         let mut snapshot = self.engine.snapshot(now);
@@ -313,7 +313,7 @@ impl Lane {
     }
 }
 
-/// The label of `requests_total`.
+/// Returns the label of `requests_total`.
 pub(super) fn request_outcome(answer: &Answer) -> &'static str {
     match answer {
         Answer::Pending { .. } => "ok",
@@ -336,12 +336,13 @@ pub(super) fn request_outcome(answer: &Answer) -> &'static str {
     }
 }
 
-/// What `/status` says about an answer that is no success, in words of this worker: never a body or a part of one.
+/// Returns the text that `/status` shows about an answer that is no success. The text is the worker's own, and never a body or
+/// a part of one.
 pub(super) fn failure_text(answer: &Answer, reply: &Result<Reply, Failure>) -> Option<String> {
     let status =
         || reply.as_ref().map_or_else(|_| String::new(), |reply| format!(" (status {})", reply.status.as_u16()));
     match (answer, reply) {
-        // Nothing has failed: the request goes out again.
+        // Nothing has failed, because the engine sends the request again.
         (Answer::All(Verdict::Untouched), _) => None,
         (_, Err(failure)) => Some(format!("{}: {}", failure.outage.label(), failure.text)),
         (Answer::All(Verdict::AccountFault(fault)), _) => Some(format!("account fault: {}{}", fault.label(), status())),
@@ -350,9 +351,9 @@ pub(super) fn failure_text(answer: &Answer, reply: &Result<Reply, Failure>) -> O
             Some(format!("a reply that the API does not promise{}", status()))
         }
         (Answer::All(Verdict::Unavailable(outage)), _) => Some(format!("unavailable: {}{}", outage.label(), status())),
-        // The words are ours, and the numbers the job's.
+        // The text is the worker's own, and its numbers are the job's.
         (Answer::All(Verdict::JobFailed(rejection)), _) => Some(format!("refused: {}{}", rejection.message, status())),
-        // Not the vendor's code, which may be anything: the dead letter has it.
+        // The text omits the vendor's code, which may be anything. The dead letter has the code.
         (
             Answer::All(Verdict::Rejected(rejection) | Verdict::Suspect(rejection) | Verdict::KeyReused(rejection)),
             _,
@@ -383,7 +384,7 @@ mod tests {
         *START.get_or_init(start)
     }
 
-    /// An engine that owns one partition and has read these payloads, one second old.
+    /// Returns an engine that owns one partition and has read these payloads at second 0.
     fn read(payloads: &[&str]) -> Engine {
         let mut engine = Engine::new(policy(), at(0).at);
         let gained =
@@ -417,7 +418,7 @@ mod tests {
 
     #[test]
     fn what_the_log_holds_beyond_the_buffer_is_part_of_the_time_to_drain_as_rows_merged_so_far() {
-        // Four events of two users: half a row an event.
+        // Four events of two users make half a row per event.
         let event = |user: &str| format!(r#"{{"userId":"{user}","traits":{{"a":1}}}}"#);
         let (ann, ben) = (event("ann"), event("ben"));
         let mut engine = read(&[&ann, &ben, &ann, &ben]);

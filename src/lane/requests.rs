@@ -1,4 +1,4 @@
-//! A lane's requests: sent with the token of the moment, answered to the engine.
+//! Sends a lane's requests with the present token, and hands the answers to the engine.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,19 +9,20 @@ use crate::providers::{Asked, Reply};
 use crate::sender::Failure;
 use crate::verdict::{Answer, EncodedRow, JobId, Outage, Verdict};
 
-/// What came of one HTTP request.
+/// The result of one HTTP request.
 pub(super) struct Done {
     batch: BatchId,
-    /// The job asked about and the polls before this one; `None` for a send.
+    /// The job that the lane asked about, and the polls before this one. `None` for a send.
     job: Option<(JobId, u32)>,
     rows: usize,
     took: Duration,
-    /// What the request was sent with; the file may have brought another one since.
+    /// The token that the request was sent with. The file may have brought another one since.
     token: secrecy::SecretString,
     reply: Result<Reply, Failure>,
 }
 
-/// Does it in a task of its own: a panic in it is an answer that never came, and ends nothing else.
+/// Runs the request in a task of its own. If the task panics, the request counts as one without an answer, and nothing else
+/// ends.
 async fn answered(request: impl Future<Output = Result<Reply, Failure>> + Send + 'static) -> Result<Reply, Failure> {
     let lost = |_| {
         tracing::error!("a request's task panicked; this is a bug, the lane goes on");
@@ -42,7 +43,7 @@ impl Lane {
         let token = self.current_token();
         match self.provider.poll(&job, &token) {
             Some(request) => self.spawn(batch, Some((job, polls)), rows, request, token),
-            // A provider without jobs never answers that one was submitted.
+            // A provider without jobs never answers that it submitted one.
             None => tracing::error!(destination = %self.id, "a job at a provider without jobs"),
         }
     }
@@ -82,7 +83,7 @@ impl Lane {
         };
         let answer = match &done.reply {
             Ok(reply) => mask_token::without_token(self.provider.classify(asked, reply), &done.token),
-            // A question about a job is asked again at its time: nothing of the job is to be sent again.
+            // The engine asks about a job again at its time, because no row of the job may be sent again.
             Err(failure) if failure.untouched && done.job.is_none() => Answer::All(Verdict::Untouched),
             Err(failure) => Answer::All(Verdict::Unavailable(failure.outage)),
         };
