@@ -1,6 +1,6 @@
-//! Undoes the content codings of a reply's body: they come though nobody asked for them.
+//! Undoes the content codings of a reply's body, which servers apply though the sender asks for none.
 //!
-//! reqwest's own decoders have no bound on what comes out of them, so one small reply could fill the memory.
+//! reqwest's own decoders do not limit what comes out of them, so one small reply could fill the memory.
 
 use std::io::{self, Read};
 
@@ -9,16 +9,16 @@ use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use http::{HeaderMap, header};
 use ruzstd::decoding::StreamingDecoder;
 
-/// Most codings of one body, as in curl (`MAX_ENCODE_STACK`): each costs a pass, and no server applies more than two.
+/// The most codings of one body, as in curl (`MAX_ENCODE_STACK`). Each costs a pass, and no server applies more than two.
 const MOST_CODINGS: usize = 5;
 
-/// Most bytes of history that a `zstd` body may ask for (RFC 9659, section 3).
+/// The most bytes of history that a `zstd` body may ask for (RFC 9659, section 3).
 const ZSTD_WINDOW: u64 = 8 * 1024 * 1024;
 
-/// Bytes that the `br` decoder reads at once. A guess.
+/// The number of bytes that the `br` decoder reads at once. A guess.
 const BROTLI_BUFFER: usize = 4096;
 
-/// Why a body cannot be decoded; the text names no part of it.
+/// The reason why a body cannot be decoded. The text names no part of the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Error {
     #[error("decodes to more than the cap")]
@@ -37,13 +37,13 @@ enum Coding {
     Zstd,
 }
 
-/// Undoes the codings that the head names, the last one first (RFC 9110, section 8.4); at most `cap` bytes at each step.
+/// Undoes the codings that the head names, the last one first (RFC 9110, section 8.4). Each step yields at most `cap` bytes.
 ///
-/// A name that is no coding (`none`, `utf-8`) says nothing, as in browsers: what is under it is judged as it is. So is text
-/// that calls itself coded, which proxies leave behind that decode a body and pass on its head.
+/// A name that is no coding (`none`, `utf-8`) means nothing, as in browsers. What is under it is taken as it is. The same goes
+/// for JSON text that calls itself coded. Proxies that decode a body and pass on its head leave such text behind.
 ///
 /// # Errors
-/// A body that is not what its head says, or grows beyond the cap.
+/// Returns an error if the body is not what its head says, has too many codings, or grows beyond the cap.
 pub(super) fn decoded(headers: &HeaderMap, body: Bytes, cap: usize) -> Result<Bytes, Error> {
     let codings = codings(headers);
     if body.is_empty() || codings.is_empty() {
@@ -63,7 +63,8 @@ pub(super) fn decoded(headers: &HeaderMap, body: Bytes, cap: usize) -> Result<By
     Ok(body)
 }
 
-/// The codings in the order in which they were applied; `None` for a name that is none. `identity` is left out.
+/// Returns the codings in the order in which they were applied, with `None` for a name that is no coding. Leaves out
+/// `identity`.
 fn codings(headers: &HeaderMap) -> Vec<Option<Coding>> {
     let lines = headers.get_all(header::CONTENT_ENCODING).iter();
     let names = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
@@ -83,7 +84,7 @@ fn codings(headers: &HeaderMap) -> Vec<Option<Coding>> {
 fn undone(coding: Coding, body: &[u8], cap: usize) -> Result<Vec<u8>, Error> {
     match coding {
         Coding::Gzip => read(MultiGzDecoder::new(body), cap),
-        // "deflate" means zlib's format; servers that send the bare stream are as common (RFC 9110, section 8.4.1.2).
+        // "deflate" means zlib's format, but servers that send the bare stream are as common (RFC 9110, section 8.4.1.2).
         Coding::Deflate => match read(ZlibDecoder::new(body), cap) {
             Err(Error::Damaged) => read(DeflateDecoder::new(body), cap),
             decoded => decoded,
@@ -93,7 +94,7 @@ fn undone(coding: Coding, body: &[u8], cap: usize) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// A `zstd` body is one frame or several.
+/// Decodes a `zstd` body, which is one frame or several.
 fn zstd(mut body: &[u8], cap: usize) -> Result<Vec<u8>, Error> {
     let mut decoded = Vec::new();
     while !body.is_empty() {
@@ -113,7 +114,7 @@ fn read(decoder: impl Read, cap: usize) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// Whether bytes begin as the providers' JSON does, after a mark and blanks.
+/// Returns true if the bytes begin as the vendors' JSON does, after a byte order mark and blanks.
 fn is_json_text(body: &[u8]) -> bool {
     let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).trim_ascii_start();
     matches!(text.first(), Some(b'{' | b'['))
@@ -155,8 +156,9 @@ pub(crate) mod tests {
         compress_to_vec(body, CompressionLevel::Fastest)
     }
 
-    /// An uncompressed meta-block between an empty header and an empty last one (RFC 7932, section 9): window bits 16 (`0`),
-    /// not last (`0`), four nibbles of length (`00`), the length less one, uncompressed (`1`).
+    /// Returns an uncompressed meta-block between an empty header and an empty last meta-block (RFC 7932, section 9). Its bits
+    /// are the window bits 16 (`0`), not last (`0`), four nibbles of length (`00`), the length less one, and uncompressed
+    /// (`1`).
     fn brotli(body: &[u8]) -> Vec<u8> {
         let length = u32::try_from(body.len() - 1).expect("a short body");
         let head = length << 4 | 1 << 20;
@@ -180,10 +182,10 @@ pub(crate) mod tests {
             (vec!["deflate"], raw_deflate(BODY)),
             (vec!["br"], brotli(BODY)),
             (vec!["zstd"], zstd_frame(BODY)),
-            // The last coding that was applied stands last, over lines as within one (RFC 9110, section 5.3).
+            // The coding that was applied last comes last, over lines as within one (RFC 9110, section 5.3).
             (vec!["gzip, br"], brotli(&gzip(BODY))),
             (vec!["br", "identity", " zstd ,gzip"], gzip(&zstd_frame(&brotli(BODY)))),
-            // Files and frames may follow each other (RFC 1952, section 2.2; RFC 8878, section 3).
+            // gzip files and zstd frames may follow each other (RFC 1952, section 2.2; RFC 8878, section 3).
             (vec!["gzip"], [gzip(&BODY[..5]), gzip(&BODY[5..])].concat()),
             (vec!["zstd"], [zstd_frame(&BODY[..5]), zstd_frame(&BODY[5..])].concat()),
         ] {

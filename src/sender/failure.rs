@@ -1,4 +1,4 @@
-//! Why there is no complete reply: reqwest's errors as a closed set of outages.
+//! Explains why a request has no complete reply: reqwest's errors as a closed set of outages.
 
 use std::error::Error as _;
 use std::io;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::connect_timeout;
 use crate::verdict::Outage;
 
-/// Most characters of a failure's text: a guess at what stays readable in a log line.
+/// The most characters of a failure's text. A guess at what stays readable in a log line.
 pub(super) const MAX_TEXT: usize = 200;
 
 /// A request without a complete reply.
@@ -15,16 +15,16 @@ pub(super) const MAX_TEXT: usize = 200;
 pub struct Failure {
     /// One of `Timeout`, `Connect`, `Dns`, `Tls`, `Reset`, `Protocol` and `UnreadableSuccess`.
     pub outage: Outage,
-    /// True where the server has declared, or the connection shows, that nobody has acted on the request.
+    /// True if the server has declared, or the connection shows, that no server has acted on the request.
     pub untouched: bool,
-    /// The status of the reply, where its head came.
+    /// The status of the reply, if its head arrived.
     pub status: Option<u16>,
-    /// What happened, in a few words; holds no URL, header, body or token.
+    /// A short text about the failure. It holds no URL, header, body or token.
     pub text: String,
 }
 
 impl Failure {
-    /// The time was over before the request could be sent.
+    /// Returns the failure of a request that could not be sent before the time was over.
     pub(super) fn late(timeout: Duration) -> Failure {
         let text = format!("not sent within {}: the process stood still", humantime::format_duration(timeout));
         Failure::new(Outage::Timeout, text)
@@ -34,7 +34,7 @@ impl Failure {
         Failure { outage, untouched: false, status: None, text }
     }
 
-    /// The same for a reply whose head has come, so that somebody has acted on the request.
+    /// Returns the failure for a reply whose head has arrived, so that a server has acted on the request.
     pub(super) fn in_body(self, status: http::StatusCode) -> Failure {
         let text = format!("body of a reply with status {}: {}", status.as_u16(), self.text);
         Failure { untouched: false, status: Some(status.as_u16()), text, ..self }
@@ -54,9 +54,10 @@ impl Failure {
     }
 }
 
-/// Whether the request is one that nobody has acted on (RFC 9113, section 8.7): a stream above the last one that a GOAWAY
-/// names, whatever its reason (h2 gives its error to no other), or a refused one. Or hyper has the request back, because its
-/// connection ended before a byte of it was written; on a connection that was kept hyper has then tried another one itself.
+/// Returns true if no server has acted on the request (RFC 9113, section 8.7). That is the case for a refused stream, and for a
+/// stream above the last one that a GOAWAY names, whatever its reason. h2 gives the GOAWAY's error to no other stream. It is
+/// also the case if hyper has the request back, because the connection ended before a byte of it was written. If that
+/// connection was a kept one, hyper has already tried another one itself.
 fn is_untouched(error: &reqwest::Error) -> bool {
     chain(error).any(|cause| {
         let given_back = cause.to_string() == "client error (Canceled)";
@@ -67,15 +68,16 @@ fn is_untouched(error: &reqwest::Error) -> bool {
     })
 }
 
-/// The one place that reads reqwest's errors. Some are told apart by their text alone, because their types belong to
-/// crates that reqwest does not show; the tests hold the texts to what servers really cause.
+/// Returns the outage of an error. This is the one place that reads reqwest's errors. Only their texts distinguish some of
+/// them, because their types belong to crates that reqwest does not show. The tests compare the texts with what servers really
+/// cause.
 fn classify(error: &reqwest::Error) -> Outage {
     let io = chain(error).find_map(|cause| cause.downcast_ref::<io::Error>()).map(innermost);
     if error.is_connect() {
         if error.is_dns() {
             return Outage::Dns;
         }
-        // rustls reports what it refuses as invalid data, and a peer that hangs up during the handshake as an early end.
+        // rustls reports what it refuses as invalid data, and a peer that closes during the handshake as an early end.
         return match io.map(io::Error::kind) {
             Some(io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => Outage::Tls,
             _ => Outage::Connect,
@@ -94,8 +96,9 @@ fn classify(error: &reqwest::Error) -> Outage {
     Outage::Protocol
 }
 
-/// hyper: an end in the middle of a message, a connection that ended with the request in its queue. h2: the peer gave up
-/// the stream or the connection (RST_STREAM, GOAWAY).
+/// Returns true if the text says that a connection or a stream closed. hyper reports an end in the middle of a message, or a
+/// connection that ended with the request in its queue. h2 reports that the peer gave up the stream or the connection
+/// (RST_STREAM, GOAWAY).
 fn says_closed(text: &str) -> bool {
     text.starts_with("connection closed before message completed")
         || text.starts_with("operation was canceled")
@@ -105,12 +108,12 @@ fn says_closed(text: &str) -> bool {
         || text.starts_with("end of file before message length reached")
 }
 
-/// The causes of an error, without the error itself.
+/// Returns the causes of an error, without the error itself.
 fn chain(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
     std::iter::successors(error.source(), |&cause| cause.source())
 }
 
-/// An IO error may wrap another one without giving it as its source (hyper-rustls does so).
+/// Returns the innermost IO error. An IO error may wrap another one without giving it as its source (hyper-rustls does so).
 fn innermost(mut error: &io::Error) -> &io::Error {
     while let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<io::Error>()) {
         error = inner;
@@ -118,12 +121,12 @@ fn innermost(mut error: &io::Error) -> &io::Error {
     error
 }
 
-/// The causes in a few words, each once; none of reqwest's own errors, since their texts may name the URL.
+/// Describes the causes in a short text, each once. Leaves out reqwest's own errors, because their texts may name the URL.
 pub(super) fn describe(error: &reqwest::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in chain(error).filter(|cause| !cause.is::<reqwest::Error>()) {
         let mut part = cause.to_string();
-        // h2 adds the peer's own words to its GOAWAY.
+        // h2 adds the peer's own text to its GOAWAY.
         if let Some(quoted) = part.find(" (b\"") {
             part.truncate(quoted);
         }

@@ -1,4 +1,4 @@
-//! Performs one HTTP request to a provider and says what came of it; decides and repeats nothing.
+//! Performs one HTTP request to a vendor and returns the result, without deciding or repeating anything.
 
 mod coding;
 mod failure;
@@ -20,61 +20,62 @@ use crate::verdict::Outage;
 pub use failure::Failure;
 use tls::Tls;
 
-/// What providers see in their logs.
+/// The user agent that vendors see in their logs.
 const USER_AGENT: &str = concat!("sluicegate/", env!("CARGO_PKG_VERSION"));
 
-/// Idle connections are given up before the other side does: 5 s is the shortest limit in common use (Node.js
-/// `server.keepAliveTimeout`; load balancers wait 60 s and more). A request on a connection that is being closed has an
-/// unknown outcome.
+/// The time after which the sender gives up an idle connection, before the server does. The shortest limit in common use is 5 s
+/// (Node.js `server.keepAliveTimeout`). Load balancers wait 60 s and more. A request on a connection that the server is closing
+/// has an unknown outcome.
 const IDLE_CONNECTION: Duration = Duration::from_secs(4);
 
-/// Longest wait for a connection including TLS. A guess: three lost SYN packets (1, 3 and 7 s) and some room.
+/// The longest wait for a connection including TLS. A guess: three lost SYN packets (1, 3 and 7 s) and some room.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// Most bytes of a reply's body. The longest known reply, an error for each of VibeFollow's 1,000 rows, stays below it.
+/// The most bytes of a reply's body. The longest known reply, an error for each of VibeFollow's 1,000 rows, is shorter.
 const MAX_BODY: usize = 1024 * 1024;
 
-/// Most lines of a reply's head. A guess: 64 KiB of lines with 16 bytes each, which no proxy adds up to; hyper's own 100 is
-/// less than some do. The bytes of a head stay bounded by hyper's buffer of 408 KiB.
+/// The most lines of a reply's head. A guess: 64 KiB of lines with 16 bytes each, which no proxy adds up to. Some proxies
+/// exceed hyper's own limit of 100. hyper's buffer of 408 KiB still limits the bytes of a head.
 const MAX_HEADERS: usize = 4096;
 
-/// Most bytes of a head over HTTP/2, where each line counts 32 bytes more (RFC 9113, section 6.5.2). As much as a body.
+/// The most bytes of a head over HTTP/2, where each line counts 32 bytes more (RFC 9113, section 6.5.2). It is as much as a
+/// body may have.
 const MAX_HEADER_LIST: u32 = 1024 * 1024;
 
-/// How often in a row a request that follows an untouched one may be untouched as well. A guess: a server that replaces its
-/// connections gives requests back once, and one that gives back each of them is not there.
+/// The number of untouched requests in a row after which the next one counts as an outage. A guess: a server that replaces its
+/// connections gives requests back once, and a server that gives back each of them is not there.
 const UNTOUCHED_IN_A_ROW: u32 = 3;
 
-/// What a destination's settings say about its requests.
+/// The settings of a destination for its requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SenderSettings {
-    /// From the start of a request to the last byte of its reply; above zero. Connecting may take half of it, so that
-    /// "cannot connect" is told apart from "does not answer", and at most 10 s.
+    /// The time from the start of a request to the last byte of its reply, above zero. Connecting may take half of it, and at
+    /// most 10 s, so that "cannot connect" differs from "does not answer".
     pub timeout: Duration,
 }
 
-/// Sends requests of one destination; keeps connections open between them. Clones share the connections.
+/// A client that sends the requests of one destination and keeps connections open between them. Clones share the connections.
 ///
-/// Proxies are taken from `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` (upper or lower case), as operators
-/// expect. Loopback addresses are always reached directly, as in Go's `http.ProxyFromEnvironment`: a sidecar or a test
-/// server is not where a proxy could find it.
+/// It takes proxies from `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` (upper or lower case), as operators expect. It
+/// always reaches loopback addresses directly, as Go's `http.ProxyFromEnvironment` does. A proxy could not find a sidecar or a
+/// test server there.
 #[derive(Clone, Debug)]
 pub struct Sender {
     proxied: Client,
     direct: Client,
     timeout: Duration,
-    /// The address that was asked for last, and the same parsed: most requests of a destination go to one, and parsing it
-    /// each time took 4% of the CPU of rows that are sent one by one (measured by `benches/delivery`).
+    /// The last address that a request asked for, and the same parsed. Most requests of a destination go to one address. To
+    /// parse it each time took 4% of the CPU of rows that are sent one by one (measured by `benches/delivery`).
     parsed: Arc<Mutex<Option<(http::Uri, Url)>>>,
-    /// How many untouched requests have followed one another since the last reply.
+    /// The number of untouched requests in a row since the last reply.
     untouched: Arc<AtomicU32>,
 }
 
 impl Sender {
-    /// Servers are verified against the system's authorities and those of `tls`; nothing turns that off.
+    /// Makes a sender. It verifies servers against the system's authorities and those of `tls`, and nothing turns that off.
     ///
     /// # Errors
-    /// TLS cannot be set up, most likely because the system has no root certificates.
+    /// Returns an error if TLS cannot be set up, most likely because the system has no root certificates.
     pub fn new(settings: SenderSettings, tls: &Tls) -> Result<Sender, Error> {
         let client = |builder: ClientBuilder| builder.build().map_err(|error| Error::Client(failure::describe(&error)));
         Ok(Sender {
@@ -86,17 +87,17 @@ impl Sender {
         })
     }
 
-    /// Sends `request` once and reads the reply whole. Redirects are returned, not followed: they would take the token
-    /// elsewhere. The server may have acted on the request whatever this returns, unless the failure says `untouched`.
+    /// Sends `request` once and reads the whole reply. Returns redirects without following them, because they would take the
+    /// token elsewhere. The server may have acted on the request whatever this returns, unless the failure says `untouched`.
     ///
-    /// A body that cannot be read, because it is too long or not in the coding that its head names, is empty in the reply: the
-    /// status and the head say enough. Only a success is not believed without its body.
+    /// A body cannot be read if it is too long, or not in the coding that its head names. It is then empty in the reply,
+    /// because the status and the head say enough. Only a success is not believed without its body.
     ///
-    /// The timeout counts from `decided`. A process that was stopped (SIGSTOP, a paused virtual machine) between the decision
-    /// and the sending sends nothing: another owner may be at work by then.
+    /// The timeout counts from `decided`. A process may have been stopped (SIGSTOP, a paused virtual machine) between the
+    /// decision and the sending. It then sends nothing, because another owner may be at work by then.
     ///
     /// # Errors
-    /// No complete reply came within the timeout, or the body of a success cannot be read.
+    /// Returns a failure if no complete reply comes within the timeout, or the body of a success cannot be read.
     pub async fn send(&self, request: http::Request<Bytes>, decided: Instant) -> Result<Reply, Failure> {
         let Some(left) = self.timeout.checked_sub(decided.elapsed()) else { return Err(Failure::late(self.timeout)) };
         let client = if request.uri().host().is_some_and(is_loopback) { &self.direct } else { &self.proxied };
@@ -122,8 +123,9 @@ impl Sender {
         Ok(Reply { status, headers, body, received_at })
     }
 
-    /// An untouched request is sent again at once, so a server that gives back whatever it gets is an outage in the end. Those
-    /// that were under way together count once: one closing connection gives all of them back.
+    /// Returns the failure, but without `untouched` after `UNTOUCHED_IN_A_ROW` of them. The engine sends an untouched request again
+    /// at once, so a server that gives back each request must become an outage. Requests in flight together count once, because
+    /// one closing connection gives all of them back.
     fn not_again(&self, before: u32, failure: Failure) -> Failure {
         if failure.untouched {
             self.untouched.fetch_max(before + 1, Ordering::Relaxed);
@@ -131,7 +133,7 @@ impl Sender {
         Failure { untouched: failure.untouched && before < UNTOUCHED_IN_A_ROW, ..failure }
     }
 
-    /// The request as the client takes it.
+    /// Returns the request in the client's own form.
     fn prepare(&self, request: http::Request<Bytes>) -> Result<reqwest::Request, reqwest::Error> {
         let mut parsed = self.parsed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, url)) = parsed.as_ref().filter(|(address, _)| address == request.uri()) {
@@ -147,7 +149,7 @@ impl Sender {
         Ok(prepared)
     }
 
-    /// The body, or why it cannot be read.
+    /// Returns the body, or the reason why it cannot be read.
     async fn body(&self, mut response: Response, headers: &HeaderMap) -> Result<Result<Bytes, String>, Failure> {
         let too_long = || Ok(Err(format!("longer than {MAX_BODY} bytes")));
         if response.content_length().is_some_and(|length| length > MAX_BODY as u64) {
@@ -178,12 +180,13 @@ fn builder(settings: SenderSettings, tls: &Tls) -> ClientBuilder {
         .timeout(settings.timeout)
         .connect_timeout(connect_timeout(settings.timeout))
         .redirect(reqwest::redirect::Policy::none())
-        // The lane decides what is sent again, and whether it pays for it from the budget. What remains is hyper's change to
-        // another connection when a kept one turns out closed before a byte of the request was written: the server sees one.
+        // The lane decides what is sent again, and if the budget pays for it. Only hyper still changes to another connection,
+        // if a kept one turns out closed before a byte of the request was written. The server then sees one request.
         .retry(reqwest::retry::never())
         .pool_idle_timeout(IDLE_CONNECTION)
-        // Over HTTP/2 a request that times out leaves its connection to the next ones, also when nobody is there any more.
-        // So a connection that is silent while requests wait is asked (PING), and given up by the time the first has timed out.
+        // Over HTTP/2, a request that times out leaves its connection to the next ones, even if the server is gone. So the
+        // client asks a connection that is silent while requests wait (PING). It gives the connection up by the time the first
+        // request has timed out.
         .http2_keep_alive_interval(connect_timeout(settings.timeout))
         .http2_keep_alive_timeout(connect_timeout(settings.timeout))
         .tcp_nodelay(true)
@@ -201,7 +204,7 @@ fn is_loopback(host: &str) -> bool {
     }
 }
 
-/// Why a sender cannot be made.
+/// The reason why a sender cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(

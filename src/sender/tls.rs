@@ -1,4 +1,4 @@
-//! Whom a destination's connections trust besides the system's authorities, and which certificate they show.
+//! Reads a destination's TLS files: authorities to trust in addition to the system's, and the worker's own certificate.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,14 +7,14 @@ use reqwest::{Certificate, Client, Identity};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Longest file. A guess: the system's own bundle of all public authorities has about 220 KB.
+/// The most bytes of a file. A guess: the system's own bundle of all public authorities has about 220 KB.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
-/// The files that TLS connections to a destination need. There is no setting that turns verification off.
+/// The files that TLS connections to a destination need. No setting turns verification off.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsSettings {
-    /// PEM certificates of authorities to trust besides the system's.
+    /// PEM certificates of authorities to trust in addition to the system's.
     pub ca_file: Option<PathBuf>,
     /// The worker's own certificate and its chain (PEM), for a server that asks for one.
     pub cert_file: Option<PathBuf>,
@@ -23,7 +23,7 @@ pub struct TlsSettings {
 }
 
 impl TlsSettings {
-    /// Each setting's name, and the file if it is set.
+    /// Returns each setting's name, and the file if it is set.
     pub fn files(&self) -> [(&'static str, Option<&Path>); 3] {
         [
             ("ca_file", self.ca_file.as_deref()),
@@ -32,10 +32,10 @@ impl TlsSettings {
         ]
     }
 
-    /// Reads the files and tries them.
+    /// Reads the files and checks that a client takes them.
     ///
     /// # Errors
-    /// The first file that cannot be read or does not hold what it should.
+    /// Returns the fault of the first file that cannot be read or does not hold what it should.
     pub fn read(&self) -> Result<Tls, Error> {
         let authorities = self.ca_file.as_deref().map(authorities).transpose()?.unwrap_or_default();
         let identity = match (&self.cert_file, &self.key_file) {
@@ -48,20 +48,20 @@ impl TlsSettings {
     }
 }
 
-/// Certificates that were read; the default trusts the system's authorities and shows none.
+/// The certificates that were read. The default trusts the system's authorities and shows no certificate.
 #[derive(Clone, Default)]
 pub struct Tls {
     pub(super) authorities: Vec<Certificate>,
     pub(super) identity: Option<Identity>,
 }
 
-/// What is wrong with a file; never what stands in it.
+/// The fault of a file, without the file's content.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{setting} {remedy}")]
 pub struct Error {
     /// The setting within its block.
     pub setting: &'static str,
-    /// What is wrong, and what to do.
+    /// The fault and the remedy.
     pub remedy: String,
 }
 
@@ -79,7 +79,7 @@ fn authorities(file: &Path) -> Result<Vec<Certificate>, Error> {
     };
     let text = read(setting, file)?;
     let found = Certificate::from_pem_bundle(text.as_bytes()).map_err(|_| unfit())?;
-    // Only a client that is built looks into them.
+    // Only the building of a client looks into the certificates.
     let tried = Client::builder().tls_certs_only(found.clone()).build();
     if found.is_empty() || tried.is_err() { Err(unfit()) } else { Ok(found) }
 }
@@ -137,7 +137,7 @@ mod tests {
 
     use super::*;
 
-    /// A self-made certificate and its key, as text.
+    /// Makes a self-signed certificate and its key, as text.
     fn pair() -> (String, String) {
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new(["worker".to_owned()]).expect("parameters");

@@ -1,4 +1,4 @@
-//! Where a destination's token comes from: the configuration, or a file that may change while the worker runs.
+//! Reads a destination's token from the configuration, or from a file that may change while the worker runs.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,12 +9,12 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::providers::headers::is_token;
 
-/// How often the file is looked at. A guess: soon enough for somebody who watches a rotation, and a read of a few bytes
-/// a second costs nothing.
+/// The interval between two looks at the file. A guess: soon enough for an operator who watches a rotation, and a read of a few
+/// bytes a second costs nothing.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Longest token. Common servers refuse a header line beyond 8 KiB (nginx `large_client_header_buffers`), so anything
-/// longer is some other file.
+/// The most bytes of a token. Common servers refuse a header line beyond 8 KiB (nginx `large_client_header_buffers`), so a
+/// longer text is some other file.
 const MAX_BYTES: usize = 8 * 1024;
 
 /// A destination's token, kept up to date with its file.
@@ -28,7 +28,7 @@ pub struct TokenSource {
 struct Watched {
     path: PathBuf,
     looked_at: Option<Instant>,
-    /// What is wrong with the file since the last good read; said once, not before each request.
+    /// The problem with the file since the last good read. The lane reports it once, not before each request.
     complaint: Option<String>,
 }
 
@@ -36,17 +36,18 @@ struct Watched {
 #[derive(Debug)]
 pub struct Current {
     pub token: SecretString,
-    /// True once after the file brought another token: a lane that pauses over a refused token may try again.
+    /// True once after the file brought another token, so that a lane that pauses over a refused token may try again.
     pub changed: bool,
-    /// The file is missing or unfit, and `token` is the last good one. Given once per problem, fit for a log line.
+    /// The problem if the file is missing or unfit, and `token` is the last good one. It is given once per problem, fit for a
+    /// log line.
     pub warning: Option<String>,
 }
 
 impl TokenSource {
-    /// Takes exactly one of the two. The file is read here for the first time, so that a wrong path is seen at the start.
+    /// Takes exactly one of the two. Reads the file for the first time, so that a wrong path shows at the start.
     ///
     /// # Errors
-    /// None or both are given, the file cannot be read, or what it holds is no token.
+    /// Returns an error if none or both are given, the file cannot be read, or it holds no token.
     pub fn new(inline: Option<SecretString>, file: Option<PathBuf>) -> Result<TokenSource, Error> {
         match (inline, file) {
             (None, None) => Err(Error::Missing),
@@ -62,9 +63,9 @@ impl TokenSource {
         }
     }
 
-    /// The token as of `now`. Made to be called before each request: reads the file at most once a second, blocking for
-    /// that read. It compares the content instead of trusting time stamps, which miss a second write within a clock tick,
-    /// and so follows an edit in place as well as Kubernetes' swap of symbolic links.
+    /// Returns the token as of `now`. The lane calls this before each request. It reads the file at most once a second, and
+    /// blocks for that read. It compares the content, because time stamps miss a second write within a clock tick. So it
+    /// follows an edit in place as well as Kubernetes' swap of symbolic links.
     pub fn current(&mut self, now: Instant) -> Current {
         let Some(file) = &mut self.file else {
             return Current { token: self.token.clone(), changed: false, warning: None };
@@ -94,7 +95,7 @@ impl TokenSource {
 
 fn read(path: &Path) -> Result<SecretString, Error> {
     let unreadable = |source| Error::Unreadable { path: path.to_owned(), source };
-    // A pipe would block at the opening, and could be read only once.
+    // A pipe would block at the opening, and the worker could read it only once.
     if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
         return Err(Error::NotAFile { path: path.to_owned() });
     }
@@ -103,11 +104,11 @@ fn read(path: &Path) -> Result<SecretString, Error> {
     File::open(path).and_then(|file| file.take(2 * MAX_BYTES as u64).read_to_end(&mut bytes)).map_err(unreadable)?;
     let unfit = |unfit| Error::File { path: path.to_owned(), unfit };
     let text = str::from_utf8(&bytes).map_err(|_| unfit(Unfit::NotForAHeader))?;
-    // Some editors put a mark in front of what they write.
+    // Some editors put a byte order mark in front of the text.
     checked(text.strip_prefix('\u{feff}').unwrap_or(text)).map_err(unfit)
 }
 
-/// Trims the line end that editors and `echo` leave; a space in front is never part of a token either.
+/// Trims the line end that editors and `echo` leave, and checks the rest. A space in front is never part of a token either.
 fn checked(text: &str) -> Result<SecretString, Unfit> {
     let token = text.trim();
     if token.is_empty() {
@@ -122,7 +123,7 @@ fn checked(text: &str) -> Result<SecretString, Unfit> {
     Ok(SecretString::from(token))
 }
 
-/// Why there is no token; never shows what was read.
+/// The reason why there is no token. It never shows what was read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("no token is configured: set `token` or `token_file`")]
@@ -139,7 +140,7 @@ pub enum Error {
     NotAFile { path: PathBuf },
 }
 
-/// What is wrong with a text that should be a token.
+/// The fault of a text that should be a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
     #[error("is empty: put the provider's API token there")]
@@ -165,7 +166,7 @@ mod tests {
         TokenSource::new(Some(SecretString::from(token)), None)
     }
 
-    /// A folder with a token file that holds `content`.
+    /// Makes a folder with a token file that holds `content`.
     fn folder(content: impl AsRef<[u8]>) -> (TempDir, PathBuf) {
         let folder = TempDir::new().expect("a temporary folder");
         let path = folder.path().join("token");
@@ -254,7 +255,7 @@ mod tests {
         let start = Instant::now();
         assert_eq!(text(&source.current(start)), "one");
 
-        // Same length, same inode, and most likely the same modification time.
+        // The text keeps its length, the file its inode, and most likely its modification time.
         fs::write(&path, "two\n").expect("the file is rewritten");
         let early = source.current(start + LOOK_EVERY - Duration::from_millis(1));
         assert_eq!((text(&early), early.changed), ("one", false), "at most one look a second");

@@ -1,4 +1,4 @@
-//! Bodies and heads of any size, coded or not.
+//! Tests bodies and heads of any size, coded or not.
 
 use super::*;
 use crate::sender::coding::tests::gzip;
@@ -42,7 +42,7 @@ async fn a_body_over_the_cap_leaves_what_the_head_of_a_refusal_says() {
     join(server).await;
 }
 
-/// Answers one request with this status, coding and body; gives the request.
+/// Answers one request with this status, coding and body. Returns the request.
 fn answer_coded(stream: &mut TcpStream, status: &str, coding: &str, body: &[u8]) -> String {
     let request = read_request(stream);
     write(

@@ -1,10 +1,12 @@
-//! Requests that an HTTP/2 server gives back.
+//! Tests requests that an HTTP/2 server gives back.
 
 use super::*;
 
-/// Speaks just enough HTTP/2 to answer the first request with `frame`; counts the requests until the client goes.
+/// Speaks just enough HTTP/2 to answer the first request with `frame`. Counts the requests until the client closes the
+/// connection.
 fn answer_over_http2(stream: &mut TcpStream, frame: &[u8]) -> usize {
-    // The preface, then frames: length (3 bytes), type, flags, stream (4 bytes), payload. RFC 9113 sections 3.4 and 4.1.
+    // The preface comes first, then frames: length (3 bytes), type, flags, stream (4 bytes), payload. RFC 9113 sections 3.4 and
+    // 4.1.
     stream.read_exact(&mut [0; 24]).expect("the preface");
     stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).expect("empty settings are read");
     let mut requests = 0;
@@ -19,7 +21,7 @@ fn answer_over_http2(stream: &mut TcpStream, frame: &[u8]) -> usize {
             requests += 1;
             if requests == 1 {
                 stream.write_all(frame).expect("the frame is read");
-                // What follows is the end of what the server writes: requests without a reply end there.
+                // The server then ends its side, so that requests without a reply end there.
                 stream.shutdown(std::net::Shutdown::Write).expect("a socket");
             }
         }
@@ -30,12 +32,12 @@ fn answer_over_http2(stream: &mut TcpStream, frame: &[u8]) -> usize {
 const REFUSED_STREAM: [u8; 13] = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 7];
 const CANCELLED_STREAM: [u8; 13] = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8];
 
-/// A GOAWAY that names this last stream and this reason, with words of the server's.
+/// Returns a GOAWAY that names this last stream and this reason, with a text of the server's.
 fn go_away(last: u8, reason: u8) -> Vec<u8> {
     [&[0, 0, 14, 7, 0, 0, 0, 0, 0, 0, 0, 0, last, 0, 0, 0, reason][..], b"marked"].concat()
 }
 
-/// A sender that speaks HTTP/2 at once, as it does where TLS has agreed on it.
+/// Returns a sender that speaks HTTP/2 at once, as it does after TLS has agreed on it.
 fn http2_sender() -> Sender {
     let client = builder(SenderSettings { timeout: PATIENT }, &Tls::default()).no_proxy().http2_prior_knowledge();
     let client = client.build().expect("a client");
@@ -44,8 +46,8 @@ fn http2_sender() -> Sender {
 
 #[tokio::test]
 async fn an_http2_request_that_the_server_declares_untouched_says_so_and_is_not_sent_again() {
-    // RFC 9113, section 8.7: streams above the last one of a GOAWAY, whatever its reason, and refused ones; no others. The
-    // server hangs up after the frame.
+    // Streams above the last one of a GOAWAY are untouched, whatever its reason, and so are refused ones (RFC 9113, section
+    // 8.7). No others are. The server closes the connection after the frame.
     for (frame, untouched) in [
         (REFUSED_STREAM.to_vec(), true),
         (CANCELLED_STREAM.to_vec(), false),
@@ -73,7 +75,7 @@ async fn an_http2_request_that_the_server_declares_untouched_says_so_and_is_not_
 async fn a_server_that_gives_back_every_request_is_an_outage_in_the_end() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
-    // Ends with the process: it waits for connections that do not come.
+    // The thread ends with the process, because it waits for connections that do not come.
     thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {
             thread::spawn(move || answer_over_http2(&mut stream, &go_away(0, 0)));
@@ -81,7 +83,7 @@ async fn a_server_that_gives_back_every_request_is_an_outage_in_the_end() {
     });
     let sender = http2_sender();
     let send = || sender.send(request(&url), Instant::now());
-    // Those that are under way together count once.
+    // Requests that are in flight together count once.
     let (one, two) = tokio::join!(send(), send());
     assert!(one.expect_err("no reply").untouched && two.expect_err("no reply").untouched);
     let mut told = Vec::new();
@@ -110,13 +112,13 @@ async fn a_connection_that_ends_before_its_first_request_has_left_it_untouched()
 
 #[tokio::test]
 async fn a_head_of_64_kib_is_read_over_http2_too() {
-    // Status 200 from the table, then lines without indexing and compression (RFC 7541, section 6.2.2).
+    // The block has status 200 from the table, then lines without indexing and compression (RFC 7541, section 6.2.2).
     let mut block = vec![0x88];
     for n in 0..500 {
         let name = format!("x-{n:03}");
         block.extend([&[0, 5][..], name.as_bytes(), &[120], &[b'v'; 120]].concat());
     }
-    // HEADERS that end the stream, then CONTINUATION up to the end of the head (RFC 9113, sections 6.2 and 6.10).
+    // HEADERS end the stream, and CONTINUATION frames go on to the end of the head (RFC 9113, sections 6.2 and 6.10).
     let chunks: Vec<&[u8]> = block.chunks(16_000).collect();
     let mut frames = Vec::new();
     for (n, chunk) in chunks.iter().enumerate() {

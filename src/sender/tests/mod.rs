@@ -1,4 +1,4 @@
-//! Holds the sender to what small hand-written servers really cause.
+//! Tests the sender against what small hand-written servers really cause.
 
 mod bodies;
 mod http2;
@@ -13,16 +13,16 @@ use http::{Request, StatusCode};
 use super::failure::MAX_TEXT;
 use super::*;
 
-/// For what must not end by the timeout; never waited for when the code is right.
+/// The timeout of requests that must not end by it. No test waits for it if the code is right.
 const PATIENT: Duration = Duration::from_secs(30);
-/// For what must end by the timeout.
+/// The timeout of requests that must end by it.
 const HASTY: Duration = Duration::from_secs(1);
 
 fn sender(timeout: Duration) -> Sender {
     Sender::new(SenderSettings { timeout }, &Tls::default()).expect("a sender")
 }
 
-/// A request with a query and a token that no failure may show.
+/// Returns a request with a query and a token that no failure may show.
 fn request(url: &str) -> Request<Bytes> {
     let mut request = Request::post(format!("{url}/users?marked=query")).body(Bytes::from_static(b"marked body"));
     let token = request.as_mut().expect("a valid request").headers_mut().entry(AUTHORIZATION);
@@ -39,7 +39,7 @@ async fn failure(timeout: Duration, url: &str) -> Failure {
     failure
 }
 
-/// Runs `script` for the first connection. Joining it gives what the script returns, and the listener.
+/// Runs `script` for the first connection. Joining the thread gives the script's result and the listener.
 fn server<T: Send + 'static>(
     script: impl FnOnce(&mut TcpStream) -> T + Send + 'static,
 ) -> (String, JoinHandle<(T, TcpListener)>) {
@@ -69,7 +69,7 @@ fn write(stream: &mut TcpStream, text: &str) {
 
 /// Keeps the connection open and silent until the client has closed it.
 fn wait_for_close(stream: &mut TcpStream) {
-    // A reset is as good an end as any.
+    // A reset is as good an end as any other.
     let _ = stream.read(&mut [0; 64]);
 }
 
@@ -78,7 +78,7 @@ fn another_connection(listener: &TcpListener) -> bool {
     listener.accept().is_ok()
 }
 
-/// Waits beside the runtime, which has to run on for the client to close its connection.
+/// Waits next to the runtime, which has to run on so that the client closes its connection.
 async fn join<T: Send + 'static>(thread: JoinHandle<T>) -> T {
     let ended = tokio::task::spawn_blocking(move || thread.join()).await;
     ended.expect("the wait ends").expect("the server's script ends well")
@@ -149,7 +149,7 @@ async fn a_body_that_trickles_ends_at_the_timeout_of_the_whole() {
     let (url, server) = server(|stream| {
         read_request(stream);
         write(stream, "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n");
-        // A byte every 5 ms until the client has gone: each read makes progress, the whole does not end.
+        // The server sends a byte every 5 ms until the client has gone. Each read makes progress, but the whole does not end.
         stream.set_read_timeout(Some(Duration::from_millis(5))).expect("a read timeout");
         while stream.read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
             && stream.write_all(b"x").is_ok()
@@ -246,14 +246,15 @@ async fn a_refused_connection_is_told_apart() {
 
 #[tokio::test]
 async fn a_name_that_does_not_resolve_is_told_apart() {
-    // RFC 6761 reserves `invalid`. Without a proxy, which would have to resolve it.
+    // RFC 6761 reserves `invalid`. The sender uses no proxy, which would have to resolve the name.
     let sender = Sender { proxied: sender(PATIENT).direct, ..sender(PATIENT) };
     let failure = sender.send(request("http://nothing.invalid"), Instant::now()).await.expect_err("no such name");
     assert_eq!(failure.outage, Outage::Dns, "{failure:?}");
     assert!(!failure.text.contains("marked"), "{failure:?}");
 }
 
-/// Answers for the system's resolver: each question takes the next answer, the last one stays; none means no such name.
+/// A replacement for the system's resolver. Each question takes the next answer, and the last one stays. An empty answer means
+/// that there is no such name.
 struct Resolver(std::sync::Mutex<Vec<Vec<std::net::SocketAddr>>>);
 
 impl reqwest::dns::Resolve for Resolver {
@@ -366,7 +367,7 @@ fn only_loopback_addresses_are_kept_from_a_proxy() {
     }
 }
 
-/// As SIGSTOP does: no task of the process runs, and the clock goes on.
+/// Acts as SIGSTOP does: no task of the process runs, and the clock goes on.
 fn stop_the_process(time: Duration) {
     thread::sleep(time);
 }
@@ -394,7 +395,7 @@ async fn a_process_that_was_stopped_while_it_connected_sends_nothing() {
         () = std::future::ready(()) => stop_the_process(HASTY * 2),
     }
     sent.await.expect_err("too late");
-    // hyper connects and writes in tasks of its own: they have their turn before the connection counts as unused.
+    // hyper connects and writes in tasks of its own. They have their turn before the connection counts as unused.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
