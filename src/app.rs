@@ -1,4 +1,4 @@
-//! Builds one lane per destination and runs them all, until a signal or until one panics.
+//! Builds one lane per destination and runs them all, until a signal comes or a lane panics.
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::lane::{self, Lane};
 use crate::metrics::Metrics;
 use crate::ops::{self, Board, Ops};
 
-/// Why the worker ends other than by a signal.
+/// The reason why the worker ends, other than a signal.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot listen on {address} (http.listen): {source}; choose a free port")]
@@ -23,7 +23,8 @@ pub enum Error {
     Signals(io::Error),
     #[error(transparent)]
     Lane(#[from] lane::Error),
-    /// What the lane held is in Kafka, but nothing is known about its state: the others drain, and a new process starts afresh.
+    /// A lane panicked. Kafka has what the lane held, but nothing is known about its state. The other lanes drain, and a new
+    /// process starts afresh.
     #[error("a lane panicked; this is a bug, restart the worker")]
     Panicked,
 }
@@ -31,9 +32,9 @@ pub enum Error {
 /// Runs the worker until SIGTERM or SIGINT and through its drain. A second signal ends the process at once.
 ///
 /// # Errors
-/// What keeps it from starting, or a panic.
+/// Returns the reason why the worker cannot start, or a panic.
 pub async fn run(config: &Config) -> Result<(), Error> {
-    // Before anything is started: a signal during the start must not kill the process unheard.
+    // This comes before anything is started, because a signal during the start must not kill the process unheard.
     let mut signals = Signals::new().map_err(Error::Signals)?;
     let app = App::start(config).await?;
     let (stop, stopped) = watch::channel(false);
@@ -42,20 +43,21 @@ pub async fn run(config: &Config) -> Result<(), Error> {
         let _ = stop.send(true);
         signals.next().await;
         tracing::warn!("second signal: ending at once, what is in flight will be sent again");
-        // The log is written by a thread of its own.
+        // A thread of its own writes the log.
         tokio::time::sleep(LAST_LINE).await;
         std::process::exit(SECOND_SIGNAL);
     });
     app.run(stopped).await
 }
 
-/// How long the end at once waits for its line to be written. A guess: a hundred times what it takes.
+/// The time that an end at once waits for its line to be written. A guess: a hundred times what that takes.
 const LAST_LINE: Duration = Duration::from_millis(20);
 
-/// The drain was cut short: the exit code of unavailability, since nothing is lost and nothing is wrong.
+/// The exit code after a drain that was cut short. It is the code of unavailability, because nothing is lost and nothing is
+/// wrong.
 pub(crate) const SECOND_SIGNAL: i32 = 69;
 
-/// What asks a process to stop: SIGTERM and SIGINT, from the moment this is made.
+/// The signals that ask a process to stop, SIGTERM and SIGINT, from the moment this is made.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -66,7 +68,7 @@ impl Signals {
         Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Completes at the next of them.
+    /// Returns at the next signal.
     pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -86,11 +88,11 @@ impl App {
     /// Starts the lanes of all enabled destinations and binds `http.listen`.
     ///
     /// # Errors
-    /// A port in use, a token that cannot be read, properties that librdkafka refuses.
+    /// Returns an error if the port is in use, or a lane cannot start.
     pub async fn start(config: &Config) -> Result<App, Error> {
         let address = config.http.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
-        // The port that was given, where the setting says 0.
+        // If the setting says port 0, this is the port that the system chose.
         let bound = listener.local_addr().unwrap_or(address);
         tracing::info!(address = %bound, "serving /metrics, /livez, /readyz and /status");
         let metrics = Metrics::new();
@@ -103,25 +105,25 @@ impl App {
         Ok(App { lanes, listener, ops: Ops { metrics: Arc::new(metrics), board: Arc::new(board) } })
     }
 
-    /// Where metrics and status are served.
+    /// Returns the address at which metrics and status are served.
     pub fn address(&self) -> Option<std::net::SocketAddr> {
         self.listener.local_addr().ok()
     }
 
-    /// What the lanes report, for a view in the same process.
+    /// Returns what the lanes report, for a view in the same process.
     pub fn board(&self) -> Arc<Board> {
         Arc::clone(&self.ops.board)
     }
 
-    /// What `/metrics` serves, for a view in the same process; fresh after the board was asked to refresh.
+    /// Returns what `/metrics` serves, for a view in the same process. It is fresh after the board was asked to refresh.
     pub fn metrics(&self) -> Arc<Metrics> {
         Arc::clone(&self.ops.metrics)
     }
 
-    /// Runs until `shutdown` turns true and all lanes have drained, or until one panics; then the others drain too.
+    /// Runs until `shutdown` turns true and all lanes have drained, or until a lane panics. Then the others drain, too.
     ///
     /// # Errors
-    /// A lane panicked.
+    /// Returns an error if a lane panicked.
     pub async fn run(self, shutdown: watch::Receiver<bool>) -> Result<(), Error> {
         let (stop, stopped) = watch::channel(false);
         let mut lanes = JoinSet::new();
@@ -154,7 +156,7 @@ impl App {
                 }
             }
         }
-        // The last scrape can still see that everything was settled.
+        // The server stops after the lanes, so that the last scrape can still see that everything was settled.
         let _ = closed.send(());
         let _ = server.await;
         result

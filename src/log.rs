@@ -1,7 +1,7 @@
 //! Sets up logging: text for people, JSON for machines, filtered by level, written by a thread of its own.
 //!
-//! stderr may be a pipe whose reader stands still. A lane that wrote to it would stand still with it, so lines wait in a
-//! queue, and what the queue has no room for is lost and counted.
+//! stderr may be a pipe whose reader has stopped. A lane that wrote to it would stop as well. So lines wait in a queue, and
+//! lines that find no room in it are lost and counted.
 
 use std::io::{self, IsTerminal, Write, stderr};
 use std::sync::Arc;
@@ -16,15 +16,15 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
-/// Lines that wait for stderr, at most. A guess: half a megabyte, and more than a restart or a rebalance of many partitions
+/// The most lines that wait for stderr. A guess: half a megabyte, and more than a restart or a rebalance of many partitions
 /// writes at a time.
 const WAITING_LINES: usize = 2_048;
-/// How long the end of the process waits for the last lines. A guess: a reader that is alive takes milliseconds.
+/// The time that the end of the process waits for the last lines. A guess: a reader that is alive takes milliseconds.
 const LAST_LINES: Duration = Duration::from_secs(1);
-/// How often a full queue is tried again meanwhile.
+/// The interval at which the end of the process tries a full queue again.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// What is logged and how.
+/// The level and the format of the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSettings {
@@ -42,7 +42,7 @@ impl Default for LogSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
-    /// Text on a terminal, else JSON.
+    /// Text on a terminal, otherwise JSON.
     Auto,
     Text,
     Json,
@@ -51,7 +51,7 @@ pub enum LogFormat {
 /// Parses a level, or a filter such as `info,sluicegate=debug`.
 ///
 /// # Errors
-/// What to write instead. A misspelled level is an error here, while tracing takes it for the name of a target.
+/// Returns what to write instead. A misspelled level is an error here, while tracing takes it for the name of a target.
 pub fn filter(text: &str) -> Result<EnvFilter, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let remedy = || {
@@ -67,8 +67,8 @@ pub fn filter(text: &str) -> Result<EnvFilter, String> {
     EnvFilter::builder().parse(text).map_err(|_| remedy())
 }
 
-/// Starts logging for the process, once; later calls change nothing. Logs go to stderr: stdout belongs to what a
-/// command prints. Dropping what it returns waits for the last lines.
+/// Starts logging for the process, once. Later calls change nothing. Logs go to stderr, because stdout belongs to what a
+/// command prints. Dropping the returned log waits for the last lines.
 pub fn start(settings: &LogSettings) -> Option<Log> {
     let filter = filter(&settings.level).ok()?;
     let (lines, log) = lines(stderr()).ok()?;
@@ -84,21 +84,21 @@ pub fn start(settings: &LogSettings) -> Option<Log> {
     } else {
         builder.with_timer(Seconds).with_target(false).with_ansi(terminal && !is_dumb() && !is_colorless()).try_init()
     };
-    // Only tests start it more than once in a process.
+    // Only tests start logging more than once in a process.
     started.ok().map(|()| log)
 }
 
-/// Whether the terminal, if there is one, knows no escape sequences.
+/// Returns true if the terminal, if there is one, knows no escape sequences.
 pub fn is_dumb() -> bool {
     std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
 }
 
-/// Whether whoever runs this wants no colors (<https://no-color.org>).
+/// Returns true if the user wants no colors (<https://no-color.org>).
 pub fn is_colorless() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
-/// Times to the second: who reads text reads it in 80 columns.
+/// The timer of the text format, which shows times to the second because people read text in 80 columns.
 struct Seconds;
 
 impl FormatTime for Seconds {
@@ -109,23 +109,23 @@ impl FormatTime for Seconds {
 
 enum Message {
     Line(Vec<u8>),
-    /// Everything before it is written: tells so.
+    /// Asks for a reply once everything before it is written.
     Written(SyncSender<()>),
 }
 
-/// The queue of lines, for whoever logs. Never waits and never fails.
+/// The queue of lines, which every thread that logs has. It never waits and never fails.
 #[derive(Clone)]
 struct Lines {
     queue: SyncSender<Message>,
     lost: Arc<AtomicU64>,
 }
 
-/// The log of a process that is about to end.
+/// The log of a process, which waits for the last lines when it is dropped.
 pub struct Log {
     queue: SyncSender<Message>,
 }
 
-/// A queue, and the thread that writes what comes through it.
+/// Makes a queue, and starts the thread that writes its lines to `output`.
 fn lines(mut output: impl Write + Send + 'static) -> io::Result<(Lines, Log)> {
     let (queue, received) = sync_channel(WAITING_LINES);
     let lost = Arc::new(AtomicU64::new(0));
@@ -138,9 +138,9 @@ fn lines(mut output: impl Write + Send + 'static) -> io::Result<(Lines, Log)> {
 fn write_out(received: &Receiver<Message>, output: &mut impl Write, lost: &AtomicU64) {
     while let Ok(message) = received.recv() {
         match message {
-            // A line that cannot be written is lost: delivering does not depend on somebody reading the log.
+            // A line that cannot be written is lost, because delivery does not depend on a reader of the log.
             Message::Line(line) => drop(output.write_all(&line)),
-            // Whoever asked may have gone.
+            // The process may no longer wait for the reply.
             Message::Written(done) => drop(done.try_send(())),
         }
         let lost = lost.swap(0, Ordering::Relaxed);
@@ -151,7 +151,7 @@ fn write_out(received: &Receiver<Message>, output: &mut impl Write, lost: &Atomi
 }
 
 impl Write for Lines {
-    /// One line: the formatter writes each event in one piece.
+    /// Puts one line into the queue, because the formatter writes each log event in one piece.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.queue.try_send(Message::Line(line.to_vec())).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
@@ -184,7 +184,7 @@ impl Drop for Log {
             message = full;
             std::thread::sleep(RETRY);
         }
-        // Whether they are written or nobody reads them, the process ends.
+        // The process ends in any case, even if no reader takes the lines.
         let _ = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
 }
@@ -210,7 +210,7 @@ mod tests {
         }
     }
 
-    /// Says that it has a line, and takes it when the test lets it.
+    /// A writer that reports that it has a line, and takes the line when the test lets it.
     struct Held {
         has: SyncSender<()>,
         gate: Receiver<()>,
@@ -219,7 +219,7 @@ mod tests {
 
     impl Write for Held {
         fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-            // Of a test that looks no more, or has opened the gate for good.
+            // Both fail if the test no longer looks, or has opened the gate for good.
             let _ = (self.has.try_send(()), self.gate.recv());
             self.taken.lock().expect("no panic").extend_from_slice(line);
             Ok(line.len())

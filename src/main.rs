@@ -1,4 +1,4 @@
-//! The binary: arguments in, exit code out.
+//! The binary, which takes arguments and returns an exit code.
 
 use std::process::ExitCode;
 

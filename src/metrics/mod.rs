@@ -1,4 +1,4 @@
-//! Every number that the worker exports, by its fixed name, in Prometheus' text format.
+//! Exports every number of the worker, by its fixed name, in Prometheus' text format.
 
 mod series;
 
@@ -12,13 +12,14 @@ use crate::verdict::{Outage, RejectReason};
 pub use series::{Choice, Lag, Total, TotalSeconds, Totals};
 use series::{Family, VALID, register};
 
-/// How an event ends. `suppressed`: what it said was said already; `released`: its partition went to another owner.
+/// The ends of an event. A `suppressed` event says what an earlier one said already, but nothing counts it at present. The
+/// partition of a `released` event went to another owner.
 pub const EVENT_OUTCOMES: [&str; 5] = ["delivered", "dead_lettered", "skipped", "suppressed", "released"];
 
-/// How a row ends.
+/// The ends of a row.
 pub const ROW_OUTCOMES: [&str; 4] = ["delivered", "dead_lettered", "suppressed", "released"];
 
-/// What came of a request: each of `Verdict`, with `ok` for a delivery or an accepted job.
+/// The outcomes of a request: one for each `Verdict`, with `ok` for a delivery or an accepted job.
 pub const REQUEST_OUTCOMES: [&str; 10] = [
     "ok",
     "rejected",
@@ -32,20 +33,21 @@ pub const REQUEST_OUTCOMES: [&str; 10] = [
     "untouched",
 ];
 
-/// Why rows went back to be sent again, beside the labels of `Outage`.
+/// The reasons why rows went back to be sent again, in addition to the labels of `Outage`.
 pub const RETRY_REASONS: [&str; 8] =
     ["throttled", "split", "busy", "account_fault", "suspect", "job_failed", "key_reused", "untouched"];
 
-/// What becomes of a provider's job.
+/// The steps of a vendor's job that the lane counts.
 pub const JOB_OUTCOMES: [&str; 4] = ["submitted", "completed", "failed", "lost"];
 
-/// A row that failed while others succeeded, to its last attempt: beside the labels of `DecodeError` and `RejectReason`.
+/// The reason of a dead letter for a row that failed to its last attempt while others succeeded. It comes in addition to the
+/// labels of `DecodeError` and `RejectReason`.
 pub const EXHAUSTED: &str = "exhausted";
 
-/// What a rebalance does to a lane's partitions.
+/// The changes that a rebalance makes to a lane's partitions.
 pub const REBALANCE_KINDS: [&str; 3] = ["assigned", "revoked", "lost"];
 
-/// What a lane is doing; exactly one at a time.
+/// The states of a lane, which is in exactly one at a time.
 pub const LANE_STATES: [&str; 17] = [
     "starting",
     "replaying",
@@ -66,13 +68,14 @@ pub const LANE_STATES: [&str; 17] = [
     "kafka_refused",
 ];
 
-/// Seconds. From a local answer to the longest request timeout that is useful.
+/// The bucket edges in seconds, from a local answer to the longest request timeout that is useful.
 const REQUEST_SECONDS: [f64; 9] = [0.01, 0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 
-/// Rows. The edges hold the providers' batch limits: Vitally 100, VibeFollow 1,000, Userpilot's bulk up to 10,000.
+/// The bucket edges in rows. They hold the vendors' batch limits: Vitally 100, VibeFollow 1,000, Userpilot's bulk up to 10,000.
 const REQUEST_ROWS: [f64; 5] = [1.0, 10.0, 100.0, 1_000.0, 10_000.0];
 
-/// Seconds: 5, 15, 30, then 1, 2, 5 and 15 minutes, 1 and 4 hours, 1 and 7 days. A backlog of a million rows takes 14 hours.
+/// The bucket edges in seconds: 5, 15, 30, then 1, 2, 5 and 15 minutes, 1 and 4 hours, 1 and 7 days. A backlog of a million
+/// rows takes 14 hours.
 const LATENCY_SECONDS: [f64; 11] = [5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0, 604_800.0];
 
 /// The process's metrics, in a registry of their own.
@@ -88,7 +91,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Process and build metrics; lanes add theirs.
+    /// Makes the metrics of process and build. Lanes add theirs.
     pub fn new() -> Self {
         let registry = Registry::new();
         #[cfg(target_os = "linux")]
@@ -105,76 +108,77 @@ impl Metrics {
         Metrics { registry, config_info }
     }
 
-    /// Names the configuration that is in effect, in place of any earlier one.
+    /// Sets the hash of the configuration in effect, in place of any earlier one.
     pub fn config_info(&self, hash: &str) {
         self.config_info.reset();
         self.config_info.with_label_values(&[hash]).set(1);
     }
 
-    /// The metrics of one destination's lane, all at 0.
+    /// Registers the metrics of one destination's lane, all at 0.
     ///
     /// # Panics
-    /// On the second call for a destination: it has one lane.
+    /// Panics on the second call for a destination, which has one lane.
     pub fn lane(&self, destination: &str) -> LaneMetrics {
         LaneMetrics::register(Family { registry: &self.registry, destination })
     }
 
-    /// Everything, in the text format 0.0.4.
+    /// Returns all metrics in the text format 0.0.4.
     pub fn encode(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).expect("gathered families are not empty")
     }
 }
 
-/// What one lane exports. It writes here from its own totals when it is asked to, all in one go (see `ops::Board`), so that
-/// a scrape sees a ledger that adds up; only histograms are fed as things happen.
+/// The metrics of one lane. The lane writes them from its own totals when a caller asks, all in one go (see `ops::Board`). So a
+/// scrape sees a ledger that adds up. Only the histograms, `requests`, `rebalances` and `last_commit_timestamp_seconds` change
+/// as things happen.
 pub struct LaneMetrics {
     pub events_consumed: Total,
-    /// By `EVENT_OUTCOMES`.
+    /// Totals by `EVENT_OUTCOMES`.
     pub events_settled: Totals,
-    /// By `SkipReason::label`.
+    /// Totals by `SkipReason::label`.
     pub events_skipped: Totals,
     pub events_merged: Total,
     pub pending_events: IntGauge,
     pub pending_rows: IntGauge,
     pub pending_bytes: IntGauge,
     pub pending_bytes_limit: IntGauge,
-    /// 0 while nothing waits.
+    /// The age in seconds, or 0 while nothing waits.
     pub oldest_pending_age_seconds: Gauge,
     pub ledger_difference: IntGauge,
     pub rows_sent: Total,
-    /// By `ROW_OUTCOMES`.
+    /// Totals by `ROW_OUTCOMES`.
     pub rows_settled: Totals,
-    /// Infinite where the limit is `unlimited`.
+    /// The replica's share, infinite if the limit is `unlimited`.
     pub rate_limit_rows_per_minute: Gauge,
     pub rate_limit_window_rows: IntGauge,
     pub rate_limit_wait: TotalSeconds,
-    /// By `REQUEST_OUTCOMES`.
+    /// Totals by `REQUEST_OUTCOMES`.
     pub requests: Totals,
     pub request_duration_seconds: Histogram,
     pub request_rows: Histogram,
-    /// By `Outage::label` and `RETRY_REASONS`.
+    /// Totals by `Outage::label` and `RETRY_REASONS`.
     pub retries: Totals,
     pub retry_after_seconds: Gauge,
-    /// By `JOB_OUTCOMES`.
+    /// Totals by `JOB_OUTCOMES`.
     pub jobs: Totals,
-    /// By `DecodeError::label`, `RejectReason::label` and `EXHAUSTED`.
+    /// Totals by `DecodeError::label`, `RejectReason::label` and `EXHAUSTED`.
     pub dead_letters: Totals,
     pub dead_letter_failures: Total,
     pub delivery_latency_seconds: Histogram,
-    /// Infinite while nothing gets through, NaN while the lag is not known.
+    /// The time in seconds, infinite while nothing gets through, NaN while the lag is not known.
     pub drain_eta_seconds: Gauge,
     /// One of `LANE_STATES`.
     pub lane_state: Choice,
     pub kafka_lag: Lag,
     pub kafka_unreadable: Lag,
-    /// Seconds since 1970; 0 before the first commit.
+    /// The time in seconds since 1970, or 0 before the first commit.
     pub last_commit_timestamp_seconds: Gauge,
     pub commit_failures: Total,
     pub partitions_assigned: IntGauge,
     pub partitions_paused: IntGauge,
     pub partitions_replaying: IntGauge,
     pub partitions_stalled: IntGauge,
-    /// By `REBALANCE_KINDS`.
+    /// Totals by `REBALANCE_KINDS`.
     pub rebalances: Totals,
     pub offset_gaps: Total,
     pub miskeyed_events: Total,
@@ -285,9 +289,9 @@ impl LaneMetrics {
     }
 }
 
-/// The `partition` label: `7` where the worker reads one topic, `identify-7` where it reads several.
+/// Returns the `partition` label: `7` if the worker reads one topic, `identify-7` if it reads several.
 ///
-/// One label for both keeps dashboards the same; Kafka's own tools write `topic-partition` too.
+/// One label for both keeps dashboards the same. Kafka's own tools write `topic-partition`, too.
 pub fn partition_label(topics: &[String], partition: PartitionId) -> String {
     match topics.get(usize::from(partition.topic)) {
         Some(topic) if topics.len() > 1 => format!("{topic}-{}", partition.partition),
@@ -302,8 +306,8 @@ mod tests {
 
     use super::*;
 
-    /// Every name that dashboards, alerts and the chart may use, with its type. `kafka_lag` and `kafka_unreadable` appear with the
-    /// first partition whose end is known.
+    /// Every name that dashboards, alerts and the chart may use, with its type. `kafka_lag` and `kafka_unreadable` appear with
+    /// the first partition whose end is known.
     const NAMES: &str = "
         counter sluicegate_events_consumed_total
         counter sluicegate_events_settled_total
@@ -354,7 +358,7 @@ mod tests {
         (0..n).map(|n| (n.to_string(), 0)).collect()
     }
 
-    /// Series with their values, by name and labels as exported.
+    /// Returns the series with their values, by name and labels as exported.
     fn series(text: &str) -> BTreeMap<&str, &str> {
         text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' ')).collect()
     }

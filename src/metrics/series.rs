@@ -1,4 +1,4 @@
-//! The kinds of series that a lane exports, and how they are registered.
+//! The kinds of series that a lane exports, and their registration.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use prometheus::{
 pub struct Total(IntCounter);
 
 impl Total {
-    /// Brings it up to this total; a lower one changes nothing.
+    /// Brings the counter up to this total. A lower total changes nothing.
     pub fn set(&self, total: u64) {
         self.0.inc_by(total.saturating_sub(self.0.get()));
     }
@@ -22,11 +22,11 @@ impl Total {
     }
 }
 
-/// `Total` in seconds.
+/// A `Total` in seconds.
 pub struct TotalSeconds(Counter);
 
 impl TotalSeconds {
-    /// Brings it up to this total; a lower one changes nothing.
+    /// Brings the counter up to this total. A lower total changes nothing.
     pub fn set(&self, total: Duration) {
         let missing = total.as_secs_f64() - self.0.get();
         if missing > 0.0 {
@@ -37,7 +37,7 @@ impl TotalSeconds {
 
 /// One `Total` for each value of a label.
 ///
-/// The values come from a closed set and stand at 0 from the start. One that the set lacks appears when it is first counted.
+/// The values come from a closed set and are 0 from the start. A value that the set lacks appears when it is first counted.
 pub struct Totals(IntCounterVec);
 
 impl Totals {
@@ -50,7 +50,7 @@ impl Totals {
     }
 }
 
-/// A state out of a closed set: 1 for the one that holds, 0 for the others.
+/// A state out of a closed set: 1 for the present state, 0 for the others.
 pub struct Choice {
     series: IntGaugeVec,
     labels: &'static [&'static str],
@@ -64,7 +64,7 @@ impl Choice {
     }
 }
 
-/// Lag per partition that the lane owns; there are no series for others.
+/// A number of records per partition that the lane owns. Other partitions have no series.
 pub struct Lag {
     series: IntGaugeVec,
     shown: BTreeSet<String>,
@@ -75,7 +75,7 @@ impl Lag {
     pub fn set(&mut self, lags: &[(String, u64)]) {
         let owned: BTreeSet<String> = lags.iter().map(|(partition, _)| partition.clone()).collect();
         for gone in self.shown.difference(&owned) {
-            // It fails only where there is nothing to remove.
+            // It fails only if there is nothing to remove.
             let _ = self.series.remove_label_values(&[gone]);
         }
         for (partition, lag) in lags {
@@ -85,14 +85,15 @@ impl Lag {
     }
 }
 
-/// Registers metrics of one destination: `destination` is a constant label, so that each is defined in one place.
+/// Registers metrics of one destination. `destination` is a constant label, so that each metric is defined in one place.
 #[derive(Clone, Copy)]
 pub(super) struct Family<'a> {
     pub registry: &'a Registry,
     pub destination: &'a str,
 }
 
-/// Names and labels are constants of this file and destinations are lower_snake, so a test meets every way to fail.
+/// The reason why registering cannot fail. Names and labels are constants of `metrics` and destinations are lower_snake, so a
+/// test meets every way to fail.
 pub(super) const VALID: &str = "names and labels are valid";
 
 pub(super) fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> C {
@@ -130,7 +131,7 @@ impl Family<'_> {
         register(self.registry, Histogram::with_opts(opts).expect(VALID))
     }
 
-    /// Starts with the first of `values`.
+    /// Registers a choice that starts with the first of `values`.
     pub fn choice(self, (name, help): (&str, &str), label: &str, values: &'static [&'static str]) -> Choice {
         let series = register(self.registry, IntGaugeVec::new(self.opts(name, help), &[label]).expect(VALID));
         let choice = Choice { series, labels: values };

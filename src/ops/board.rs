@@ -1,9 +1,9 @@
-//! Where lanes report how they stand, and where a scrape asks them to.
+//! The board on which lanes report their status, and on which a scrape asks them to.
 //!
-//! A lane writes its status cheaply as it goes (`Reporter::update`: a lock that is held for the length of an assignment), and
-//! writes everything, metrics included, only when asked. Asks are answered within one turn of the lane's loop, so all
-//! numbers of a lane are of one moment, and a lane that nobody scrapes spends nothing. One asks at a time, and holds the
-//! others off until it has read what it asked for. A lane that misses the deadline is shown as it last stood, marked stale.
+//! A lane updates its status cheaply as it goes (`Reporter::update` holds a lock for the length of an assignment). It writes
+//! everything, metrics included, only when a caller asks. The lane answers within one turn of its loop, so all its numbers are
+//! of one moment. A lane that no caller scrapes spends nothing. One caller asks at a time, and holds the others off until it
+//! has read what it asked for. A lane that misses the deadline is shown with its last status, marked stale.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-/// How a lane stands. Times are milliseconds since 1970.
+/// The status of a lane. Times are milliseconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LaneStatus {
@@ -25,57 +25,58 @@ pub struct LaneStatus {
     pub pending_rows: u64,
     pub pending_events: u64,
     pub pending_bytes: u64,
-    /// 0 while nothing waits.
+    /// The age of the oldest unsettled event in seconds, or 0 while nothing waits.
     pub oldest_age_seconds: f64,
     pub budget: Budget,
-    /// Until all that is in the log is delivered at the present limit; `None` while nothing gets through, or the lag is not
-    /// known.
+    /// The seconds until all that is in the log is delivered at the present limit. `None` while nothing gets through, or the
+    /// lag is not known.
     pub drain_eta_seconds: Option<f64>,
-    /// Whether records that are not read yet are part of that: how they merge, what fails and what is written meanwhile is
-    /// not known, so it is the least time.
+    /// True if records that are not read yet are part of that. How they merge, what fails and what is written meanwhile is not
+    /// known, so it is the least time.
     pub drain_at_least: bool,
-    /// Events since the start of the process, by their end.
+    /// The events since the start of the process, by their end.
     pub events_delivered: u64,
     pub events_dead_lettered: u64,
     pub events_skipped: u64,
     pub last_error: Option<LastError>,
-    /// Records from the committed positions to the log's ends, over all owned partitions; `None` while it is not known.
+    /// The records from the committed positions to the log's ends, over all owned partitions. `None` while their number is not
+    /// known.
     pub lag: Option<u64>,
-    /// When the oldest of the ends that the lag counts to was learned.
+    /// The time at which the lane learned the oldest of the ends that the lag counts to.
     pub lag_as_of_ms: Option<i64>,
     pub partitions_assigned: usize,
     pub partitions_paused: usize,
-    /// Whether the lane is a member of its group with an assignment, be it an empty one.
+    /// True if the lane is a member of its group with an assignment, even an empty one.
     pub joined: bool,
-    /// When the lane's loop last turned; starts with the lane's start.
+    /// The time at which the lane's loop last turned. It begins with the lane's start.
     pub loop_turn_ms: i64,
-    /// Whether the lane failed to answer the last ask, so that the rest may be old. Written by the board.
+    /// True if the lane failed to answer the last ask, so that the rest may be old. Only the board writes it.
     pub stale: bool,
 }
 
 /// The rate limit as this replica has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Budget {
-    /// This replica's share; `None` for unlimited.
+    /// This replica's share, or `None` for unlimited.
     pub rows_per_minute: Option<u32>,
-    /// Rows that hold a slot of the window.
+    /// The rows that hold a slot of the window.
     pub window_rows: u64,
 }
 
-/// What last went wrong, without personal data.
+/// The last error, without personal data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastError {
     pub at_ms: i64,
     pub what: String,
-    /// When a success showed that it is over; `None` while it may go on.
+    /// The time at which a success showed that the error is over, or `None` while it may go on.
     pub over_at_ms: Option<i64>,
 }
 
-/// What all lanes last reported.
+/// The last reports of all lanes.
 #[derive(Default)]
 pub struct Board {
     lanes: Vec<Lane>,
-    /// Held by whoever asks, until he has read the answers.
+    /// The lock that a caller holds until it has read the answers.
     asking: tokio::sync::Mutex<()>,
 }
 
@@ -90,23 +91,23 @@ pub struct Reporter {
     asks: mpsc::Receiver<Ask>,
 }
 
-/// Someone waits for a lane to write its metrics and its status.
+/// A caller's request to a lane to write its metrics and its status.
 pub struct Ask(oneshot::Sender<()>);
 
-/// Proof that the lanes were asked; while it lives, no one else asks them.
+/// The proof that the lanes were asked. While it lives, no other caller asks them.
 pub type Fresh<'a> = tokio::sync::MutexGuard<'a, ()>;
 
 impl Board {
-    /// Adds a lane, as it stands at the start.
+    /// Adds a lane with its status at the start.
     pub fn lane(&mut self, status: LaneStatus) -> Reporter {
         let status = Arc::new(Mutex::new(status));
-        // One at a time asks; what a stuck lane finds later is closed.
+        // One caller asks at a time. An ask that a stuck lane finds later is closed.
         let (sender, receiver) = mpsc::channel(1);
         self.lanes.push(Lane { status: Arc::clone(&status), asks: sender });
         Reporter { status, asks: receiver }
     }
 
-    /// Asks every lane to write its numbers and waits until all have or `deadline` has passed.
+    /// Asks every lane to write its numbers. Waits until all have written them or `deadline` has passed.
     pub async fn refresh(&self, deadline: Duration) -> Fresh<'_> {
         let fresh = self.asking.lock().await;
         let deadline = Instant::now() + deadline;
@@ -121,18 +122,18 @@ impl Board {
         fresh
     }
 
-    /// Every lane as it last reported, in the order they were added.
+    /// Returns the last status of every lane, in the order in which the lanes were added.
     pub fn lanes(&self) -> Vec<LaneStatus> {
         self.lanes.iter().map(|lane| lock(&lane.status).clone()).collect()
     }
 
-    /// The lanes whose loop has not turned for longer than `limit`.
+    /// Returns the lanes whose loop has not turned for longer than `limit`.
     pub fn stuck(&self, limit: Duration, now_ms: i64) -> Vec<String> {
         let limit_ms = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
         self.named(|lane| now_ms.saturating_sub(lane.loop_turn_ms) > limit_ms)
     }
 
-    /// The lanes that are no members of their group.
+    /// Returns the lanes that are no members of their group.
     pub fn not_joined(&self) -> Vec<String> {
         self.named(|lane| !lane.joined)
     }
@@ -144,7 +145,7 @@ impl Board {
 }
 
 impl Lane {
-    /// `None` if the lane has not taken the last ask yet, or is gone.
+    /// Asks the lane. Returns `None` if the lane has not taken the last ask yet, or is gone.
     fn ask(&self) -> Option<oneshot::Receiver<()>> {
         let (sender, receiver) = oneshot::channel();
         self.asks.try_send(Ask(sender)).ok().map(|()| receiver)
@@ -152,17 +153,17 @@ impl Lane {
 }
 
 impl Reporter {
-    /// Changes what the board shows of this lane; cheap enough for every turn of its loop.
+    /// Changes the status of this lane on the board. That is cheap enough for every turn of the lane's loop.
     pub fn update(&self, change: impl FnOnce(&mut LaneStatus)) {
         change(&mut lock(&self.status));
     }
 
-    /// Waits until someone asks: the lane then writes all its metrics and its status, without waiting for anything, and
-    /// says `answered`. Cancel-safe. Waits for ever once the board is gone.
+    /// Waits until a caller asks. The lane then writes all its metrics and its status, without waiting for anything, and calls
+    /// `answered`. Cancel-safe. Waits forever once the board is gone.
     pub async fn asked(&mut self) -> Ask {
         loop {
             match self.asks.recv().await {
-                // Writing for one who no longer waits could fall into the next one's reading.
+                // Writing for a caller that no longer waits could change the numbers while the next caller reads.
                 Some(ask) if ask.0.is_closed() => {}
                 Some(ask) => return ask,
                 None => std::future::pending().await,
@@ -173,12 +174,12 @@ impl Reporter {
 
 impl Ask {
     pub fn answered(self) {
-        // Whoever asked may have met his deadline.
+        // The caller may have met its deadline.
         let _ = self.0.send(());
     }
 }
 
-/// A status is plain data: what a panicking lane left there is worth showing.
+/// Locks a status. It is plain data, so a panicking lane's status is worth showing.
 fn lock(status: &Mutex<LaneStatus>) -> MutexGuard<'_, LaneStatus> {
     status.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -187,7 +188,7 @@ fn lock(status: &Mutex<LaneStatus>) -> MutexGuard<'_, LaneStatus> {
 mod tests {
     use super::*;
 
-    /// Long enough never to pass in a test.
+    /// A deadline that never passes in a test.
     const LONG: Duration = Duration::from_secs(60);
 
     fn status(destination: &str) -> LaneStatus {
@@ -214,7 +215,7 @@ mod tests {
             answering.update(|status| status.pending_rows = 7);
             ask.answered();
         };
-        // The first lane is waited for; then the deadline passes for the second.
+        // The refresh waits for the first lane. Then the deadline passes for the second one.
         let (fresh, ()) = tokio::join!(board.refresh(Duration::from_millis(100)), lane);
         drop(fresh);
         let lanes = board.lanes();
@@ -227,7 +228,7 @@ mod tests {
         let mut board = Board::default();
         let mut reporter = board.lane(status("vitally"));
         drop(board.refresh(Duration::ZERO).await);
-        // The old ask is still in the channel, so this one cannot be placed.
+        // The old ask is still in the channel, so the board cannot place this one.
         drop(board.refresh(LONG).await);
         assert!(board.lanes()[0].stale);
         let late = async {

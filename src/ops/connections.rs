@@ -1,7 +1,7 @@
-//! The connections of the ops endpoint: bounded in number and in time, so that those that ask nothing keep no one out.
+//! The connections of the ops endpoint: bounded in number and in time, so that idle ones keep no client out.
 //!
-//! A connection shows that it is of use by the answers it gets. One that gets none for long is closed, and when there are as
-//! many as may be, the one that has gone longest without makes room for the next.
+//! A connection shows that it is of use by the answers it gets. The listener closes one that gets none for long. When it has
+//! the most connections that it may have, the one without an answer for the longest time makes room for the next.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,16 +17,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
-/// Connections at once. A guess: two Prometheus servers, probes and people need a tenth of it, and a process has 1,024 file
-/// descriptors by default.
+/// The most connections at once. A guess: two Prometheus servers, probes and people need a tenth of it, and a process has 1,024
+/// file descriptors by default.
 pub(super) const MOST: usize = 64;
 
-/// How long a connection may go without an answer: longer than Prometheus' default interval of a minute, so that its
+/// The time that a connection may go without an answer. It is longer than Prometheus' default interval of a minute, so that its
 /// connection is kept.
 const LONGEST_WITHOUT_ANSWER: Duration = Duration::from_secs(65);
 
-/// How long to wait when the process has no file descriptor left, after a connection was closed for it. A guess: its task
-/// ends within microseconds.
+/// The wait after the listener closed a connection because the process has no file descriptor left. A guess: the connection's
+/// task ends within microseconds.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(10);
 
 /// A listener whose connections are bounded.
@@ -38,7 +38,7 @@ pub(super) struct Bounded {
 
 /// The listener's hold on a connection.
 struct Open {
-    /// Milliseconds from `began` to the last answer, or to the opening.
+    /// The milliseconds from `began` to the last answer, or to the opening.
     answered_ms: Arc<AtomicU64>,
     close: oneshot::Sender<()>,
 }
@@ -52,7 +52,7 @@ impl Bounded {
     fn close_one(&mut self) {
         let idle = (0..self.open.len()).min_by_key(|&index| self.open[index].answered_ms.load(Ordering::Relaxed));
         if let Some(index) = idle {
-            // It may have ended meanwhile.
+            // The connection may have ended meanwhile.
             let _ = self.open.swap_remove(index).close.send(());
         }
     }
@@ -92,7 +92,7 @@ impl Listener for Bounded {
     }
 }
 
-/// Whether the error is about the connection that was to be accepted, and the next one may be well.
+/// Returns true if the error is about the connection that was to be accepted, so that the next one may be good.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
@@ -107,7 +107,7 @@ pub(super) struct Connection {
     stream: TcpStream,
     began: Instant,
     answered_ms: Arc<AtomicU64>,
-    /// Until the listener has spoken, or is gone.
+    /// The listener's order to close, until it has come or the listener is gone.
     closed: Option<oneshot::Receiver<()>>,
     overdue: Pin<Box<Sleep>>,
 }
@@ -129,7 +129,7 @@ impl AsyncRead for Connection {
             && let Poll::Ready(word) = Pin::new(closed).poll(context)
         {
             self.closed = None;
-            // The listener gone is no reason to end: requests under way have a second then.
+            // A listener that is gone is no reason to end, because requests in flight then have a second.
             if word.is_ok() {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }

@@ -1,4 +1,4 @@
-//! What an operator can ask the running worker over HTTP: `/metrics`, `/livez`, `/readyz`, `/status`.
+//! Answers an operator's requests to the running worker over HTTP: `/metrics`, `/livez`, `/readyz`, `/status`.
 
 mod board;
 mod connections;
@@ -23,31 +23,31 @@ pub use board::{Ask, Board, Budget, LaneStatus, LastError, Reporter};
 use crate::metrics::Metrics;
 use connections::Bounded;
 
-/// How long a scrape waits for a lane to bring its numbers up to date. A turn of a lane's loop takes milliseconds, and
+/// The time that a scrape waits for a lane to bring its numbers up to date. A turn of a lane's loop takes milliseconds, and
 /// Prometheus gives up after 10 s by default.
 const REFRESH_DEADLINE: Duration = Duration::from_millis(200);
 
-/// A lane whose loop has not turned for this long is stuck: it waits for nothing longer than a second, and a revoke or a
-/// synchronous commit does not hold it up.
+/// The time without a turn of the loop after which a lane is stuck. The loop turns at least every 5 s, and a revoke or a
+/// synchronous commit does not delay it.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 
-/// How long requests under way at the end may still take; they answer from memory.
+/// The time that requests in flight at the end may still take. The server answers them from memory.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
-/// Prometheus' text format, <https://prometheus.io/docs/instrumenting/exposition_formats/#basic-info>.
+/// The content type of Prometheus' text format, <https://prometheus.io/docs/instrumenting/exposition_formats/#basic-info>.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What the endpoint answers from; it knows no lanes, only what they report.
+/// The data that the endpoint answers from. It knows no lanes, only their reports.
 pub struct Ops {
     pub metrics: Arc<Metrics>,
     pub board: Arc<Board>,
 }
 
-/// Serves until `shutdown` completes, which should be after the lanes have drained: the last minutes of a lane are worth
-/// watching. Requests under way then have a second to end.
+/// Serves until `shutdown` completes. That should be after the lanes have drained, because the last minutes of a lane are worth
+/// watching. Requests in flight then have a second to end.
 ///
 /// # Errors
-/// What the listener reports.
+/// Returns the listener's error.
 pub async fn serve(
     listener: TcpListener,
     ops: Ops,
@@ -56,7 +56,7 @@ pub async fn serve(
     let (stopping, stopped) = oneshot::channel();
     let shutdown = async move {
         shutdown.await;
-        // The other end is gone only if the server is.
+        // The other end is gone only if the server is gone.
         let _ = stopping.send(());
     };
     let server = axum::serve(Bounded::new(listener), router(ops)).with_graceful_shutdown(shutdown);
@@ -84,7 +84,7 @@ fn router(ops: Ops) -> Router {
 }
 
 async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
-    // Held while encoding: the next scrape must not have the lanes write meanwhile.
+    // The lock is held while encoding, because the next scrape must not let the lanes write meanwhile.
     let _fresh = ops.board.refresh(REFRESH_DEADLINE).await;
     ([(header::CONTENT_TYPE, TEXT_FORMAT)], ops.metrics.encode()).into_response()
 }
@@ -97,11 +97,11 @@ async fn readyz(State(ops): State<Arc<Ops>>) -> Response {
     health("joining", ops.board.not_joined())
 }
 
-/// What `/status` answers.
+/// The answer of `/status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     pub version: String,
-    /// The time of the process's clock, milliseconds since 1970, which the lanes' times are of too.
+    /// The time of the process's clock in milliseconds since 1970. The lanes' times are of the same clock.
     pub now_ms: i64,
     pub lanes: Vec<LaneStatus>,
 }
@@ -113,7 +113,7 @@ async fn status(State(ops): State<Arc<Ops>>) -> Response {
     json(StatusCode::OK, &Status { version: env!("CARGO_PKG_VERSION").to_owned(), now_ms: now_ms(), lanes })
 }
 
-/// 200 if no lane is at fault, else 503 with the names of those that are.
+/// Returns 200 if no lane is at fault, otherwise 503 with the names of the lanes that are.
 fn health(fault: &'static str, lanes: Vec<String>) -> Response {
     #[derive(Serialize)]
     struct Health {
@@ -274,7 +274,7 @@ mod tests {
     async fn it_answers_until_told_to_stop_and_then_ends_with_connections_open() {
         let served = served(Arc::new(Metrics::new()), Board::default()).await;
         assert_eq!(served.get("/livez").await.0, 200);
-        // Half a request, whose end never comes.
+        // The client sends half a request, whose end never comes.
         let mut half = std::net::TcpStream::connect(&served.url["http://".len()..]).expect("a connection");
         half.write_all(b"GET /livez HTTP/1.1\r\n").expect("a write");
         assert_eq!(served.get("/livez").await.0, 200);
@@ -286,7 +286,7 @@ mod tests {
     async fn connections_that_ask_nothing_keep_no_one_out_and_are_closed() {
         let served = served(Arc::new(Metrics::new()), Board::default()).await;
         let address = &served.url["http://".len()..];
-        // Every other one with half a request.
+        // Every other connection sends half a request.
         let mut idle = Vec::new();
         for n in 0..359 {
             let stream = tokio::net::TcpStream::connect(address).await.expect("a connection");
@@ -302,7 +302,7 @@ mod tests {
         assert_eq!(served.get("/livez").await.0, 200);
         let closed = async {
             for stream in &idle[..idle.len() - connections::MOST] {
-                // The end, or a reset where what was sent lay unread.
+                // The connection ends, or is reset if its bytes lay unread.
                 stream.readable().await.expect("an event");
                 assert!(matches!(stream.try_read(&mut [0; 8]), Ok(0) | Err(_)));
             }
