@@ -17,18 +17,18 @@ use super::topics::partition_count;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     pub standing: Standing,
-    /// The thing that was checked: `kafka.properties`, `brokers`, `topic identify`.
+    /// The subject of the check: `kafka.properties`, `brokers`, `topic identify`.
     pub subject: String,
     pub text: String,
-    /// The remedy, if the thing is not as it should be.
+    /// The remedy, if the subject is not as it should be.
     pub remedy: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// The thing is as it should be.
+    /// The subject is as it should be.
     Good,
-    /// The thing stays wrong until an operator changes something.
+    /// The subject stays wrong until an operator changes something.
     Wrong,
     /// The brokers do not answer, but may answer in a while.
     Unreachable,

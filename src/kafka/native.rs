@@ -43,8 +43,8 @@ pub(super) struct Topic {
 
 /// Asks a broker that is up to describe these topics. Creates none of them.
 ///
-/// Does not ask the controller, as librdkafka would: the mock cluster names none, and the controller of a real cluster may be
-/// busy.
+/// librdkafka would ask the controller. This function does not, because the mock cluster names none, and the broker that leads
+/// the others may be busy.
 pub(super) fn describe_topics<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     topics: &[String],

@@ -1,4 +1,4 @@
-//! Keeps a provider's echo of the token out of dead letters, because gateways repeat what they refuse.
+//! Keeps a vendor's echo of the token out of dead letters, because gateways repeat what they refuse.
 
 use secrecy::{ExposeSecret, SecretString};
 

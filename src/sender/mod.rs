@@ -123,9 +123,9 @@ impl Sender {
         Ok(Reply { status, headers, body, received_at })
     }
 
-    /// Returns the failure, but without `untouched` after `UNTOUCHED_IN_A_ROW` of them. The engine sends an untouched request again
-    /// at once, so a server that gives back each request must become an outage. Requests in flight together count once, because
-    /// one closing connection gives all of them back.
+    /// Returns the failure, but without `untouched` after `UNTOUCHED_IN_A_ROW` of them. The engine sends an untouched request
+    /// again at once, so a server that gives back each request must become an outage. Requests in flight together count once,
+    /// because one closing connection gives all of them back.
     fn not_again(&self, before: u32, failure: Failure) -> Failure {
         if failure.untouched {
             self.untouched.fetch_max(before + 1, Ordering::Relaxed);

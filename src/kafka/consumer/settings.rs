@@ -54,15 +54,16 @@ pub(in crate::kafka) fn consumer_config(settings: &ConsumerSettings) -> ClientCo
         // retries a commit within that time, the commit fails when the address is known and makes it look anew, without a
         // heartbeat. On an idle machine that happened 24 times, on busy cores until the group expelled the member (measured).
         ("retry.backoff.ms", "1000"),
-        // Lag comes from these. Every 5 s is finer than any scrape interval in use, and cheap (one JSON per lane).
+        // The worker computes lag from the statistics. Every 5 s is finer than any scrape interval in use, and cheap (one JSON
+        // per lane).
         ("statistics.interval.ms", "5000"),
     ];
     // With the new protocol, librdkafka refuses `session.timeout.ms`, `heartbeat.interval.ms` and
     // `partition.assignment.strategy`. Eager strategies take all partitions away at each rebalance (measured: redelivers).
     if !broker_assigns(&settings.properties) {
         defaults.push(("partition.assignment.strategy", "cooperative-sticky"));
-        // The default is 3,000. Members learn of a rebalance from a heartbeat, and of a cooperative one from two. A join took 6
-        // s to its end, most of that waiting for heartbeats (measured).
+        // The default is 3,000. Members learn of a rebalance from a heartbeat, and of a cooperative one from two. From the join
+        // to the end it took 6 s, most of that waiting for heartbeats (measured).
         defaults.push(("heartbeat.interval.ms", "1000"));
     }
     let owned = [
