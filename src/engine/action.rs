@@ -29,7 +29,7 @@ pub struct DeadLetterId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CommitId(pub u64);
 
-/// What the loop has to do.
+/// A request of the engine to the loop.
 #[derive(Clone, Debug)]
 pub enum Action {
     /// Send these rows in one request and bring the answer.
@@ -56,11 +56,11 @@ pub enum Action {
     },
     Pause(Vec<PartitionId>),
     Resume(Vec<PartitionId>),
-    /// These partitions that are being revoked hold nothing any more: let them go.
+    /// Partitions that are being revoked and hold nothing more: let them go.
     Release(Vec<PartitionId>),
 }
 
-/// What a row looks like to the one who renders it.
+/// A row as the provider's adapter sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Outgoing<'a> {
     pub profile: &'a Profile<'a>,
@@ -77,7 +77,7 @@ pub type Encode<'a> = dyn FnMut(&Outgoing<'_>) -> Result<EncodedRow, Rejection> 
 /// Something worth a line in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// What stood between these positions is gone: retention overtook the reader, or the log was cut or made anew.
+    /// The records between these positions are gone: retention overtook the reader, or the log was cut or made anew.
     Gap { partition: PartitionId, from: Position, to: Position },
     /// A partition starts below a fence: nothing of it is sent until it has been read up to there.
     Replay { partition: PartitionId, from: Position, fence: Position },
@@ -93,7 +93,7 @@ pub struct Commit {
     pub metadata: String,
 }
 
-/// What came of a commit.
+/// The outcome of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommitOutcome {
     Done,
@@ -103,7 +103,7 @@ pub enum CommitOutcome {
     Fenced,
 }
 
-/// What is written to the dead-letter topic.
+/// A record for the dead-letter topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
     pub key: Option<Vec<u8>>,
@@ -122,11 +122,11 @@ pub struct DeadLetter {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gained {
     pub partition: PartitionId,
-    /// Where reading starts.
+    /// The position where reading starts.
     pub start: Position,
-    /// What the last owner's commit says.
+    /// The fence in the last owner's commit.
     pub fence: Option<Fence>,
-    /// What it had settled beyond `start`.
+    /// The users that the last owner had settled beyond `start`.
     pub settled: SettledList,
     /// The time for which the owners of the topic's other partitions may still use its share (`Fence::unheard`); `None` where
     /// that was never theirs.

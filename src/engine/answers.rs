@@ -1,4 +1,4 @@
-//! What comes back: one answer per request, one verdict per row, and what each means for the row and for the lane.
+//! Answers to requests: one answer per request, one verdict per row, and its meaning for the row and for the lane.
 
 use std::time::{Duration, Instant};
 
@@ -99,7 +99,7 @@ impl Engine {
         }
     }
 
-    /// Tells the lane's health what a request has shown. Returns whether what failed is likely the lane's.
+    /// Reports the result of a request to the lane's health. Returns true if the failure is likely the lane's.
     fn note_health(&mut self, batch: &Batch, verdicts: &[Verdict], now: Instant) -> bool {
         let mut has_passed = false;
         let mut has_reached = false;
@@ -130,7 +130,7 @@ impl Engine {
         }
     }
 
-    /// Somebody has changed what the account fault may have been about: the next probe goes at once.
+    /// An operator has changed a possible cause of the account fault: the next probe goes at once.
     pub fn probe_now(&mut self, now: Instant) {
         self.health.probe_now(now);
     }
@@ -139,7 +139,7 @@ impl Engine {
         let Some(row) = self.rows.current(index, seq) else { return };
         match row.stage {
             Stage::InFlight => {}
-            // Its partition is somebody else's: only its user's next row is ours to decide about.
+            // Its partition is another replica's. This lane decides only about the next row of its user.
             Stage::Orphaned => {
                 self.in_flight.end_orphan();
                 self.remove_row(index);
@@ -226,15 +226,15 @@ impl Engine {
         self.put_back_as(index, Stage::Suspect(seen.now));
     }
 
-    /// The row was part of a failure that may be its own: it goes again in a smaller request, then alone, until it passes or is
-    /// to blame.
+    /// The row was part of a failure that may be its own. It goes again in a smaller request, then alone, until it passes or
+    /// is to blame.
     fn failed(&mut self, index: RowIndex, reason: &'static str, last: DeadLetterCause, seen: Seen) {
         self.tally.counters.retried(reason);
         let first = self.health.failures(seen.sent, seen.now);
         let Some(row) = self.rows.get_mut(index) else { return };
         let arrived = row.arrived;
         let trouble = row.trouble.get_or_insert_with(|| Box::new(Trouble { failures: first, refusal: None }));
-        // A first failure between successes has its witness; and whoever says that a job has failed has worked on it.
+        // A first failure between successes has its witness. A provider that says that a job has failed has worked on it.
         let is_witnessed = (trouble.failures.total == 0 && !seen.is_lanes) || reason == "job_failed";
         let due = self.health.suspect(&mut trouble.failures, seen.sent.rows, is_witnessed, seen.now);
         let sign = match (&last, seen.status) {
@@ -246,7 +246,7 @@ impl Engine {
             trouble.refusal = Some(rejection.clone());
         }
         if seen.sent.rows == 1 && self.health.is_to_blame(sign, &trouble.failures, arrived, seen.now) {
-            // What the vendor said of the row tells its reader more than a request that got no answer after it.
+            // The vendor's words about the row help its reader more than a later request without an answer.
             let cause = trouble.refusal.take().map_or(last, DeadLetterCause::Rejected);
             return self.dead_letter_row(index, cause);
         }
@@ -263,7 +263,7 @@ impl Engine {
     }
 }
 
-/// What is known of the request that a row's verdict belongs to.
+/// The facts about the request that a row's verdict belongs to.
 #[derive(Clone, Copy)]
 struct Seen {
     sent: Sent,
@@ -273,7 +273,7 @@ struct Seen {
     now: Instant,
 }
 
-/// What a verdict that is no success says about the lane.
+/// Returns the hold that a verdict other than success asks for.
 fn cause_of(verdict: &Verdict) -> Option<HoldCause> {
     match verdict {
         Verdict::Throttled { .. } => Some(HoldCause::Throttled),
@@ -377,7 +377,7 @@ mod tests {
         );
     }
 
-    /// Probes of one row each that fail with `verdict` during so many seconds, each with the seconds since the one before.
+    /// Probes of one row each that fail with `verdict` during `seconds` seconds, each with the seconds since the one before.
     fn probes(lane: &mut ByHand, verdict: &Verdict, seconds: u64) -> Vec<f64> {
         let (mut gaps, mut last) = (Vec::new(), lane.now.at);
         let end = last + Duration::from_secs(seconds);

@@ -1,4 +1,4 @@
-//! When positions are committed, with which fence, and what the outcome changes.
+//! Commits of positions: their times, their fences, and the effect of their outcomes.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -51,12 +51,12 @@ pub(super) struct Commits {
 }
 
 impl Commits {
-    /// When the last successful commit was asked for.
+    /// The time when the last successful commit was asked for.
     pub fn last_ok(&self) -> Option<Instant> {
         self.last_ok
     }
 
-    /// Whether the last commit of a drain has been answered.
+    /// Returns true if the last commit of a drain has been answered.
     pub fn is_final(&self) -> bool {
         self.is_final
     }
@@ -72,7 +72,7 @@ impl Commits {
         self.out.as_ref().is_some_and(|out| out.releasing.contains(&id))
     }
 
-    /// The partition is gone: if the group waits for it, it need not any more.
+    /// The partition is gone: the group does not wait for it.
     pub fn forget(&mut self, id: PartitionId) {
         if self.releasing.remove(&id) {
             self.released.push(id);
@@ -144,7 +144,7 @@ impl Engine {
         Some(Action::Commit { id, commits })
     }
 
-    /// When the next commit should start; `None` while there is no reason for one.
+    /// Returns the time when the next commit should start; `None` while there is no reason for one.
     fn commit_due(&mut self, now: Instant, at_once: bool) -> Option<Instant> {
         let Some(started_at) = self.commits.started_at else {
             let needed = at_once || self.wants_fence(now) || self.has_rows() || self.has_progress();
@@ -183,8 +183,8 @@ impl Engine {
         self.partitions.values().any(|p| p.tracker.committable(p.read) > p.committed)
     }
 
-    /// Revoked partitions with nothing in flight, all of whose share's requests have been answered: then it is known how late
-    /// what they sent may have arrived.
+    /// Returns the revoked partitions with nothing in flight, if all requests of their share have been answered. Then the lane
+    /// knows how late their rows may have arrived.
     fn releasable(&self) -> Vec<PartitionId> {
         if self.commits.releasing.is_empty() {
             return Vec::new();
@@ -222,7 +222,7 @@ impl Engine {
             CommitOutcome::Failed => {
                 self.tally.counters.commit_failures += 1;
                 self.commits.failures += 1;
-                // A revoke does not wait for ever, nor does a drain: the next owner replays.
+                // A revoke does not wait forever, nor does a drain: the next owner replays.
                 self.release(&out, now);
                 self.commits.is_final |= out.is_final && self.commits.failures >= 3;
             }

@@ -1,4 +1,4 @@
-//! What the engine has counted since it started; the lane copies it into the metrics.
+//! The engine's counts since it started; the lane copies them into the metrics.
 
 use std::collections::BTreeMap;
 
@@ -52,7 +52,7 @@ impl Counters {
     }
 }
 
-/// Why something becomes a dead letter.
+/// The cause of a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeadLetterCause {
     Unreadable(DecodeError),

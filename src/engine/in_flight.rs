@@ -8,8 +8,8 @@ use super::health::Sent;
 use super::rows::RowIndex;
 use crate::verdict::JobId;
 
-/// Returns the time when a job of this many rows counts as lost: three times the provider's pace of 1,200 rows a minute plus five
-/// minutes (Userpilot, "Limitations": up to 1,200 rows processed per minute; factor and allowance are guesses).
+/// Returns the time when a job of this many rows counts as lost. It is three times the provider's pace of 1,200 rows a minute
+/// plus five minutes (Userpilot, "Limitations"; factor and allowance are guesses).
 fn job_deadline(rows: usize, now: Instant) -> Instant {
     now + Duration::from_millis(50) * 3 * u32::try_from(rows).unwrap_or(u32::MAX) + Duration::from_secs(300)
 }

@@ -1,4 +1,4 @@
-//! What comes in: partitions and their records.
+//! Intake: partitions and their records.
 
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,8 @@ const RESUME_BELOW: f64 = 0.8;
 const CATCH_UP: Duration = Duration::from_secs(30);
 
 impl Engine {
-    /// Takes partitions over. They stand paused; `poll` resumes them when their replay fits.
-    /// `total_partitions`: all partitions of all topics, whoever owns them.
+    /// Takes partitions over. They are paused; `poll` resumes them when their replay fits. `total_partitions`: all partitions
+    /// of all topics, of every owner.
     pub fn assigned(&mut self, gained: &[Gained], total_partitions: usize, now: Now) {
         self.started = true;
         self.limit.resize(total_partitions, now.at);
@@ -98,7 +98,7 @@ impl Engine {
         self.hold_back_revoking();
     }
 
-    /// These partitions are somebody else's already: their state goes, late answers change nothing.
+    /// These partitions are another replica's already: their state goes, and late answers change nothing.
     pub fn lost(&mut self, partitions: &[PartitionId], now: Instant) {
         for id in partitions {
             self.limit.lose(*id, now);
@@ -139,7 +139,7 @@ impl Engine {
 
     /// The reader has reached the log's end.
     ///
-    /// Below the fence that need not be the end: a leader that has just taken over shows less than the one before showed,
+    /// Below the fence that need not be the end. A leader that has just taken over shows less than the one before showed,
     /// until its followers have caught up (KAFKA-2334). A replay that ended there would send users back.
     pub fn on_end(&mut self, id: PartitionId, position: Position, now: Instant) {
         if let Some(partition) = self.partitions.get_mut(&id)
@@ -156,9 +156,9 @@ impl Engine {
         }
     }
 
-    /// The log holds nothing any more between these positions. Its partition may be gained later, with another log.
+    /// The log no longer holds records between these positions. The lane may gain its partition later, with another log.
     pub fn on_gap(&mut self, id: PartitionId, from: Position, to: Position, now: Instant) {
-        // Whoever reads on there is told as well.
+        // The owner that reads on there hears of it as well.
         if self.draining || self.partitions.get(&id).is_some_and(Partition::is_revoking) {
             return;
         }
@@ -221,7 +221,7 @@ impl Engine {
         partition.pending_bytes += bytes as u64;
         self.pending_events += 1;
         self.letters.add_record(id, record, entry, bytes, error);
-        // What is replayed may have been written by the last owner: the end of the replay tells.
+        // The last owner may have written a replayed letter: the end of the replay shows it.
         if !partition.is_replaying() {
             self.letters.enqueue(id);
         }
@@ -344,7 +344,7 @@ impl Engine {
         self.change_paused(true).map(Action::Pause).or_else(|| self.change_paused(false).map(Action::Resume))
     }
 
-    /// Whether intake stands still for what is settled already: once that is committed, it can go on.
+    /// Returns true if settled rows alone keep intake paused: once they are committed, it goes on.
     pub(super) fn is_full_of_settled(&self) -> bool {
         let kept: u64 =
             self.partitions.values().map(|p| p.pending_bytes + p.tracker.settled_beyond_committable()).sum();
@@ -367,8 +367,8 @@ impl Engine {
         (!changed.is_empty()).then_some(changed)
     }
 
-    /// Admits gained partitions whose replay fits beside what the others hold, or that would be alone in the buffer. The
-    /// others take nothing in while one waits, or it would wait for ever.
+    /// Admits gained partitions whose replay fits next to the others' rows, or would be alone in the buffer. While one waits,
+    /// the others take nothing in, or it would wait forever.
     fn admit(&mut self, limit: u64) {
         let admitted = self.partitions.values().filter(|partition| partition.admitted);
         let mut expected: u64 = admitted.map(|partition| partition.usage().max(partition.footprint)).sum();

@@ -17,8 +17,8 @@ use crate::record::Record;
 /// crash writes twice.
 const OUT: usize = 500;
 
-/// Dead letters that may wait before rows are no longer tried and intake stands still; while the guard is closed they wait for
-/// its trickle, and the lag then shows where they are.
+/// The number of dead letters that may wait before the lane tries no more rows and pauses intake. While the guard is closed
+/// they wait for its trickle, and the lag shows the rest.
 pub(super) const LETTERS_WAITING: usize = 1000;
 
 #[derive(Debug)]
@@ -91,7 +91,8 @@ impl DeadLetters {
         let letter = self.letters.remove(&id)?;
         self.out -= usize::from(letter.out);
         if self.letters.is_empty() {
-            // What could not be written is somebody else's: nothing is left to block the lane, or to show that it is over.
+            // Letters that could not be written are another replica's now: none is left to block the lane, or to show that it
+            // works.
             self.failures = 0;
             self.retry_at = None;
         }
@@ -106,12 +107,12 @@ impl DeadLetters {
         self.out
     }
 
-    /// Whether a letter waits that could be written now.
+    /// Returns true if a letter waits that could be written now.
     pub fn are_ready(&self) -> bool {
         self.waiting() > 0 && !self.is_blocked()
     }
 
-    /// Whether the last write failed and none has succeeded since.
+    /// Returns true if the last write failed and none has succeeded since.
     pub fn is_blocked(&self) -> bool {
         self.failures > 0
     }
@@ -158,8 +159,8 @@ impl Engine {
         Some(Action::WriteDeadLetter { id: DeadLetterId(id), letter: letter.content.clone() })
     }
 
-    /// The broker has acknowledged a dead letter, or it could not be written: then it is tried again, and the lane sends
-    /// nothing until it is through.
+    /// The broker has acknowledged a dead letter, or the write failed. Then the lane tries it again, and sends nothing until
+    /// it is written.
     pub fn on_dead_letter(&mut self, id: DeadLetterId, is_written: bool, now: Instant) {
         if !is_written {
             self.tally.counters.dead_letter_failures += 1;

@@ -1,7 +1,8 @@
-//! Decides, for one lane, what is sent, kept, dead-lettered and committed; no IO, no clock, no async.
+//! Decides, for one lane, which rows to send, keep, dead-letter and commit; no IO, no clock, no async.
 //!
-//! The lane's loop tells the engine what happened (`assigned`, `on_record`, `on_answer`, `on_dead_letter`, `on_commit`), then
-//! asks `poll` for actions until there is none and sleeps until `next_wakeup`. Rows go through these stages:
+//! The lane's loop reports events (`assigned`, `on_record`, `on_answer`, `on_dead_letter`, `on_commit`). Then it asks `poll`
+//! for actions until there is none, and sleeps until `next_wakeup`. Their words are in `action.rs`. Rows go through these
+//! stages:
 //!
 //! ```text
 //!  record ─> Held (below the fence) ─> Ready <──────────────┐ failed: under what came meanwhile
@@ -9,10 +10,10 @@
 //!                                     Sealed ── fence ──> InFlight ─> settled, or a dead letter
 //! ```
 //!
-//! `health` tells whose fault a failure is: a row that has failed is a suspect, and goes again apart from the others.
+//! `health` decides whose fault a failure is. A row that has failed is a suspect, and goes again apart from the others.
 //!
-//! A row is sealed (takes no more events) shortly before the budget lets it go, so that its events can lie below a committed
-//! fence at that time however fast its user talks.
+//! A row is sealed (takes no more events) shortly before the budget lets it go. So its events can lie below a committed fence
+//! at that time, however many events its user has.
 
 mod action;
 mod answers;
@@ -131,7 +132,7 @@ impl Engine {
         action
     }
 
-    /// When to call `poll` again if nothing happens before; valid after `poll` returned `None`.
+    /// Returns the time to call `poll` again if nothing happens before; valid after `poll` returned `None`.
     pub fn next_wakeup(&self) -> Option<Instant> {
         self.wake
     }
@@ -152,7 +153,7 @@ impl Engine {
         self.unseal();
     }
 
-    /// Whether a drain is over: nothing is in flight and the last commit has been answered.
+    /// Returns true if a drain is over: nothing is in flight and the last commit has been answered.
     pub fn is_drained(&self) -> bool {
         self.draining && self.in_flight.is_empty() && self.letters.out() == 0 && self.commits.is_final()
     }

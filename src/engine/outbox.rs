@@ -1,4 +1,4 @@
-//! Which rows leave next, and when: sealing, the fence, the budget, the requests.
+//! The next rows to send: sealing, the fence, the budget, the requests.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -11,14 +11,14 @@ use super::limit::Grant;
 use super::rows::{Row, RowIndex, Stage};
 use super::{Action, BatchId, DeadLetterCause, Encode, Engine, Outgoing};
 
-/// Rows are sealed this long before the budget lets them go, so that the commit of their fence is through by then: a commit
-/// takes 2 to 7 ms on Kafka and waits at most 100 ms for the one before it.
+/// The time between the sealing of rows and their send, so that the commit of their fence ends before. A commit takes 2 to 7
+/// ms on Kafka and waits at most 100 ms for the one before it.
 pub(super) const LEAD: Duration = Duration::from_millis(250);
 
 /// Most rows sealed at once where no limit paces them.
 const SEALED: usize = 20_000;
 
-/// Why a request does not go yet.
+/// The reason why a request does not go yet.
 enum Obstacle {
     Limit,
     Fence,
@@ -80,7 +80,7 @@ impl Engine {
             }
         };
         match self.try_send(turn, rows, now, encode) {
-            // A suspect that waits for the fence keeps nobody else waiting.
+            // A suspect that waits for the fence delays no other row.
             Err(Obstacle::Fence) if turn == Turn::Suspects && self.has_others() => {
                 let rows = self.others(self.health.size(), now)?;
                 self.try_send(Turn::Others, rows, now, encode).ok()
@@ -161,7 +161,7 @@ impl Engine {
         .map(|rows| (turn, rows))
     }
 
-    /// How many other rows the next request holds, of `most`; `None` while they wait for company.
+    /// Returns the number of other rows in the next request, at most `most`; `None` while they wait for more rows.
     fn others(&mut self, most: usize, now: Instant) -> Option<usize> {
         if self.guard.is_closed() && self.outbox.others.len() > 1 {
             self.unseal();
@@ -185,7 +185,7 @@ impl Engine {
         Some(available.min(most))
     }
 
-    /// So many rows, or what the share lets go at once, or one while the guard is closed.
+    /// Returns `rows`, or the rows that the share lets go at once, or one while the guard is closed.
     fn at_most(&mut self, rows: usize, now: Instant) -> usize {
         if self.guard.is_closed() { 1 } else { rows.min(self.limit.burst(now)).max(1) }
     }
@@ -198,8 +198,8 @@ impl Engine {
         self.outbox.others.len() + self.rows.ready()
     }
 
-    /// Chooses and encodes rows until the outbox holds what the next requests take. A row that the provider would refuse
-    /// becomes a dead letter here, before it costs anything; while many of those wait, or the guard lets only a trickle
+    /// Chooses and encodes rows until the outbox holds those of the next requests. A row that the provider would refuse
+    /// becomes a dead letter here, before it costs anything. While many of those wait, or the guard lets only a trickle
     /// through, no more rows are tried.
     fn seal(&mut self, turn: Turn, rows: usize, now: Instant, encode: &mut Encode<'_>) {
         let ahead = match self.limit.rows_per_minute(now) {
@@ -274,7 +274,7 @@ impl Engine {
         }
     }
 
-    /// How many rows at the outbox's front make the next request, and whether the fence alone keeps it from holding more.
+    /// Returns the number of rows at the outbox's front in the next request, and true if the fence alone excludes more.
     fn sendable(&mut self, turn: Turn, most: usize, now: Instant) -> (usize, bool) {
         let is_unproven = self.is_unproven(now);
         let rows = &self.rows;
@@ -306,13 +306,13 @@ impl Engine {
         (sendable, false)
     }
 
-    /// Whether the commit of some partition is still its last owner's: its successor would think that owner clean or long
-    /// gone while we use the share.
+    /// Returns true if this replica has not yet committed some usable partition. The stored metadata then still describes the
+    /// previous owner, and a successor could conclude that no replica is using the share.
     fn is_unproven(&self, now: Instant) -> bool {
         self.partitions.values().any(|partition| partition.committed_at.is_none() && partition.usable_at <= now)
     }
 
-    /// Whether a sealed row waits for the fence to move, or for the first commit of a partition.
+    /// Returns true if a sealed row waits for the fence to move, or for the first commit of a partition.
     pub(super) fn wants_fence(&self, now: Instant) -> bool {
         !self.outbox.is_empty()
             && (self.is_unproven(now) || self.partitions.values().any(|partition| partition.sealed > partition.fence))
@@ -381,18 +381,18 @@ impl Engine {
         self.rows.set_stage(index, if waits { Stage::Held } else { stage });
     }
 
-    /// Whether the group has confirmed our membership lately; if not, another owner may be at work.
+    /// Returns true if the group has confirmed this member within a session; if not, another owner may be at work.
     pub(super) fn is_member(&self, now: Instant) -> bool {
         self.commits.last_ok().is_some_and(|at| now.saturating_duration_since(at) <= self.policy.session_timeout)
     }
 
-    /// Whether rows are there that could be sent or sealed.
+    /// Returns true if rows are there that could be sent or sealed.
     pub(super) fn has_rows(&self) -> bool {
         !self.outbox.is_empty() || self.rows.ready() > 0 || self.rows.has_suspects()
     }
 
-    /// Whether settled rows behind suspects take up half of the buffer. What is left of other rows then has to show that the
-    /// provider is well, until the suspects have been told.
+    /// Returns true if settled rows behind suspects take up half of the buffer. The rest of the other rows then has to show
+    /// that the provider works, until the lane knows about the suspects.
     fn is_full_behind_suspects(&self) -> bool {
         let kept: u64 = self.partitions.values().map(|p| p.tracker.settled_beyond_committable()).sum();
         kept >= self.policy.buffer_bytes / 2
@@ -415,7 +415,7 @@ mod tests {
     use crate::engine::testing::{ByHand, PARTITION, gained, policy};
     use crate::engine::{BatchPolicy, Policy};
 
-    /// The sizes of the requests in which so many rows leave.
+    /// The sizes of the requests in which this number of rows leaves.
     fn requests(rows: i64, batch: BatchPolicy) -> Vec<usize> {
         let mut lane = ByHand::new(Policy { batch, calls_per_minute: Some(600), max_in_flight: 64, ..policy() });
         lane.gain(&[gained(PARTITION)]);

@@ -1,4 +1,4 @@
-//! What an engine is told at its start: everything that configuration and provider decide.
+//! The settings of an engine: all decisions of configuration and provider.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub struct Policy {
     pub names: Vec<String>,
     /// The limit; `None` for unlimited.
     pub rows_per_minute: Option<u32>,
-    /// Most requests of one row a minute, beside the rows' limit; `None` where they only count as rows.
+    /// Most requests of one row a minute, in addition to the rows' limit; `None` where they only count as rows.
     pub calls_per_minute: Option<u32>,
     pub batch: BatchPolicy,
     pub max_in_flight: usize,
@@ -24,7 +24,7 @@ pub struct Policy {
     /// Message ids remembered per partition, fewer where the windows of all would outgrow an eighth of the buffer (1 MiB at least).
     pub message_id_window: usize,
     pub commit_interval: Duration,
-    /// How long the group waits for a silent member; nothing is sent on a membership older than this.
+    /// The time that the group waits for a silent member; the lane sends nothing on an older membership.
     pub session_timeout: Duration,
     /// Seeds jitter and hashing.
     pub seed: u64,
@@ -35,12 +35,12 @@ pub struct Policy {
 pub struct BatchPolicy {
     pub max_rows: usize,
     pub max_bytes: usize,
-    /// Bytes of a request beside its rows, and per row.
+    /// Bytes of a request in addition to its rows, and per row.
     pub overhead_bytes: usize,
     pub overhead_bytes_per_row: usize,
     /// Fewer waiting rows than this leave one by one.
     pub single_below: usize,
-    /// How long a row waits for company.
+    /// The time that a row waits for others.
     pub linger: Duration,
 }
 

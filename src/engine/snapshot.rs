@@ -1,4 +1,4 @@
-//! What a lane shows of its engine: the state it is in and the numbers behind its gauges.
+//! The engine as a lane shows it: its state, and the numbers behind its gauges.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ pub struct Snapshot {
     /// This replica's share; `None` for unlimited.
     pub rows_per_minute: Option<f64>,
     pub window_rows: u64,
-    /// What the provider's Retry-After leaves to wait.
+    /// The rest of the wait in the provider's Retry-After.
     pub retry_after: Duration,
     pub partitions: usize,
     pub partitions_paused: usize,
@@ -40,8 +40,8 @@ impl Snapshot {
         self.counters.events_consumed as i64 - self.counters.events_settled() as i64 - self.pending_events as i64
     }
 
-    /// How long the pending rows take at the limit; `None` for unlimited, without a share, or while nothing gets through or only
-    /// the guard's trickle, which a person has to end.
+    /// The time that the pending rows take at the limit. `None` for unlimited, without a share, while nothing gets through, or
+    /// while the guard is closed, which an operator has to end.
     pub fn drain_eta(&self) -> Option<Duration> {
         if matches!(
             self.state,
@@ -89,7 +89,7 @@ impl Engine {
         }
     }
 
-    /// What the lane is doing: the first of these that holds.
+    /// The state of the lane: the first of these that holds.
     pub fn state(&self, now: Instant) -> LaneState {
         // With nothing left to send an outage is no more than a memory.
         let is_over = |hold: &Hold| match hold.cause {
@@ -120,7 +120,7 @@ impl Engine {
         }
     }
 
-    /// Rows that wait or are on their way; those of partitions given up are not ours any more.
+    /// Rows that wait or are in flight, without those of partitions that were given up.
     fn pending_rows(&self) -> usize {
         self.rows.len() - self.in_flight.orphans()
     }

@@ -1,6 +1,6 @@
 //! The states a lane can be in, exactly one at a time.
 
-/// What a lane is doing; exported, shown and logged on change.
+/// The state of a lane; exported, shown and logged on change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LaneState {
     /// No partition assigned yet, or the first wait of a gained share.
@@ -19,20 +19,20 @@ pub enum LaneState {
     AccountFault,
     /// Most of what ends ends as dead letters: a trickle goes on.
     Guarded,
-    /// A job runs at the provider, ours or somebody's.
+    /// A job runs at the provider, this lane's or another client's.
     WaitingForJob,
     /// The dead-letter topic cannot be written.
     DeadLetterBlocked,
     /// The group has not confirmed our membership within the session timeout.
     MembershipStale,
-    /// Intake stands still because the buffer is full, and nothing else explains it.
+    /// Intake is paused because the buffer is full, and nothing else explains it.
     BufferFull,
     Draining,
     /// The provider answers with successes that cannot be read: one row at a time.
     UnreadableSuccess,
     /// No broker answers.
     KafkaDown,
-    /// Kafka refuses this lane's group; the lane stands still and tries again.
+    /// Kafka refuses this lane's group; the lane waits and tries again.
     KafkaRefused,
 }
 

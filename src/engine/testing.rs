@@ -50,7 +50,7 @@ pub fn policy() -> Policy {
     }
 }
 
-/// A partition that nobody has read before.
+/// A partition without a former owner.
 pub fn gained(partition: PartitionId) -> Gained {
     Gained { partition, start: Position(0), fence: None, settled: SettledList::default(), added: None }
 }
@@ -168,7 +168,7 @@ impl ByHand {
         self.turn();
     }
 
-    /// Whoever follows on this one's last commit, at the same time.
+    /// The successor that starts from this one's last commit, at the same time.
     pub fn successor(&self, policy: Policy) -> Self {
         let mut next = ByHand { now: self.now, ..ByHand::new(policy) };
         let gained = self.commits.iter().map(|commit| Gained {

@@ -1,4 +1,4 @@
-//! What was settled beyond the committed position, so that after a clean hand-over nobody is sent again.
+//! The users that are settled beyond the committed position. After a clean hand-over none of them is sent again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ impl UserKey {
         UserKey(Uuid::new_v5(&Uuid::NAMESPACE_OID, user.as_bytes()).as_u64_pair().0)
     }
 
-    /// An event that nobody's user id could be read from.
+    /// A record that has no readable user id.
     pub fn record(offset: Offset) -> Self {
         UserKey(Uuid::new_v5(&Uuid::NAMESPACE_URL, &offset.0.to_be_bytes()).as_u64_pair().0)
     }
@@ -26,8 +26,8 @@ impl UserKey {
 /// Fewer members than these are not worth forgetting (a guess: some kilobytes).
 const FEW: usize = 64;
 
-/// Members with an end beyond the committed position, and the last event of each that has come to it; for a while also members
-/// whom a commit has passed since.
+/// Users with a settled event beyond the committed position, each with the offset of the last such event. Users that a later
+/// commit has covered are removed lazily.
 #[derive(Clone, Debug)]
 pub struct SettledAhead {
     members: BTreeMap<UserKey, Offset>,
@@ -48,7 +48,7 @@ impl SettledAhead {
         *noted = last.max(*noted);
     }
 
-    /// What lies before the committed position is of no interest any more.
+    /// Forgets the users that lie before the committed position.
     pub fn committed(&mut self, position: Position) {
         self.committed = position;
         // Each time they have doubled, so that an end costs the same however many are ahead.

@@ -1,4 +1,4 @@
-//! What a commit says besides its position: the fence, when it was made, whether its owner left cleanly, and what a replay takes.
+//! The metadata of a commit: the fence, its age, whether its owner left cleanly, and the size of a replay.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use crate::record::Position;
 
 /// The commit metadata of one partition, as versioned JSON.
 ///
-/// The fence is the read position at the commit. A row leaves only when all its events lie below the committed fence, so a
-/// successor that sends nothing before it has read up to the fence can never send an older state than one already sent.
+/// The fence is the read position at the commit. A row leaves only when all its events lie below the committed fence. A
+/// successor that sends nothing before it has read up to the fence therefore never sends an older state than one already sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fence {
     v: u8,
@@ -22,16 +22,16 @@ pub struct Fence {
     clean: bool,
     /// Bytes that a successor has to hold before it may send.
     bytes: u64,
-    /// How long the next owner has to wait before it uses the share, in milliseconds.
+    /// The time in milliseconds that the next owner waits before it uses the share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     wait: Option<u32>,
-    /// How long after this commit what its owner sent may count at the provider, in milliseconds.
+    /// The time in milliseconds after this commit during which rows of its owner may still count at the provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     counts: Option<u32>,
     /// The longest time for which its owner sends without having heard of a new partition, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hears: Option<u32>,
-    /// How many partitions there were for all owners so far; nothing where that has changed.
+    /// The number of partitions for all owners so far; absent if it has changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     of: Option<u32>,
 }
@@ -39,11 +39,11 @@ pub struct Fence {
 /// The version stays while an older release can read what it needs: it takes no notice of members that it does not know.
 const VERSION: u8 = 1;
 
-/// The longest `RateLimit::hearsay` of versions that did not say, with their defaults: a burst of a minute at most, a timeout of
-/// 10 s, a session of 45 s (librdkafka's) and the third of it between heartbeats.
+/// The longest `RateLimit::hearsay` of versions that did not write it, with their defaults: a burst of a minute at most, a
+/// timeout of 10 s, a session of 45 s (librdkafka's) and the third of it between heartbeats.
 const UNSAID: Duration = Duration::from_secs(130);
 
-/// What an owner says about itself in a commit, so that a successor with other settings waits long enough.
+/// The facts about an owner in its commit. A successor with other settings waits long enough because of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leaving {
     /// Nothing is in flight and the owner leaves.
@@ -54,7 +54,7 @@ pub struct Leaving {
     pub counts: Duration,
     /// `RateLimit::hearsay`.
     pub hears: Duration,
-    /// How many partitions there were for all owners so far, if always as many.
+    /// The number of partitions for all owners so far, if it has never changed.
     pub of: Option<usize>,
 }
 
@@ -82,7 +82,7 @@ impl Fence {
         Fence::new(read, wall_ms, leaving, 0)
     }
 
-    /// Reads metadata back; `None` for an empty one, another version's or somebody else's.
+    /// Reads metadata back; `None` for an empty one, another version's or another program's.
     pub fn parse(metadata: &str) -> Option<Self> {
         serde_json::from_str::<Fence>(metadata).ok().filter(|fence| fence.v == VERSION)
     }
@@ -95,7 +95,7 @@ impl Fence {
         Position(self.fence)
     }
 
-    /// Who wrote this, seen by a successor whose wall clock stands at `wall_ms`.
+    /// The last owner as its successor sees it with its wall clock at `wall_ms`.
     pub fn last_owner(&self, wall_ms: i64) -> LastOwner {
         let duration = |millis: u32| Duration::from_millis(millis.into());
         LastOwner {
@@ -109,8 +109,8 @@ impl Fence {
         self.bytes
     }
 
-    /// The longest time for which an owner that wrote one of these fences goes on with the share of a partition that is new to
-    /// it; `None` where no owner's share was ever larger than that of one among `total`.
+    /// Returns the longest time for which an owner that wrote one of these fences keeps the share of a partition that is new
+    /// to it. `None` if no owner's share was ever larger than that of one partition among `total`.
     pub fn unheard(fences: impl IntoIterator<Item = Fence>, total: usize) -> Option<Duration> {
         let (mut longest, mut was_larger) = (Duration::ZERO, false);
         for fence in fences {
@@ -120,8 +120,8 @@ impl Fence {
         was_larger.then_some(longest)
     }
 
-    /// Whether its partition's share was never larger than that of one among `total`: then the share of a partition without
-    /// an owner is nobody's.
+    /// Returns true if the share of the fence's partition was never larger than that of one among `total`. Then no owner has
+    /// the share of a partition without an owner.
     pub fn was_always_one_of(&self, total: usize) -> bool {
         self.of.is_some_and(|of| of as usize == total)
     }

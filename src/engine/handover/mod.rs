@@ -1,4 +1,5 @@
-//! What one owner of a partition hands to the next in the metadata of its commits: the fence, and the events that are settled beyond the position.
+//! The hand-over of a partition to its next owner, in the metadata of commits: the fence, and the events settled beyond the
+//! position.
 
 mod ahead;
 mod fence;

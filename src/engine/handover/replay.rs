@@ -22,8 +22,8 @@ impl Engine {
         }
     }
 
-    /// All events below the fence have been read. Whom the last owner had settled altogether is settled here too; of the
-    /// others nothing is known, and what was settled of them goes out again under what was not.
+    /// Ends a replay when all events below the fence have been read. Users that the previous owner had settled completely are
+    /// settled here as well. All other users are sent again, with their older events merged under the newer ones.
     pub(in crate::engine) fn end_replay(&mut self, id: PartitionId) {
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         partition.replay_until = None;

@@ -12,24 +12,25 @@ use super::fence::Fence;
 /// Longest metadata: Kafka's default of 4,096 for `offset.metadata.max.bytes`, above which the whole commit is refused.
 const MOST: usize = 4096;
 
-/// What stands beside the bits: names of keys, numbers of at most 20, 20, 2 and 5 characters, and 60 of the consumer's own (`kafka::mark`).
+/// The bytes around the bits: names of keys, numbers of at most 20, 20, 2 and 5 characters, and 60 of the consumer's own
+/// (`kafka::mark`).
 const AROUND: usize = 160;
 
-/// Who of those that a successor reads of is settled: one mark a member, in the order of their names.
+/// The settled users among those that a successor reads of: one mark a user, in the order of their keys.
 ///
-/// Both sides know the same members: the leaving owner holds them as pending rows and as settled ones, the successor finds
-/// them between the committed position and the fence. So only the marks need to be told: as Golomb-Rice codes of the gaps
-/// between the rarer ones, about one bit a member at worst and a tenth of that where one in a hundred is marked. A sum
-/// over the names tells a successor that has read something else, which then takes nobody for settled.
+/// Both sides know the same users. The leaving owner holds them as pending rows and as settled users, and the successor finds
+/// them between the committed position and the fence. So the list holds only the marks, as Golomb-Rice codes of the gaps
+/// between the rarer ones. They take about one bit a user at worst, and a tenth of that if one user in a hundred is marked. A
+/// sum over the keys shows a successor that it has read something else; it then takes no user for settled.
 ///
-/// What does not fit is left out from the end: about 22,500 members fit at worst, and those left out are sent again.
+/// The list drops the last users if they do not fit: about 22,500 users fit at worst, and the dropped ones are sent again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SettledList {
-    /// How many members the marks tell of.
+    /// The number of users that the marks cover.
     of: u64,
     /// The sum of their names, modulo 2^64.
     sum: u64,
-    /// Whether the marks stand for the unsettled ones.
+    /// True if the marks are those of the unsettled users.
     inverted: bool,
     /// The Rice parameter.
     k: u32,
@@ -57,7 +58,7 @@ impl SettledList {
         serde_json::to_string(&metadata).expect("numbers and texts are always JSON")
     }
 
-    /// Writes down as much of the users (see `SettledAhead::users_from`) as fits beside this fence.
+    /// Writes as many of the users (see `SettledAhead::users_from`) as fit next to this fence.
     pub fn new(users: &BTreeMap<UserKey, bool>, fence: Fence) -> Self {
         let n_settled = users.values().filter(|settled| **settled).count();
         if n_settled == 0 {
@@ -94,7 +95,7 @@ impl SettledList {
         self.of == 0
     }
 
-    /// Those of the members read that are settled; nobody when others were read than the last owner knew.
+    /// The settled users among those read. Empty if the last owner knew other users.
     pub fn among(&self, members: &BTreeSet<UserKey>) -> BTreeSet<UserKey> {
         let Ok(of) = usize::try_from(self.of) else { return BTreeSet::new() };
         if of == 0 || of > members.len() || self.k > 63 || sum(members.iter().take(of)) != self.sum {
@@ -185,7 +186,7 @@ mod tests {
     use super::*;
     use crate::record::Position;
 
-    /// So many members, of which those are settled.
+    /// A list of `n` users, of which those are settled.
     fn users(n: u64, is_settled: impl Fn(u64) -> bool) -> BTreeMap<UserKey, bool> {
         (0..n).map(|n| (UserKey::user(&format!("user-{n}")), is_settled(n))).collect()
     }

@@ -1,4 +1,4 @@
-//! What a row's failures have shown so far, and when they are its own.
+//! The evidence in a row's failures, and the rule for when they are the row's own.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -11,16 +11,16 @@ const CHANCE: f64 = 1e-6;
 pub enum Sign {
     /// The vendor refuses the row in its own words, which no accident brings about, though the account may.
     Refused,
-    /// A status that blames the request, of whoever stands before the provider.
+    /// A status that blames the request, from the provider or from a gateway in front of it.
     Blamed,
     /// An error of the server, a timeout, a reset, a success that cannot be read.
     Broken,
 }
 
 impl Sign {
-    /// With no other row left to try, so long a time of failures is the row's own, if others got through after it came. Guesses:
-    /// longer than what was seen of accounts that are blocked (32 s) and of gateways that refuse everybody (40 s), than the
-    /// restart of a provider; and well within the ten minutes in which a bad row is to be a dead letter.
+    /// The time of failures that makes them the row's own if no other row is left to try and others got through after it came.
+    /// Guesses: longer than accounts were seen blocked (32 s), gateways refused every request (40 s), and a provider restarts.
+    /// They stay well within the ten minutes in which a bad row becomes a dead letter.
     fn patience(self) -> Duration {
         Duration::from_secs(match self {
             Sign::Refused => 40,
@@ -30,11 +30,11 @@ impl Sign {
     }
 }
 
-/// So many failed requests are remembered until a row turns out to have been their fault; older ones count as chance. A guess:
-/// at 5% of bad rows each is told within some hundred requests.
+/// The number of failed requests that are remembered until a row turns out to be their cause; older ones count as chance. A
+/// guess: at 5% of bad rows the lane finds each within some hundred requests.
 const UNEXPLAINED: usize = 4096;
 
-/// How requests fared that held no suspect, and suspects that turned out to be good, in all.
+/// The counts of passed and failed requests without a suspect, and of suspects that turned out to be good.
 #[derive(Debug, Default)]
 pub struct Controls {
     pub passed: u64,
@@ -65,7 +65,8 @@ impl Controls {
         self.failed -= u64::from(first.is_some_and(|request| self.unexplained.remove(&request)));
     }
 
-    /// How many failures in a row chance does not explain, where others fared like this since the row's first one.
+    /// Returns the number of failures in a row that chance does not explain, given the results of others since the row's first
+    /// one.
     fn failures_needed(&self, row: &Failures) -> u32 {
         let passed = self.passed - row.passed_then;
         // What was explained since may have failed before.
@@ -93,7 +94,7 @@ pub struct Failures {
     pub cap: usize,
     /// The request of its first failure, if that held no suspect.
     first_request: Option<u64>,
-    /// How others had fared before its first failure.
+    /// The requests of others that had passed before its first failure.
     passed_then: u64,
     failed_then: u64,
 }
@@ -116,7 +117,7 @@ impl Failures {
         }
     }
 
-    /// A request of so many rows failed with it. `is_witnessed`: the provider is at work all the same.
+    /// Counts a failed request of `rows` rows with it. `is_witnessed`: the provider works in spite of it.
     pub fn note(&mut self, rows: usize, is_witnessed: bool, last_pass: Option<Instant>, now: Instant) {
         let has_passed = self.total > 0 && last_pass.is_some_and(|at| at > self.last);
         let is_witnessed = is_witnessed || has_passed;
@@ -139,10 +140,10 @@ impl Failures {
         self.cap = self.cap.min(rows.div_ceil(2)).max(1);
     }
 
-    /// Whether the failures are more than chance explains.
+    /// Returns true if there are more failures than chance explains.
     ///
-    /// Only failures count between which others got through: an outage fails everybody. Where no other row is left to get
-    /// through, time counts, and that others did since the row `arrived`.
+    /// Only failures count between which others got through, because an outage fails every row. If no other row is left to get
+    /// through, two things count: the time, and a success of others since the row `arrived`.
     pub fn are_its_own(
         &self,
         sign: Sign,

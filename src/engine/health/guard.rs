@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use crate::engine::limit::pacer::Pacer;
 
-/// This many good ends in a row open the guard again: long enough not to be luck at a ratio of one half (1 in 1,000,000),
-/// short enough to take 20 s at the default trickle.
+/// The number of good ends in a row that opens the guard again. It is too long for luck at a ratio of one half (1 in
+/// 1,000,000), and takes 20 s at the default trickle.
 const OPENS_AFTER: usize = 20;
 
-/// Who waits for the other's turn looks again after this time at the earliest: a tenth of a second, a guess, beside a trickle
-/// of one a second.
+/// The shortest time after which a stream that waits for the other's turn asks again: a tenth of a second, a guess, compared
+/// with a trickle of one a second.
 const TURN: Duration = Duration::from_millis(100);
 
 /// The `dead_letter.guard` block.
@@ -18,13 +18,13 @@ const TURN: Duration = Duration::from_millis(100);
 pub struct GuardPolicy {
     /// Share of dead letters in the window above which the guard closes.
     pub ratio: f64,
-    /// How many ends are looked at.
+    /// The number of ends in the window.
     pub window: usize,
     /// The trickle: rows and dead letters a minute while closed.
     pub rows_per_minute: u32,
 }
 
-/// Which stream of ends a result belongs to; each has a window of its own.
+/// The stream of ends that a result belongs to; each has a window of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     /// Events as they are read: readable or not.
@@ -47,7 +47,7 @@ pub struct Guard {
     policy: GuardPolicy,
     windows: [Window; 2],
     pacer: Pacer,
-    /// Which stream the trickle let through last.
+    /// The stream that the trickle let through last.
     last: Option<Stream>,
 }
 

@@ -4,15 +4,15 @@ use std::time::{Duration, Instant};
 
 use crate::verdict::{AccountFault, Outage};
 
-/// The longest wait for the end of somebody else's job, which is asked for with a whole request. Three replicas with jobs of
-/// 100 rows use 88% of the limit with it, 79% with 2 s (simulated).
+/// The longest wait for the end of another client's job; each try costs a whole request. Three replicas with jobs of 100 rows
+/// use 88% of the limit with it, 79% with 2 s (simulated).
 const BUSY: Duration = Duration::from_millis(500);
 
-/// Why a lane as a whole sends nothing, or only a probe.
+/// The reason why a lane as a whole sends nothing, or only a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HoldCause {
     Throttled,
-    /// Somebody's job runs.
+    /// A job runs, of this lane or of another client.
     Busy,
     Unavailable(Outage),
     Fault(AccountFault),
@@ -21,8 +21,8 @@ pub enum HoldCause {
 }
 
 impl HoldCause {
-    /// Whether the content of a row can bring it about. A wrong token, a host that cannot be reached and a wait that the
-    /// provider asks for are never a row's fault.
+    /// Returns true if the content of a row can be the cause. A wrong token, an unreachable host and a wait that the provider
+    /// asks for are never a row's fault.
     pub fn may_be_a_row(self) -> bool {
         match self {
             HoldCause::Throttled | HoldCause::Busy | HoldCause::Fault(AccountFault::Unauthorized) => false,
@@ -31,7 +31,7 @@ impl HoldCause {
         }
     }
 
-    /// Whether it means the account until a row is taken.
+    /// Returns true if it means a fault of the account until a row is taken.
     pub fn is_fault(self) -> bool {
         matches!(self, HoldCause::Fault(_))
     }
@@ -40,7 +40,7 @@ impl HoldCause {
         (self == HoldCause::Busy).then_some(BUSY)
     }
 
-    /// How many rows the first probe takes after a request of so many failed.
+    /// Returns the number of rows in the first probe after a request of `rows` rows failed.
     fn first_probe(self, rows: usize, most: usize) -> usize {
         match self {
             HoldCause::Throttled | HoldCause::Busy => most,
@@ -59,9 +59,9 @@ pub struct Hold {
     pub began: Instant,
     /// The last failed probe, or the first failure: requests that left before say nothing new.
     pub since: Instant,
-    /// When the next probe may go.
+    /// The time of the next probe.
     pub until: Instant,
-    /// What the provider asked for; nothing shortens it.
+    /// The end of the wait that the provider asked for; nothing shortens it.
     asked: Option<Instant>,
     /// Most rows of the next probe.
     pub probe_rows: usize,
@@ -108,7 +108,7 @@ impl Hold {
         self.until = self.until.min(self.asked.unwrap_or(now).max(now));
     }
 
-    /// What the provider's wish leaves to wait.
+    /// Returns the rest of the wait that the provider asked for.
     pub fn asked_for(&self, now: Instant) -> Duration {
         self.asked.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
     }

@@ -1,15 +1,15 @@
-//! Whose fault a failure is, and what may leave meanwhile: the row's, the account's or the provider's.
+//! The rule of blame: a failure is the row's, the account's or the provider's, and that decides what the lane may send.
 //!
-//! One reply cannot always tell. So a verdict says what is likely, and other rows decide:
+//! One reply cannot always show it. So a verdict says what is likely, and other rows decide:
 //!
-//! - A failure with no success shortly before it, or none since its rows arrived, *holds* the whole lane ([`hold`]). While a hold lasts one probe at a time goes,
-//!   after a wait that follows the fault's age; each failed probe halves the next. The rows that have waited longest since they
-//!   were part of a failure are the next probe. A probe that passes ends the hold.
+//! - A failure with no success shortly before it, or none since its rows arrived, *holds* the whole lane ([`hold`]). During a
+//! hold the lane sends one probe at a time, after a wait that follows the age of the fault. Each failed probe halves the next.
+//! The next probe holds the rows that have waited longest since their last failure. A probe that passes ends the hold.
 //! - A failure between successes is not the lane's. It halves the size of the next requests, and a run of successes doubles it
-//!   again ([`size`]), so that few bad rows cost few resends.
-//! - Rows that have been part of a failure are *suspects* ([`blame`]). They go again in halves, then alone, with a quarter of the
-//!   limit and of the time while other rows wait. One that fails alone more often than chance explains, given how other rows
-//!   fare, becomes a dead letter.
+//! again ([`size`]). So few bad rows cost few resends.
+//! - Rows that have been part of a failure are *suspects* ([`blame`]). They go again in halves, then alone, with a quarter of
+//! the limit and of the time while other rows wait. A row becomes a dead letter if it fails alone more often than chance
+//! explains, given the results of other rows.
 
 mod blame;
 pub mod guard;
@@ -27,23 +27,24 @@ use size::RequestSize;
 
 use super::policy::RetryPolicy;
 
-/// A failure within this time after a success of another request may be the row's: a batch of 100 leaves every 5 s at 1,200
-/// rows a minute, so a lane at work always has a success as fresh as this. A guess: two such batches.
+/// A failure within this time after a success of another request may be the row's. A batch of 100 leaves every 5 s at 1,200
+/// rows a minute, so a lane at work always has a success that is newer. A guess: two such batches.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// Suspects get one row in so many of the limit while other rows wait, and one slot in so many of the requests at once.
+/// The part of the limit for suspects while other rows wait, one row in this many, and their part of the requests at once.
 const SUSPECTS: usize = 4;
 
-/// The same once a suspect has waited for `OVERDUE` after it was due: then more rows are bad than a quarter of the limit tells,
-/// which starts between 4 and 5% of them (simulated). And so often as that wait is over, requests of other rows are halved: what
-/// fails next is to be told apart as well.
+/// The same part once a suspect has waited for `OVERDUE` after it was due. Then more rows are bad than a quarter of the limit
+/// can find, which starts between 4 and 5% of them (simulated). Each time that the wait is over, requests of other rows are
+/// halved as well, so that the lane can find the causes of the next failures.
 const SUSPECTS_OVERDUE: usize = 2;
-///
-/// Where requests are slow, as jobs are, so many times as long as the last request of suspects took.
+
+/// The wait after which a suspect is overdue, or `OVERDUE_REQUESTS` times the duration of the last request of suspects if that is
+/// longer, as with jobs. Both are guesses.
 const OVERDUE: Duration = Duration::from_secs(5);
 const OVERDUE_REQUESTS: u32 = 20;
 
-/// Which rows a request holds.
+/// The kind of rows that a request holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// Rows that have not failed.
@@ -54,21 +55,21 @@ pub enum Turn {
     Probe,
 }
 
-/// What may leave next.
+/// The next request that may leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
-    /// A request of this kind with so many rows at most.
+    /// A request of this kind with at most this number of rows.
     Send(Turn, usize),
     /// Nothing before this instant; `None` until an answer comes.
     Wait(Option<Instant>),
 }
 
-/// What waits to be sent, as the plan sees it.
+/// The waiting rows, as the plan sees them.
 #[derive(Clone, Copy, Debug)]
 pub struct Waiting {
     /// Rows that have not failed.
     pub others: usize,
-    /// When the next suspect may go.
+    /// The time when the next suspect may go.
     pub suspect_due: Option<Instant>,
     /// Requests without an answer, jobs included.
     pub out: usize,
@@ -76,7 +77,7 @@ pub struct Waiting {
     pub spare_others: bool,
 }
 
-/// How a request went, as far as it says something about the lane.
+/// The result of a request, as far as it concerns the lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The provider took a row, or refused one by name.
@@ -93,7 +94,7 @@ pub struct Sent {
     pub turn: Turn,
     pub rows: usize,
     pub at: Instant,
-    /// When the first of its rows arrived.
+    /// The arrival of the oldest of its rows.
     pub arrived: Instant,
     /// Its number, if none of its rows had failed before: it shows how others fare.
     pub control: Option<u64>,
@@ -111,7 +112,7 @@ pub struct Health {
     /// A request of other rows has failed since the last success.
     has_failed_since: bool,
     suspects_out: usize,
-    /// When the last request of suspects ended, and how long it took.
+    /// The end of the last request of suspects, and its duration.
     last_suspects: Option<(Instant, Duration)>,
     /// Drawn once for each request for which both could go.
     is_suspects_turn: Option<bool>,
@@ -142,7 +143,7 @@ impl Health {
         self.hold
     }
 
-    /// How many rows that have not failed a request may hold.
+    /// Returns the largest number of rows without failures in one request.
     pub fn size(&self) -> usize {
         self.size.now()
     }
@@ -153,7 +154,7 @@ impl Health {
         doubled.min(self.retry.max).mul_f64(self.jitter.factor())
     }
 
-    /// What may leave now.
+    /// Returns the request that may leave now.
     pub fn plan(&mut self, waiting: Waiting, now: Instant) -> Plan {
         if let Some(hold) = self.hold {
             return match hold.until > now {
@@ -179,8 +180,8 @@ impl Health {
         }
     }
 
-    /// Whether suspects have the next request. Drawn, since a provider that fails every n-th request would always meet them if
-    /// they had every m-th.
+    /// Returns true if suspects have the next request. It is drawn: a provider that fails every n-th request would always meet
+    /// them if they had every m-th.
     fn draw(&mut self, waiting: Waiting, now: Instant) -> bool {
         if let Some(turn) = self.is_suspects_turn {
             return turn;
@@ -200,12 +201,12 @@ impl Health {
         if waiting.spare_others { 1 } else { (self.size.now() >> self.overdue(waiting, now).min(31)).max(1) }
     }
 
-    /// Suspects get one in so many.
+    /// Returns the part of the limit for suspects, one in the returned number.
     fn share(&self, waiting: Waiting, now: Instant) -> usize {
         if self.overdue(waiting, now) > 0 { SUSPECTS_OVERDUE } else { SUSPECTS }
     }
 
-    /// How often the wait is over after which the first suspect is overdue.
+    /// Returns how many times the wait has passed after which the first suspect is overdue.
     fn overdue(&self, waiting: Waiting, now: Instant) -> u32 {
         let waited = waiting.suspect_due.map_or(Duration::ZERO, |due| now.saturating_duration_since(due));
         let took = self.last_suspects.map_or(Duration::ZERO, |(_, took)| took);
@@ -213,10 +214,10 @@ impl Health {
         u32::try_from(waited.as_millis() / unit.as_millis()).unwrap_or(u32::MAX)
     }
 
-    /// When the next suspect may go; `None` while that depends on an answer, or there is none.
+    /// Returns the time when the next suspect may go; `None` while that depends on an answer, or there is none.
     fn suspects_at(&self, waiting: Waiting, now: Instant) -> Option<Instant> {
         let due = waiting.suspect_due?;
-        // With nobody else waiting the time is theirs.
+        // If no other row waits, the time is theirs.
         if waiting.others > 0 && self.suspects_out >= (self.max_in_flight / SUSPECTS).max(1) {
             return None;
         }
@@ -377,7 +378,8 @@ impl Health {
         self.controls.clear_suspicion(failures);
     }
 
-    /// Whether a row is to blame for its failures: they are more than chance explains, given how other rows fared meanwhile.
+    /// Returns true if a row is to blame for its failures: they are more than chance explains, given the results of other
+    /// rows.
     pub fn is_to_blame(&mut self, sign: Sign, failures: &Failures, arrived: Instant, now: Instant) -> bool {
         let is_to_blame = failures.total >= self.retry.max_attempts
             && failures.are_its_own(sign, &self.controls, self.last_pass, arrived, now);

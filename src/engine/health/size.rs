@@ -1,7 +1,8 @@
-//! How many rows a request holds: halved by a failure that is not the lane's, doubled after a run of successes.
+//! The number of rows in a request: halved by a failure that is not the lane's, doubled after a run of successes.
 
-/// So many successes in a row double the size after a failure. In balance one request in nine fails, whatever the share of bad
-/// rows: at 5% of them requests hold two rows, at 0.1% a hundred (simulated: larger and smaller runs cost more resends).
+/// The number of successes in a row that doubles the size after a failure. In balance one request in nine fails, whatever the
+/// share of bad rows. At 5% of them requests hold two rows, at 0.1% a hundred (simulated: larger and smaller runs cost more
+/// resends).
 const RUN: u32 = 8;
 
 /// Rows in the first request: a thousand rows of which some are bad would take a minute of the limit, and be as many suspects.
@@ -39,7 +40,7 @@ impl RequestSize {
         }
     }
 
-    /// A request of so many rows failed while others get through.
+    /// A request of `rows` rows failed while others get through.
     pub fn failed(&mut self, rows: usize) {
         self.now = (self.now.min(rows) / 2).max(1);
         self.passes = 0;
@@ -52,7 +53,7 @@ impl RequestSize {
         self.run = 1;
     }
 
-    /// The hold has ended with a request of so many rows.
+    /// The hold has ended with a request of `rows` rows.
     pub fn start_at(&mut self, rows: usize) {
         self.now = rows.clamp(1, self.most);
     }

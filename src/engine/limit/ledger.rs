@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// The provider's window, plus the time a row may differ between our clock and its: clock drift was measured at 5 ms a
-/// minute, timers fire some milliseconds early at worst; 50 ms is ten times that.
+/// The provider's window, plus the possible difference between our clock and its own. Clock drift was measured at 5 ms a
+/// minute, and timers fire some milliseconds early at worst. 50 ms is ten times that.
 pub const HOLD: Duration = Duration::from_millis(60_050);
 
 /// Slots are freed together in steps of this size, so that the ledger holds at most 3,000 entries whatever the rate.
@@ -13,8 +13,8 @@ const STEP: Duration = Duration::from_millis(20);
 /// Rows that occupy a slot of the limit.
 ///
 /// The provider counts at arrival, which lies between our send and its response. A slot that is held until `HOLD` after the
-/// response therefore outlives the provider's own count of it; freed 60 s after the send it would not (measured: 1,700 of
-/// 1,200 with responses up to 3 s).
+/// response therefore outlives the provider's own count of it. If it were freed 60 s after the send, it would not (measured:
+/// 1,700 of 1,200 with responses up to 3 s).
 #[derive(Debug, Default)]
 pub struct Ledger {
     unanswered: u64,
@@ -31,7 +31,7 @@ impl Ledger {
 
     /// A request of this many rows has its response, or will never have one.
     pub fn answered(&mut self, rows: usize, now: Instant) {
-        // Without a limit nobody else asks, and slots would be kept that are free.
+        // Without a limit no other caller asks, and free slots would be kept.
         self.held(now);
         let rows = (rows as u64).min(self.unanswered);
         self.unanswered -= rows;
@@ -61,7 +61,7 @@ impl Ledger {
         self.held
     }
 
-    /// When slots are freed, and how many are held until then, if no row is sent meanwhile.
+    /// The times when slots are freed, each with the number held until then, if no row is sent in between.
     pub fn steps(&self) -> impl Iterator<Item = (Instant, u64)> + '_ {
         self.answered.iter().scan(self.held, |held, (at, rows)| {
             let before = *held;
@@ -70,7 +70,8 @@ impl Ledger {
         })
     }
 
-    /// When at most `rows` slots are held, if no row is sent meanwhile; `None` while that depends on responses to come.
+    /// The time when at most `rows` slots are held, if no row is sent in between; `None` while that depends on future
+    /// responses.
     pub fn at_most(&self, rows: u64) -> Option<Instant> {
         let mut held = self.held;
         for (at, freed) in &self.answered {

@@ -1,4 +1,4 @@
-//! How much may leave and when: rows, and beside them calls where the provider counts real-time requests by themselves.
+//! The limit of a destination: rows, and in addition calls if the provider counts real-time requests by themselves.
 
 mod ledger;
 pub mod pacer;
@@ -13,7 +13,7 @@ pub use quota::Grant;
 use quota::Quota;
 pub use share::{Former, LastOwner};
 
-/// What one destination's limits are made from.
+/// The settings of one destination's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// `None` for unlimited.
@@ -22,9 +22,9 @@ pub struct Limits {
     pub calls_per_minute: Option<u32>,
     /// Most rows in one request.
     pub batch: usize,
-    /// How long a request may take.
+    /// The longest time that a request takes.
     pub timeout: Duration,
-    /// How long the group waits for a silent member.
+    /// The time that the group waits for a silent member.
     pub session: Duration,
 }
 
@@ -48,7 +48,8 @@ impl RateLimit {
         std::iter::once(&mut self.rows).chain(&mut self.calls)
     }
 
-    /// The number of all partitions has changed, and with it the share of each; to be told before what is gained.
+    /// The number of all partitions has changed, and with it the share of each. The caller says so before it adds gained
+    /// partitions.
     pub fn resize(&mut self, total: usize, now: Instant) {
         self.quotas().for_each(|quota| quota.resize(total, now));
     }
@@ -65,8 +66,8 @@ impl RateLimit {
         self.quotas().map(|quota| quota.hand_on(partition, now)).fold(now, Instant::max)
     }
 
-    /// How long the next owner of a share that was given up at `burst_recovered_at`, or is given up now, has to wait before it uses it:
-    /// until the burst is made up for, and for as long as a recent response took.
+    /// Returns the wait of the next owner of a share that was given up at `burst_recovered_at`, or is given up now. It lasts
+    /// until the burst has recovered, and as long as a recent response took.
     pub fn wait(&mut self, burst_recovered_at: Option<Instant>, now: Instant) -> Duration {
         self.quotas().map(|quota| quota.wait(burst_recovered_at, now)).fold(Duration::ZERO, Duration::max)
     }
@@ -77,19 +78,19 @@ impl RateLimit {
         self.rows.longest().max(calls)
     }
 
-    /// How long after a commit what was sent on the strength of it may count at the provider.
+    /// Returns the time after a commit during which rows sent because of it may count at the provider.
     pub fn counts(&self) -> Duration {
         self.rows.counts()
     }
 
-    /// The longest time for which this replica sends under its share without having heard of more partitions, with the time until
-    /// that is made up for.
+    /// Returns the longest time for which this replica sends under its share without knowledge of new partitions. It includes
+    /// the recovery of the burst.
     pub fn hearsay(&self) -> Duration {
         let calls = self.calls.as_ref().map_or(Duration::ZERO, Quota::hearsay);
         self.rows.hearsay().max(calls)
     }
 
-    /// Gives a partition's share up that may be somebody else's already.
+    /// Gives up the share of a partition that another replica may own already.
     pub fn lose(&mut self, partition: PartitionId, now: Instant) {
         self.quotas().for_each(|quota| quota.lose(partition, now));
     }
@@ -109,19 +110,21 @@ impl RateLimit {
         self.rows.burst(now)
     }
 
-    /// When a call could leave; a plan that spends nothing. `None` while it depends on a response or a partition.
+    /// Returns the time when a call could leave. This is a plan that spends nothing; `None` while it depends on a response or
+    /// a partition.
     pub fn call_at(&mut self, now: Instant) -> Option<Instant> {
         self.calls.as_mut().map_or(Some(now), |calls| calls.ready_at(1, now))
     }
 
-    /// When `rows` could leave; a plan that spends nothing. `None` while it depends on a response or a partition.
+    /// Returns the time when `rows` could leave. This is a plan that spends nothing; `None` while it depends on a response or
+    /// a partition.
     pub fn ready_at(&mut self, rows: usize, now: Instant) -> Option<Instant> {
         let at = self.rows.ready_at(rows, now)?;
         if rows > 1 { Some(at) } else { Some(self.call_at(now)?.max(at)) }
     }
 
-    /// Takes up to `rows` out of the budget. Fewer are granted where there is no room for all of them and waiting would waste
-    /// more than a quarter of them, or five seconds of the limit.
+    /// Takes up to `rows` out of the budget. It grants fewer if there is no room for all of them and a wait would waste more
+    /// than a quarter of them, or five seconds of the limit.
     pub fn take(&mut self, rows: usize, now: Instant) -> Grant {
         let granted = self.rows.take(rows, now);
         if granted == Grant::Rows(1)
@@ -160,7 +163,7 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    /// Sends requests of so many rows as early as the limit lets them go, for three minutes; when each left.
+    /// Sends requests of `rows` rows as early as the limit allows for three minutes, and returns the time of each.
     fn sends(limit: &mut RateLimit, rows: usize, began: Instant) -> Vec<Duration> {
         let (mut now, mut sent) = (began, Vec::new());
         while now < began + MINUTE * 3 {

@@ -54,8 +54,8 @@ pub struct Pacer {
     limiter: RateLimiter<NotKeyed, InMemoryState, EngineClock, NoOpMiddleware<Tick>>,
     period: Duration,
     burst: u32,
-    /// When the next row would be due if none were left over: governor's own state, which it does not show.
-    /// Only for planning; governor alone decides.
+    /// The time when the next row would be due if no credit were left: governor's own state, which it does not show. It serves
+    /// planning alone; governor decides.
     due: Instant,
 }
 
@@ -85,7 +85,7 @@ impl Pacer {
         pacer
     }
 
-    /// How many rows it would let through at once, parts of a row included.
+    /// Returns the number of rows that it would let through at once, parts of a row included.
     pub fn credit(&self, now: Instant) -> f64 {
         let owed = self.due.saturating_duration_since(now).as_secs_f64() / self.period.as_secs_f64();
         (f64::from(self.burst) - owed).max(0.0)
@@ -102,7 +102,7 @@ impl Pacer {
         self.burst
     }
 
-    /// When `rows` (at most the burst) could go; a plan, not a promise.
+    /// Returns the time when `rows` (at most the burst) could go; a plan, not a promise.
     pub fn ready_at(&self, rows: u32) -> Instant {
         let spare = self.burst.saturating_sub(rows.max(1));
         self.due.checked_sub(self.period * spare).unwrap_or(self.origin)

@@ -8,18 +8,18 @@ use super::share::{Former, Part, Share, WINDOW};
 use super::slowest_response::Slowest;
 use crate::record::PartitionId;
 
-/// The pace is this much slower than the limit, so that batches of one size never meet the ledger's bound for timer grain
-/// alone (simulated: 50.05 ms instead of 50 ms keeps full batches at 1,200 in any window).
+/// The factor by which the pace is slower than the limit. With it, batches of one size never meet the ledger's bound because
+/// of timer grain alone (simulated: 50.05 ms instead of 50 ms keeps full batches at 1,200 in any window).
 const SLOWER: f64 = 1.001;
 
 /// A timer that is late by up to a second is made up for, so that rows sent one by one lose nothing to it. With one row at a
 /// time, lanes on a busy machine used 93 to 95% of the limit (measured).
 const LATE: f64 = 60.0;
 
-/// What a commit's age may hide: five seconds between commits, and five of clock skew between replicas.
+/// The longest time that a commit's age may hide: five seconds between commits, and five of clock skew between replicas.
 const COMMIT_AGE: Duration = Duration::from_secs(10);
 
-/// What the limiter says to a wish for rows.
+/// The limiter's reply to a request for rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grant {
     /// This many rows may leave now and count as taken.
@@ -47,8 +47,8 @@ pub(super) struct Quota {
 }
 
 impl Quota {
-    /// `per_minute`: `None` for unlimited; `batch`: most rows in one request; `timeout`: how long a request may take; `session`:
-    /// how long the group waits for a silent member.
+    /// `per_minute`: `None` for unlimited; `batch`: most rows in one request; `timeout`: the longest time of a request;
+    /// `session`: the time that the group waits for a silent member.
     pub fn new(per_minute: Option<u32>, batch: usize, timeout: Duration, session: Duration) -> Self {
         let late = per_minute.map_or(0, |limit| (f64::from(limit) / LATE) as u32);
         Quota {
@@ -64,32 +64,32 @@ impl Quota {
         }
     }
 
-    /// The number of all partitions has changed, and with it the share of each; to be told before what is gained.
+    /// The number of all partitions has changed, and with it the share of each. The caller says so before it adds gained
+    /// partitions.
     pub fn resize(&mut self, total: usize, now: Instant) {
         let known_at = now + self.hearsay() + WINDOW;
         self.share.resize(total, known_at, now);
     }
 
-    /// How long a share that others give up has to wait: a member that says nothing is one for a session more, hears of what
-    /// has changed with its next heartbeat (a third of a session at most, says Kafka of `heartbeat.interval.ms`), and may
-    /// until then have sent a burst.
+    /// Returns the wait for a share that others give up. A silent member stays one for a session. It learns of a change with
+    /// its next heartbeat, which is a third of a session away at most (Kafka, `heartbeat.interval.ms`). Until then it may have
+    /// sent a burst.
     pub fn hearsay(&self) -> Duration {
         self.longest() + self.session + self.session / 3
     }
 
-    /// How long the next owner has to wait if this one says nothing more: until its burst is made up for, and its requests
-    /// have ended.
+    /// Returns the wait of the next owner if this one says nothing more: its burst recovers, and its requests end.
     pub fn longest(&self) -> Duration {
         self.per_minute.map_or(Duration::ZERO, |limit| row_period(f64::from(limit)) * self.batch) + self.timeout
     }
 
     /// Takes a partition's share, after the wait that its last owner's pace demands; returns the end of that wait.
     ///
-    /// The last owner sent at most `B + x/T` rows in its last `x` seconds, and with responses of up to `L` seconds at most
-    /// `B + (x + L)/T` arrived in the last `x`. After a wait of `B x T + L` a drained start keeps every window within the
-    /// limit. With `c` rows of its burst left unused the last owner sent as many less, so a clean one says to wait for
-    /// `(B - c) x T` and its slowest response; else `L` is its request timeout, since it may have left requests behind.
-    /// `B`, `T` and `L` are the last owner's: another version with other settings may follow it.
+    /// The last owner sent at most `B + x/T` rows in its last `x` seconds. With responses of up to `L` seconds, at most `B +
+    /// (x + L)/T` arrived in the last `x`. After a wait of `B x T + L` a drained start keeps every window within the limit. If
+    /// `c` rows of its burst are unused, the last owner sent `c` fewer rows. So a clean owner asks for a wait of `(B - c) x T`
+    /// and its slowest response. For any other owner `L` is its request timeout, since it may have left requests behind. `B`,
+    /// `T` and `L` are the last owner's, because another version with other settings may follow it.
     pub fn gain(&mut self, partition: PartitionId, former: Former, now: Instant) -> Instant {
         let part = match former {
             Former::Nobody => Part::whole(now),
@@ -104,7 +104,7 @@ impl Quota {
         part.usable_at()
     }
 
-    /// How long after a commit what was sent on the strength of it may stand in the window: membership lasts a session.
+    /// Returns the time after a commit during which rows sent because of it may be in the window: membership lasts a session.
     pub fn counts(&self) -> Duration {
         self.session + self.timeout + WINDOW
     }
@@ -119,19 +119,19 @@ impl Quota {
         burst_recovered_at
     }
 
-    /// When the burst is whole again if nothing is sent.
+    /// Returns the time when the burst is whole again if nothing is sent.
     fn burst_recovered_at(&self, now: Instant) -> Instant {
         self.pacer.as_ref().map_or(now, |pacer| pacer.ready_at(pacer.burst()).max(now))
     }
 
-    /// How long the next owner of a share that was given up at `burst_recovered_at`, or is given up now, has to wait before it uses it:
-    /// until the burst is made up for, and for as long as a recent response took.
+    /// Returns the wait of the next owner of a share that was given up at `burst_recovered_at`, or is given up now. It lasts
+    /// until the burst has recovered, and as long as a recent response took.
     pub fn wait(&mut self, burst_recovered_at: Option<Instant>, now: Instant) -> Duration {
         burst_recovered_at.unwrap_or_else(|| self.burst_recovered_at(now)).saturating_duration_since(now)
             + self.slowest.get(now)
     }
 
-    /// Gives a partition's share up that may be somebody else's already.
+    /// Gives up the share of a partition that another replica may own already.
     pub fn lose(&mut self, partition: PartitionId, now: Instant) {
         self.share.lose(partition);
         self.adjust(now);
@@ -156,7 +156,8 @@ impl Quota {
         self.pacer.as_ref().map_or(0, |pacer| pacer.burst() as usize)
     }
 
-    /// When `rows` could leave; a plan that spends nothing. `None` while it depends on a response or a partition.
+    /// Returns the time when `rows` could leave. This is a plan that spends nothing; `None` while it depends on a response or
+    /// a partition.
     pub fn ready_at(&mut self, rows: usize, now: Instant) -> Option<Instant> {
         if self.per_minute.is_none() {
             return Some(now);
@@ -174,8 +175,8 @@ impl Quota {
         }
     }
 
-    /// Takes up to `rows` out of the budget. Fewer are granted where the ledger has no room for all of them and waiting would
-    /// waste more than a quarter of them, or five seconds of the limit.
+    /// Takes up to `rows` out of the budget. It grants fewer if the ledger has no room for all of them and a wait would waste
+    /// more than a quarter of them, or five seconds of the limit.
     pub fn take(&mut self, rows: usize, now: Instant) -> Grant {
         if self.per_minute.is_none() {
             self.ledger.sent(rows);
@@ -213,7 +214,7 @@ impl Quota {
         }
     }
 
-    /// How many of these rows the ledger has room for, if it is worth sending so few.
+    /// Returns the part of these rows that the ledger has room for; `None` if it is too small to be worth a request.
     fn grantable(&mut self, rows: usize, now: Instant) -> Option<usize> {
         let free = usize::try_from(self.room(now)).unwrap_or(usize::MAX);
         let five_seconds = (self.per_minute(now).unwrap_or(0.0) / 12.0) as usize;
@@ -221,7 +222,8 @@ impl Quota {
         (free >= rows || is_worth_it).then_some(rows.min(free))
     }
 
-    /// How many more rows the window may hold, now and at every moment until a falling bound has come to its end.
+    /// Returns the number of rows that the window may still take, now and at every moment until a falling bound has reached
+    /// its end.
     fn room(&mut self, now: Instant) -> u64 {
         let Some(limit) = self.per_minute else { return u64::MAX };
         let course = self.share.course(now);
@@ -236,13 +238,13 @@ impl Quota {
         room.min(bound(end).saturating_sub(held_at_end))
     }
 
-    /// Most rows in the window: the limit's share of the usable partitions, of those with a recent owner as much as has
-    /// grown since they became usable.
+    /// Returns the most rows in the window: the limit's share of the usable partitions. A partition with a recent owner counts
+    /// as far as its part has grown since it became usable.
     fn bound(&self, now: Instant) -> u64 {
         self.per_minute.map_or(u64::MAX, |limit| rows_of(limit, self.share.in_window(now)))
     }
 
-    /// When the ledger may have room for `rows`: a slot is freed, or the bound has risen far enough.
+    /// Returns the time when the ledger may have room for `rows`: a slot is freed, or the bound has risen far enough.
     fn slots_at(&self, rows: usize, now: Instant) -> Option<Instant> {
         let bound = self.bound(now);
         let freed = bound.checked_sub(rows as u64).and_then(|held| self.ledger.at_most(held));
@@ -254,9 +256,9 @@ impl Quota {
         }
     }
 
-    /// Makes the pacer anew when the share has changed, as if each partition had one of its own: what is gained starts
-    /// drained, except at the very start of a share that nobody used before, what goes takes its credit along, and what
-    /// stays keeps it.
+    /// Makes the pacer anew when the share has changed, as if each partition had one of its own. A gained partition starts
+    /// drained, except at the very start of a share without a former owner. A lost partition takes its credit along, and a
+    /// kept one keeps it.
     fn adjust(&mut self, now: Instant) {
         let Some(limit) = self.per_minute else { return };
         let (usable, total) = (self.share.usable(now), self.share.settled_total(now));

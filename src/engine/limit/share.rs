@@ -12,7 +12,7 @@ pub const WINDOW: Duration = Duration::from_secs(60);
 /// The user of a gained partition's share before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Former {
-    /// Nobody: the group has read nothing of the topic yet.
+    /// No owner: the group has read nothing of the topic yet.
     Nobody,
     /// The owners of the topic's other partitions: this one is new, and its share was part of theirs. They may use it for this
     /// long before they have heard of it and what they sent is made up for.
@@ -70,8 +70,8 @@ impl Part {
     }
 }
 
-/// A share that was given up while this replica goes on. What was sent under it leaves the window within 60 s; meanwhile it
-/// would stand against what is left, so the bound falls only as fast as the next owner's rises: together they stay the same.
+/// A share that was given up while this replica goes on. The rows sent under it leave the window within 60 s. Until then they
+/// would count against the rest, so the bound falls only as fast as the next owner's rises: together they stay the same.
 #[derive(Clone, Copy, Debug)]
 struct Falling {
     until: Instant,
@@ -107,11 +107,10 @@ impl Default for Share {
 }
 
 impl Share {
-    /// The number of all partitions has changed, and with it the share of each. Everybody knows of it at `known_at`.
+    /// The number of all partitions has changed, and with it the share of each. Every replica knows of it at `known_at`.
     ///
-    /// A share that falls is given up to the owners of the new partitions, as a partition is to its next owner. One that
-    /// grows does so when everybody has heard of it, and what was sent under the partitions that are gone does not count
-    /// any more.
+    /// A share that falls goes to the owners of the new partitions, as a partition goes to its next owner. A share that grows
+    /// does so when every replica knows. By then the rows sent under the removed partitions no longer count.
     pub fn resize(&mut self, total: usize, known_at: Instant, now: Instant) {
         let total = total.max(1);
         match total.cmp(&self.total) {
@@ -122,7 +121,7 @@ impl Share {
             Ordering::Greater => {
                 let lost = 1.0 / self.total as f64 - 1.0 / total as f64;
                 self.falling.retain(|falling| falling.until > now);
-                // What an older growth took goes to the partitions of that growth, whoever gains them.
+                // The part that an older growth took goes to the partitions of that growth, in any replica.
                 self.falling.iter_mut().for_each(|falling| falling.cut_off = None);
                 let until = now + WINDOW;
                 for part in self.parts.values().copied().collect::<Vec<_>>() {
@@ -136,7 +135,7 @@ impl Share {
         }
     }
 
-    /// Lets a share fall beside those that fall alike.
+    /// Lets a share fall together with those that fall alike.
     fn fall(&mut self, until: Instant, weight: f64, share: f64, cut_off: Option<Part>) {
         let is_alike = |f: &&mut Falling| f.until == until && f.weight == weight && f.cut_off == cut_off;
         match self.falling.iter_mut().find(is_alike) {
@@ -149,8 +148,8 @@ impl Share {
         self.parts.insert(partition, part);
     }
 
-    /// Takes a new partition's share out of what this replica itself has given up because of it and like it; `None` where
-    /// that is not enough.
+    /// Takes a new partition's share out of the part that this replica itself has given up because of it and like it. `None`
+    /// if that is not enough.
     pub fn take_back(&mut self, now: Instant) -> Option<Part> {
         let mut cut_off: Vec<(Part, &mut f64)> = self
             .falling
@@ -187,7 +186,7 @@ impl Share {
         }
     }
 
-    /// Gives a partition's part up that may be somebody else's already.
+    /// Gives up the part of a partition that another replica may own already.
     pub fn lose(&mut self, partition: PartitionId) {
         self.parts.remove(&partition);
     }
@@ -215,9 +214,9 @@ impl Share {
         self.course(now)(now)
     }
 
-    /// The same at any moment from now on, unless something changes.
+    /// Returns the same at any moment from now on, unless something changes.
     ///
-    /// Parts that do not rise any more are counted once, so that many moments of many partitions cost little.
+    /// Parts that no longer rise are counted once, so that many moments of many partitions cost little.
     pub fn course(&self, now: Instant) -> impl Fn(Instant) -> f64 {
         let rising: Vec<Part> = self.parts.values().filter(|part| part.weight(now) < 1.0).copied().collect();
         let whole = (self.parts.len() - rising.len()) as f64;

@@ -1,4 +1,4 @@
-//! The longest response time of late: how far a provider's count of arrivals may lie behind our sends.
+//! The longest recent response time: a provider's count of arrivals may lie this far behind our sends.
 
 use std::time::{Duration, Instant};
 

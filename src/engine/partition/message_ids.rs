@@ -7,25 +7,26 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use std::hash::BuildHasher;
 
-/// Bytes that one id of a window takes at most: 8 and a byte of control, twice that when a table has just grown, in two tables
-/// that can be an eighth empty.
+/// The most bytes of one id of a window: 8 and a byte of control, twice that when a table has just grown, in two tables that
+/// can be an eighth empty.
 const ID_BYTES: u64 = 42;
 
-/// The windows of a lane take this part of its buffer at most, beside it. A guess: with the default of 256 MiB, seven
-/// partitions have 100,000 ids each before they get fewer.
+/// The part of its buffer that a lane's windows take at most, in addition to the buffer. A guess: with the default of 256 MiB,
+/// seven partitions have 100,000 ids each before they get fewer.
 const BUFFER_PART: u64 = 8;
 
-/// But this much at least, whatever the buffer. A guess: small beside the rest of a process, and still 24,000 ids.
+/// The bytes that the windows may always take, whatever the buffer. A guess: small compared with the rest of a process, and
+/// still 24,000 ids.
 const SMALLEST: u64 = 1 << 20;
 
-/// How many ids each of so many partitions may remember, where `window` are asked for.
+/// Returns the number of ids that each of `partitions` may remember if `window` are asked for.
 pub fn room(window: usize, buffer_bytes: u64, partitions: usize) -> usize {
     let room = (buffer_bytes / BUFFER_PART).max(SMALLEST) / ID_BYTES / (partitions.max(1) as u64);
     window.min(usize::try_from(room).unwrap_or(window))
 }
 
-/// Ids that a pending row can forget at most: beyond, half of them are left alone, oldest first (a guess: 512 KiB of a user who never
-/// stops talking, and more events than a window's default reaches in most topics).
+/// The most ids that a pending row can forget. Beyond that the row keeps half of them, the newest (a guess: 512 KiB of a user
+/// with endless events, and more events than a window's default reaches in most topics).
 const MOST_OF_A_ROW: usize = 1 << 16;
 
 /// A user's message id, as a 64-bit hash under the lane's secret seed.
@@ -58,7 +59,7 @@ impl IdsOfRow {
         newer.older.into_iter().chain(newer.newest).for_each(|id| self.add(id));
     }
 
-    /// What they take beside the row.
+    /// The bytes that they take in addition to the row.
     pub fn bytes(&self) -> usize {
         self.older.len() * size_of::<MessageId>()
     }
@@ -81,7 +82,7 @@ pub struct MessageIds {
 }
 
 impl MessageIds {
-    /// Whether this id is a new one; remembers it.
+    /// Remembers this id; returns true if it is a new one.
     pub fn insert(&mut self, MessageId(hash): MessageId) -> bool {
         if self.room == 0 {
             return true;

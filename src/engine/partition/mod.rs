@@ -14,7 +14,7 @@ use crate::record::{Offset, Position};
 /// One assignment of one partition.
 #[derive(Debug)]
 pub struct Partition {
-    /// Tells this assignment from an earlier one of the same partition.
+    /// A number that differs from that of an earlier assignment of the same partition.
     pub epoch: u64,
     pub read: Position,
     /// The fence that the broker has.
@@ -27,14 +27,14 @@ pub struct Partition {
     pub committed_at: Option<Instant>,
     /// The position behind all events of the rows that have been sealed: they wait until the fence is there.
     pub sealed: Position,
-    /// When the last owner's requests have ended and its share may be used: an older state of a user could still arrive
-    /// before that.
+    /// The time when the last owner's requests have ended and its share may be used. Before it an older state of a user could
+    /// still arrive.
     pub usable_at: Instant,
-    /// Whether its rows may leave: the replay is complete and `usable_at` has passed.
+    /// True if its rows may leave: the replay is complete and `usable_at` has passed.
     pub is_open: bool,
-    /// How many partitions there were for all owners so far, if always as many.
+    /// The number of partitions for all owners so far, if it has never changed.
     pub of: Option<usize>,
-    /// Since when the log has ended below the fence.
+    /// The time since which the log has ended below the fence.
     pub ends_short: Option<Instant>,
     /// Replayed bytes that the last owner announced.
     pub footprint: u64,
@@ -44,13 +44,13 @@ pub struct Partition {
     pub rows_out: usize,
     pub letters_out: usize,
     pub ids: MessageIds,
-    /// What the last owner had settled of the replay; empty once that is over.
+    /// The part of the replay that the last owner had settled; empty once the replay is over.
     pub settled: SettledList,
-    /// What this owner has settled beyond the committed position.
+    /// The users that this owner has settled beyond the committed position.
     pub ahead: SettledAhead,
     pub admitted: bool,
     pub paused: bool,
-    /// Since when the group wants it back, and when the burst that its share was used for is made up for.
+    /// The time when the group asked for the partition back.
     pub revoked_at: Option<Instant>,
     pub burst_recovered_at: Option<Instant>,
 }

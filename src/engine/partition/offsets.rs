@@ -1,4 +1,4 @@
-//! Which position of a partition may be committed, and what a successor would have to replay from there.
+//! The position of a partition that may be committed, and the events that a successor would replay from there.
 
 use std::collections::VecDeque;
 
@@ -17,7 +17,7 @@ struct Entry {
     owner: Option<Owner>,
 }
 
-/// What an unsettled entry stands for.
+/// The owner of an unsettled entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
     Row(u32),
@@ -51,7 +51,7 @@ impl OffsetTracker {
         EntryId(self.base + self.entries.len() as u64 - 1)
     }
 
-    /// The entry now belongs to somebody else: an old row that went under a newer one, a row that became a dead letter.
+    /// The entry now belongs to another owner: an old row that went under a newer one, a row that became a dead letter.
     pub fn hand_over(&mut self, id: EntryId, owner: Owner) {
         if let Some(entry) = self.index(id).and_then(|index| self.entries.get_mut(index)) {
             debug_assert!(entry.owner.is_some(), "a settled entry stays settled");
@@ -80,7 +80,7 @@ impl OffsetTracker {
         self.entries.get(self.unsettled).map_or(read, |entry| entry.first.position())
     }
 
-    /// The broker has this position: what lies before it needs no replay any more.
+    /// The broker has this position: the entries before it need no replay.
     pub fn committed(&mut self, position: Position) {
         while self.unsettled > 0
             && let Some(entry) = self.entries.front()

@@ -2,12 +2,13 @@
 
 use crate::event::{self, Coverage, Identify, Profile, Rules};
 
-/// Events are merged when this many with different coverages have come together: that parses all of them, so an event is
-/// parsed 2.3 times on average, while a pending user holds at most four events' bytes.
+/// Events are merged when this many with different coverages have come together. That parses all of them, so an event is
+/// parsed 2.3 times on average, and a pending user holds at most four events' bytes.
 const MERGE_AT: usize = 4;
 
-/// But not before the newer ones are this part of the oldest, which may be a state with thousands of traits: parsing it at every
-/// third event would cost the square of them. A user then holds at most one and a half times his state, and one event.
+/// Merging waits until the newer events reach this part of the oldest one. The oldest may hold thousands of traits, and
+/// parsing it at every third event would take quadratic time. A user then holds at most one and a half times the state, and
+/// one event.
 const MERGE_AT_PART: usize = 2;
 
 /// Oldest first; no two with the same coverage, since of those the newer one says all that counts, whatever came between.

@@ -15,10 +15,10 @@ pub use row::{ROW_OVERHEAD, Row, Stage, Trouble};
 
 use crate::record::PartitionId;
 
-/// Where a row lives; reused after the row is gone, so whoever keeps one keeps the row's `seq` beside it.
+/// The place of a row. It is reused after the row is gone, so a caller that keeps one keeps the row's `seq` with it.
 pub type RowIndex = u32;
 
-/// So many places of rows that have gone may stand in the queue whatever it holds: 1 KiB. A guess.
+/// The number of places of removed rows that may stay in the queue whatever it holds: 1 KiB. A guess.
 const STALE: usize = 64;
 
 /// The rows of one user.
@@ -27,12 +27,12 @@ pub struct Chain {
     pub tail: RowIndex,
     /// The last row of the partition that was asked for.
     pub same: Option<RowIndex>,
-    /// Whether there are rows of other partitions.
+    /// True if there are rows of other partitions.
     pub has_others: bool,
 }
 
-/// The first row of a user, beside its user's hash: so the table grows, and passes over others' rows, without looking at them,
-/// which would take a cache miss each, and seconds in one go with ten million users.
+/// The first row of a user, next to its user's hash. So the table grows, and passes over other users' rows, without a look at
+/// them. That would take a cache miss each, and seconds in one go with ten million users.
 #[derive(Clone, Copy, Debug)]
 struct Head {
     hash: u32,
@@ -40,7 +40,7 @@ struct Head {
 }
 
 impl Head {
-    /// The hash for a table, which places by the low bits and tells apart by the high ones.
+    /// The hash for a table, which places by the low bits and distinguishes by the high ones.
     fn wide(self) -> u64 {
         wide(self.hash)
     }
@@ -111,12 +111,12 @@ impl Rows {
         self.ready
     }
 
-    /// Whether of all rows that could be sent there are only suspects.
+    /// Returns true if all rows that could be sent are suspects.
     pub fn are_only_suspects(&self) -> bool {
         !self.due.is_empty() && self.ready == 0
     }
 
-    /// Whether suspects wait.
+    /// Returns true if suspects wait.
     pub fn has_suspects(&self) -> bool {
         !self.due.is_empty()
     }

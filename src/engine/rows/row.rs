@@ -12,11 +12,11 @@ use crate::event::{Identify, Profile, Rules};
 use crate::record::{Offset, PartitionId, Record};
 use crate::verdict::{EncodedRow, Rejection};
 
-/// What a pending row costs beside its user id and events: the row itself, its places in index, queue and tracker, and
-/// the allocator's rounding (measured by `benches/engine.rs`).
+/// The bytes of a pending row in addition to its user id and events: the row itself, its places in index, queue and tracker,
+/// and the allocator's rounding (measured by `benches/engine.rs`).
 pub const ROW_OVERHEAD: usize = 360;
 
-/// Where a row stands.
+/// The stage of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// An older row of the same user comes first.
@@ -35,7 +35,7 @@ pub enum Stage {
     Orphaned,
 }
 
-/// How the record's key relates to the user id; kept for the dead letter.
+/// The relation of the record's key to the user id; kept for the dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
     UserId,
@@ -66,12 +66,12 @@ pub struct Row {
     pub seq: u64,
     pub partition: PartitionId,
     pub entry: EntryId,
-    /// In place up to 24 bytes: whoever looks for a user reads it first.
+    /// In place up to 24 bytes, because a search for a user reads it first.
     pub user: CompactString,
     pub key: Key,
     events: Events,
     pub message_ids: IdsOfRow,
-    /// How many records it is made of; it need not hold as many events.
+    /// The number of records in the row; it may hold fewer events.
     pub n_events: u32,
     pub first: Offset,
     pub last: Offset,
@@ -125,7 +125,7 @@ impl Row {
         }
     }
 
-    /// What the row costs of `buffer.max_bytes`.
+    /// The part of `buffer.max_bytes` that the row takes.
     pub fn bytes(&self) -> usize {
         ROW_OVERHEAD + self.user.len() + self.events.bytes() + self.message_ids.bytes()
     }
@@ -176,7 +176,7 @@ impl Row {
         self.trouble.as_ref().map_or(usize::MAX, |trouble| trouble.failures.cap)
     }
 
-    /// When it was last part of a failure.
+    /// The time of its last failure.
     pub fn failed_at(&self) -> Option<Instant> {
         self.trouble.as_ref().map(|trouble| trouble.failures.last)
     }
