@@ -1,5 +1,5 @@
-//! Rows that make every request with them fail, in a live stream: how much still gets through, and how soon each of them is a
-//! dead letter, in virtual time.
+//! Rows that make every request with them fail, in a live stream and in virtual time: the share of good rows that get through,
+//! and the time until each bad one is a dead letter.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -13,13 +13,13 @@ use crate::engine::{Action, BatchId, BatchPolicy, CommitOutcome, DeadLetterId, E
 use crate::record::{Offset, Record};
 use crate::verdict::{AccountFault, Answer, EncodedRow, JobId, Outage, RejectReason, Rejection, Verdict};
 
-/// How the provider answers a request that holds a bad row.
+/// The provider's answer to a request that holds a bad row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bad {
     /// 400 or 422 in the vendor's envelope, which does not name a row.
     Refused,
     Unprocessable,
-    /// 413, however few rows there are beside it.
+    /// 413, however few other rows it holds.
     TooLarge,
     /// 400 with a page of something before the provider.
     Page,
@@ -77,10 +77,10 @@ struct Case {
     limit: Option<u32>,
     buffer: u64,
     timeout: Duration,
-    /// So many events are there, all from the start.
+    /// The number of events, all there from the start.
     events: i64,
     minutes: u64,
-    /// At least one row in so many of the limit gets through.
+    /// At least one row in this many of the limit gets through.
     part: usize,
 }
 
@@ -243,7 +243,7 @@ impl Run {
         self.later(latency / 2, Happening::Arrives(rows.len()));
         let answer = match self.case.bad {
             Bad::Job => {
-                // Userpilot works off 1,200 rows a minute, and tells when a job is about to end.
+                // Userpilot works off 1,200 rows a minute, and says when a job is about to end.
                 let took = Duration::from_millis(50 * rows.len() as u64 + 50);
                 self.job = Some((self.now + latency + took, answer));
                 let poll_after = (took + Duration::from_millis(50)).max(Duration::from_millis(250));
@@ -339,8 +339,8 @@ impl Run {
     }
 }
 
-/// Plays cases and demands of each that at least half of the limit gets through, that each bad row is a dead letter within ten
-/// minutes and no good one ever, and that nothing leaves during a hold but one probe.
+/// Plays cases. Each demands three things. At least half of the limit gets through. Each bad row, and no good one, is a dead
+/// letter within ten minutes. During a hold one probe at a time leaves.
 fn all_hold(cases: impl IntoIterator<Item = Case>) {
     let mut wrong = Vec::new();
     for (seed, case) in cases.into_iter().enumerate() {
@@ -382,7 +382,7 @@ fn so_do_they_at_any_limit_and_with_small_buffers() {
 
 #[test]
 fn one_in_a_hundred_rows_that_make_a_job_fail_leaves_a_third_of_the_limit() {
-    // One job at a time, at 50 ms a row and about 0.45 s until its end is known, and a bad row costs its own job, the halves and
+    // One job at a time, at 50 ms a row and about 0.45 s until its end is known. A bad row costs its own job, the halves and
     // two jobs alone. By that arithmetic no size of jobs leaves more than some 45% of the limit.
     all_hold([100, 1000].map(|batch| Case { bad: Bad::Job, share: 10, batch, in_flight: 1, part: 3, ..CASE }));
 }
@@ -401,6 +401,6 @@ fn a_provider_that_fails_every_second_request_by_chance_costs_no_good_row() {
     all_hold([Case { limit: Some(60), batch: 1, ..by_chance }]);
     // Soon every row has failed, and only such rows show how often requests fail by chance.
     all_hold([1, 100].map(|batch| Case { chance: 80, limit: Some(240), batch, ..by_chance }));
-    // Also where no other row comes any more.
+    // The same when no other row arrives.
     all_hold([Case { chance: 80, events: 100, minutes: 5, ..by_chance }; 40]);
 }

@@ -17,7 +17,7 @@ const PLAYED: Duration = Duration::from_secs(300);
 /// Any moment after 1970.
 const WALL_MS: i64 = 1_700_000_000_000;
 
-/// How far off the wall clock is, in milliseconds, so long after the start.
+/// The error of the wall clock in milliseconds, at a time after the start.
 type Leap = fn(Duration) -> i64;
 
 enum Happening {
@@ -25,7 +25,7 @@ enum Happening {
     Commit(CommitId),
 }
 
-/// What every tenth request meets: an outage, or to be told to wait.
+/// The fate of every tenth request: an outage, or a wait that the provider asks for.
 fn answer(request: usize) -> Answer {
     match request % 20 {
         9 => Answer::All(Verdict::Unavailable(Outage::Server)),
@@ -34,7 +34,7 @@ fn answer(request: usize) -> Answer {
     }
 }
 
-/// When how many rows left, with a backlog from the start and a wall clock that is `leap` milliseconds off.
+/// The time and size of every send, starting from a backlog, with the wall clock shifted by `leap` milliseconds.
 fn sends(began: Instant, leap: Leap) -> Vec<(Duration, usize)> {
     let clock = |at: Instant| {
         let since = at - began;

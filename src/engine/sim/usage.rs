@@ -1,4 +1,4 @@
-//! How much of the limit is used under overload, and that it is never exceeded: in virtual time, over latencies, batch sizes
+//! The share of the limit that is used under overload, never more than all of it. In virtual time, over latencies, batch sizes
 //! and restarts.
 
 use std::collections::BTreeMap;

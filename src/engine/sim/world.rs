@@ -37,7 +37,7 @@ impl Random {
     }
 }
 
-/// How an event ends, as far as its content decides.
+/// The end of an event, as far as its content decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Plain,
@@ -57,14 +57,14 @@ pub enum Kind {
 pub struct Event {
     pub user: String,
     pub kind: Kind,
-    /// Which trait it sets, to its own sequence number.
+    /// The trait that it sets to its own sequence number.
     pub field: &'static str,
     pub sequence: u64,
     pub payload: Vec<u8>,
     pub timestamp_ms: i64,
 }
 
-/// How much is wrong with the events of a schedule.
+/// The shares of odd events in a schedule.
 #[derive(Clone, Copy)]
 pub struct Odd {
     pub percent: u64,
@@ -81,7 +81,7 @@ pub struct Odd {
 pub struct Log {
     pub partitions: BTreeMap<PartitionId, Vec<Event>>,
     sequence: u64,
-    /// How many message ids each user has: they are numbers, the same for all users.
+    /// The number of message ids of each user: they are numbers, the same for all users.
     ids: BTreeMap<String, u64>,
 }
 
@@ -194,7 +194,7 @@ impl SentRow {
     }
 }
 
-/// What the provider holds, and what it has seen.
+/// The provider's users, and the requests that it has seen.
 #[derive(Default)]
 pub struct Provider {
     pub users: BTreeMap<String, BTreeMap<String, u64>>,
@@ -242,7 +242,7 @@ pub struct Graves {
 }
 
 impl Graves {
-    /// Whether this event lies in a dead letter.
+    /// Returns true if this event lies in a dead letter.
     pub fn holds(&self, partition: PartitionId, offset: i64, event: &Event) -> bool {
         self.letters.iter().any(|letter| {
             letter.partition == partition
@@ -251,7 +251,7 @@ impl Graves {
         })
     }
 
-    /// Whether a dead letter ends with this event.
+    /// Returns true if a dead letter ends with this event.
     pub fn has(&self, partition: PartitionId, last: Offset) -> bool {
         self.letters.iter().any(|letter| letter.partition == partition && letter.last == last)
     }

@@ -1,4 +1,4 @@
-//! What the replicas of a cluster do: read, send, commit, poll their jobs.
+//! The actions of the replicas of a cluster: they read, send, commit, and poll their jobs.
 
 use std::time::Duration;
 

@@ -13,8 +13,8 @@ use crate::verdict::{Answer, JobId};
 
 /// A member learns of a rebalance with its next heartbeat.
 pub const HEARTBEAT_MS: u64 = 3000;
-/// A job's wait before its work begins, and what an adapter adds to the work before its first poll: as Userpilot's simulated
-/// provider and adapter do.
+/// A job's wait before its work begins, and the time that an adapter adds before its first poll, as with Userpilot's simulated
+/// provider and adapter.
 pub const QUEUE: Duration = Duration::from_millis(200);
 pub const CLOSING: Duration = Duration::from_millis(100);
 /// Records that a replica reads in one turn.
@@ -35,15 +35,15 @@ pub enum Change {
     Freeze(Duration),
     /// A member does not reach the brokers, but still the provider.
     CutOff(Duration),
-    /// No commit of anybody succeeds; some are made all the same.
+    /// No commit of any replica succeeds; some are made all the same.
     CommitsFail(Duration),
     /// Members that join from now on have these settings.
     Deploy(Release),
-    /// The topic gets so many partitions more.
+    /// The topic gets this number of partitions more.
     Grow(i32),
 }
 
-/// What one release of the worker is configured with.
+/// The configuration of one release of the worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Release {
     pub batch: usize,
@@ -70,7 +70,7 @@ pub struct Plan {
     pub single_below: usize,
     /// Each member that joins has the settings of one of these.
     pub releases: Vec<Release>,
-    /// How far apart the members' wall clocks may be.
+    /// The largest difference between the members' wall clocks.
     pub skew_ms: u64,
     pub in_flight: usize,
     pub latency_ms: (u64, u64),
@@ -85,12 +85,12 @@ pub struct Plan {
     pub buffer_bytes: u64,
     /// Events a minute, as a multiple of the limit.
     pub overload: f64,
-    /// After that nothing happens any more, nothing is produced, and everything must come to its end.
+    /// The time after which nothing more happens, nothing is produced, and everything must come to its end.
     pub length: Duration,
     pub changes: Vec<(Duration, Change)>,
 }
 
-/// What a run came to.
+/// The result of a run.
 pub struct Report {
     began: Instant,
     limit: u32,
@@ -133,14 +133,14 @@ pub enum Happening {
     Hears(usize),
 }
 
-/// How far a member has read a partition.
+/// The progress of a member in a partition.
 #[derive(Debug)]
 pub struct Reader {
     pub position: Position,
     pub paused: bool,
-    /// The last end that it has told of.
+    /// The last end that it has reported.
     pub end: Option<Position>,
-    /// The leader shows only so much, until then.
+    /// The part of the log that the leader shows, until this time.
     pub shows: Option<(Position, Instant)>,
 }
 
@@ -155,9 +155,9 @@ pub struct Replica {
     pub(super) is_leaving: bool,
     /// Another one joins when it has left.
     pub(super) is_restarting: bool,
-    /// Tells one freeze, or cut, from another.
+    /// A number that differs between freezes, and between cuts.
     pub(super) freezes: u64,
-    /// What came while it was frozen.
+    /// The messages that came while it was frozen.
     pub(super) inbox: Vec<Happening>,
 }
 
@@ -170,7 +170,7 @@ pub struct Cluster {
     pub(super) next_replica: usize,
     pub(super) group: Group,
     pub(super) broker: BTreeMap<PartitionId, (Position, String)>,
-    /// When each partition was made, in their order.
+    /// The time when each partition was made, in their order.
     pub(super) partitions: Vec<Instant>,
     /// Until when the coordinator waits for the members that died.
     pub(super) waits_until: Instant,
@@ -179,7 +179,7 @@ pub struct Cluster {
     pub(super) happenings: BTreeMap<(Instant, u64), Happening>,
     pub(super) order: u64,
     pub(super) provider: Provider,
-    /// When each job ends, in the order of their submission.
+    /// The time when each job ends, in the order of their submission.
     pub(super) jobs: Vec<Instant>,
     pub(super) hand_overs: u64,
     pub(super) faults: Vec<String>,
@@ -251,8 +251,8 @@ impl Cluster {
         if release.batch == 1 { 64 } else { self.plan.in_flight }
     }
 
-    /// How long everything may take to come to its end when nothing happens any more: what the group needs to forget two
-    /// deaths, what a share then waits for, and half as long again as the limit needs for what is left.
+    /// Returns the time that everything may take to come to its end when nothing more happens. The group forgets two deaths, a
+    /// share waits, and the limit takes half as long again as it needs for the rest.
     fn patience(&self) -> Duration {
         let session = self.plan.releases.iter().map(|release| release.session).max().unwrap_or_default();
         let timeout = self.plan.releases.iter().map(|release| release.timeout).max().unwrap_or_default();
@@ -270,7 +270,7 @@ impl Cluster {
         let latency = Duration::from_millis(self.plan.latency_ms.1);
         let in_turn = |at_once: usize| u32::try_from(rows as usize / at_once).unwrap_or(u32::MAX);
         let work = if self.plan.jobs {
-            // Jobs cost time beside their rows: they are submitted and asked about, and one that finds another waits.
+            // Jobs cost time in addition to their rows: they are submitted and polled, and one that finds another waits.
             let batch = releases.iter().map(|release| release.batch).min().unwrap_or(1);
             paced * 3 + (QUEUE + CLOSING + latency * 3 + Duration::from_millis(500)) * in_turn(batch) * 3 / 2
         } else {
@@ -285,7 +285,7 @@ impl Cluster {
         fault.max().unwrap_or_default() + session * 3 + (timeout + Duration::from_secs(60)) * 3 + work
     }
 
-    /// Who has what of the partitions that are not at their end.
+    /// Describes the partitions that are not at their end, with their owners.
     fn standstill(&self) -> String {
         let mut text = String::new();
         for id in self.ids() {
@@ -416,12 +416,12 @@ impl Cluster {
         let outcome = match is_owner {
             _ if fails => CommitOutcome::Failed,
             true => CommitOutcome::Done,
-            // A member whose partition has gone on meanwhile is of an older generation, which it hears of next; only who is no
-            // member any more has lost everything.
+            // A member whose partition has moved on is of an older generation, which it learns next. Only a former member has
+            // lost everything.
             false if self.group.members.contains(&id) => CommitOutcome::Failed,
             false => CommitOutcome::Fenced,
         };
-        // A broker may have done what it could not say any more.
+        // A broker may have made a commit that it could no longer confirm.
         let is_made = !fails || !is_cut_off && self.random.chance(30);
         if is_owner && is_made {
             for (partition, position, metadata) in entries {

@@ -9,7 +9,7 @@ use crate::record::PartitionId;
 pub struct Group {
     pub members: BTreeSet<usize>,
     pub owners: BTreeMap<PartitionId, usize>,
-    /// Whom each partition shall belong to.
+    /// The intended owner of each partition.
     pub target: BTreeMap<PartitionId, usize>,
     /// Partitions whose owner has been asked to give them up, or that are being given to their target.
     pub moving: BTreeSet<PartitionId>,

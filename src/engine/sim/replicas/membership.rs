@@ -1,4 +1,4 @@
-//! Who comes and goes in a cluster, and how partitions change hands.
+//! Members that come and go in a cluster, and partitions that change hands.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,7 +42,7 @@ impl Cluster {
             }
             let happening = if owner.is_some() { Happening::Revoke(id) } else { Happening::Give(id) };
             self.group.moving.insert(id);
-            // Nobody is told before the coordinator has done with the dead.
+            // No member learns of it before the coordinator has dropped the dead.
             let after = self.random.millis(0, HEARTBEAT_MS) + self.waits_until.saturating_duration_since(self.now);
             self.later(after, happening);
         }
@@ -94,7 +94,8 @@ impl Cluster {
             Change::Crash => {
                 let id = self.random.pick(&running);
                 let Some(session) = self.replicas.remove(&id).map(|replica| replica.release.session) else { return };
-                // Whoever dies while the coordinator waits for others counts as joined, and is missed a session after that.
+                // A member that dies while the coordinator waits for others counts as joined, and is missed a session after
+                // that.
                 let heard = self.waits_until.max(self.now);
                 let last =
                     if self.waits_until > self.now { heard } else { heard - self.random.millis(0, HEARTBEAT_MS) };
@@ -139,7 +140,7 @@ impl Cluster {
         }
         let can_hear = |replica: &&mut Replica| !replica.is_frozen && !replica.is_cut_off;
         let Some(replica) = self.replicas.get_mut(&owner).filter(can_hear) else {
-            // Nobody hears it: the session's end will tell.
+            // No member hears it: the session's end shows it.
             self.group.moving.remove(&id);
             return;
         };
@@ -203,7 +204,7 @@ impl Cluster {
         replica.engine.assigned(&[gained], total, now);
     }
 
-    /// What every member is told in a rebalance, also one that gains nothing.
+    /// The news of a rebalance for every member, also for one that gains nothing.
     pub(super) fn hears(&mut self, id: usize) {
         let total = self.partitions.len();
         let Some(replica) = self.replicas.get_mut(&id) else { return };
@@ -254,7 +255,7 @@ impl Cluster {
         self.back(id);
     }
 
-    /// It hears what it missed, or that it is no member any more.
+    /// It hears the news that it missed, or that it is no member.
     fn back(&mut self, id: usize) {
         if self.group.members.contains(&id) {
             let silent: Vec<PartitionId> =
@@ -273,7 +274,7 @@ impl Cluster {
         }
     }
 
-    /// Its heartbeat is answered: it is no member, and what it had is somebody else's.
+    /// Its heartbeat is answered: it is no member, and its partitions are another replica's.
     pub(super) fn rejoin(&mut self, id: usize) {
         let Some(replica) = self.replicas.get_mut(&id) else { return };
         if replica.is_frozen || replica.is_cut_off {

@@ -1,8 +1,8 @@
 //! Any number of replicas in one group, in virtual time: joins, clean leaves, crashes and freezes at random moments, judged by
 //! one provider that counts a sliding minute.
 //!
-//! `SLUICEGATE_SIM_REPLICAS=5000 cargo test --release --lib replicas` runs as many schedules as one likes;
-//! `SLUICEGATE_SIM_SEED=7` one of them.
+//! `SLUICEGATE_SIM_REPLICAS=5000 cargo test --release --lib replicas` runs that number of schedules; `SLUICEGATE_SIM_SEED=7`
+//! runs one of them.
 
 mod acting;
 mod cluster;
@@ -94,7 +94,7 @@ fn no_hand_over_exceeds_the_limit_loses_an_event_or_sends_a_user_back() {
     assert!(schedules < SCHEDULES || hand_overs > 24_000, "only {hand_overs} partitions changed hands");
 }
 
-/// What an operator gets who sets nothing.
+/// The release of an operator who sets nothing.
 const DEFAULT: Release = Release { batch: 100, timeout: Duration::from_secs(10), session: Duration::from_secs(45) };
 
 /// Three replicas at overload; one more joins, or one leaves, every minute.
@@ -147,7 +147,8 @@ fn replicas_that_take_turns_at_a_provider_of_jobs_use_most_of_the_limit() {
         };
         let report = Cluster::run(plan).unwrap_or_else(|fault| panic!("seed {seed}: {fault}"));
         let (rolling, quiet) = (report.used(MINUTE, MINUTE * 5), report.used(MINUTE * 7, MINUTE * 9));
-        // What a job costs beside its rows, and the moments between two jobs, are lost to everybody: 85 to 89% remain.
+        // The cost of a job in addition to its rows, and the moments between two jobs, are lost to every replica: 85 to 89%
+        // remain.
         assert!(rolling >= 0.75, "{seed}: {:.1}% used while replicas come and go", rolling * 100.0);
         assert!(quiet >= 0.84, "{seed}: {:.1}% used in peace", quiet * 100.0);
     }
@@ -170,9 +171,9 @@ fn three_replicas_with_full_buffers_that_shrink_to_one_go_on() {
     }
 }
 
-/// "Members that are awaiting a rebalance automatically satisfy expected heartbeats" (Kafka, `MemberMetadata`): a member that
-/// dies while the coordinator waits for another dead one is missed only a session after that. So two sessions are the
-/// broker's, and one wait of ours follows them, whatever changes hands meanwhile.
+/// "Members that are awaiting a rebalance automatically satisfy expected heartbeats" (Kafka, `MemberMetadata`). A member that
+/// dies while the coordinator waits for another dead one is therefore missed only a session after that. So two sessions are
+/// the broker's, and one wait of ours follows them, whichever partitions change hands.
 #[test]
 fn two_deaths_within_six_seconds_cost_two_sessions_and_one_wait() {
     let wait = Duration::from_millis(50) * 100 + DEFAULT.timeout;
@@ -237,8 +238,8 @@ fn an_owner_that_sends_without_its_brokers_for_a_long_session_is_waited_for() {
     }
 }
 
-/// "After a recent leader election, the leaders high-water mark might lag behind [...] the previous leader's" (KAFKA-2334): the
-/// log seems to end, and the last owner's newest rows lie beyond.
+/// "After a recent leader election, the leaders high-water mark might lag behind [...] the previous leader's" (KAFKA-2334).
+/// The log seems to end before the last owner's newest rows.
 #[test]
 fn a_log_that_seems_to_end_below_the_fence_sends_nobody_back() {
     for seed in 0..4 {

@@ -15,7 +15,7 @@ pub struct Row {
     pub last: i64,
 }
 
-/// What arrived within the last minute.
+/// The arrivals of the last minute.
 #[derive(Default)]
 struct Sliding {
     arrivals: VecDeque<(Instant, usize)>,

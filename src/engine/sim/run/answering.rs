@@ -1,4 +1,4 @@
-//! What the simulated provider answers, and what is checked at every step and at the end.
+//! The answers of the simulated provider, and the checks at every step and at the end.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::engine::BatchId;
 use crate::record::Position;
 use crate::verdict::{AccountFault, Answer, EncodedRow, JobId, Outage, Verdict};
 
-/// A job at the provider: it runs to its end whoever asks.
+/// A job at the provider: it runs to its end, with or without polls.
 pub struct Job {
     pub id: String,
     pub has_ended: bool,
@@ -55,7 +55,7 @@ impl Run {
             _ => self.random.millis(1, 2999),
         };
         let arrival = self.random.millis(0, latency.as_millis() as u64);
-        // What a running job turns away counts for nobody.
+        // A request that a running job turns away does not count.
         let counted = if matches!(answer, Answer::All(Verdict::Busy { .. })) { 0 } else { rows.len() };
         self.later(arrival, Happening::Arrives { rows: counted, applied });
         let users = match &answer {
@@ -68,7 +68,7 @@ impl Run {
         self.later(latency, Happening::Answers { life: self.life, batch, answer, users });
     }
 
-    /// What comes back for these rows, and which of them take effect at arrival.
+    /// Returns the answer for these rows, and the rows that take effect at arrival.
     fn answer(&mut self, rows: &[SentRow]) -> (Answer, Vec<SentRow>) {
         if rows.iter().any(|row| row.has("toxic")) {
             self.totals.outages += 1;

@@ -20,7 +20,7 @@ pub struct Life {
     pub is_draining: bool,
     /// Requests and jobs without an answer, and when each left.
     pub out: BTreeMap<BatchId, Instant>,
-    /// The start of the last commit that was told as done, and the same for each partition since it was gained.
+    /// The start of the last commit that was reported as done, and the same for each partition since it was gained.
     pub last_commit: Option<Instant>,
     pub proofs: BTreeMap<PartitionId, Instant>,
     /// Until when the provider wants to be left alone.

@@ -50,7 +50,7 @@ impl Run {
         self.pump();
     }
 
-    /// These partitions are somebody else's.
+    /// These partitions are another owner's.
     pub(super) fn lose(&mut self, ids: &[PartitionId]) {
         self.engine.lost(ids, self.now);
         for id in ids {
@@ -59,7 +59,7 @@ impl Run {
         }
     }
 
-    /// The engine holds nothing of this partition any more.
+    /// The engine no longer holds anything of this partition.
     pub(super) fn given_up(&mut self, id: PartitionId) {
         self.revoking.remove(&id);
         self.seen.proofs.remove(&id);

@@ -30,7 +30,7 @@ use crate::verdict::{Answer, EncodedRow, RejectReason, Rejection};
 /// job of another account may take ten minutes; and a limit of one row a second, or the guard's trickle, some more.
 const LONGEST: Duration = Duration::from_secs(1800);
 
-/// How the simulated provider speaks of bad rows.
+/// The simulated provider's way to report bad rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Style {
     /// No row named: split, and a lone refusal is suspect.
@@ -40,7 +40,7 @@ enum Style {
 }
 
 enum Happening {
-    /// A request reaches the provider: so many rows count, these take effect.
+    /// A request reaches the provider: `rows` rows count, and the applied ones take effect.
     Arrives {
         rows: usize,
         applied: Vec<SentRow>,
@@ -79,7 +79,7 @@ pub struct Run {
     wall_ms: i64,
     policy: Policy,
     style: Style,
-    /// No crash, rebalance or drain: what was read is remembered, so that repeats can be told.
+    /// No crash, rebalance or drain: the engine remembers the events that it read, so that it can recognize repeats.
     is_settled: bool,
     /// All mishaps are over, and the rest is to be delivered.
     is_well: bool,
@@ -97,9 +97,9 @@ pub struct Run {
     life: u64,
     /// Reader positions of the partitions that this engine owns; `true` while paused.
     readers: BTreeMap<PartitionId, (Position, bool)>,
-    /// How far any owner has read.
+    /// The furthest position that any owner has read.
     most_read: BTreeMap<PartitionId, Position>,
-    /// Since when they are being given up.
+    /// The time since which they are being given up.
     revoking: BTreeMap<PartitionId, Instant>,
     /// From where and since when the engine has each partition.
     gained: BTreeMap<PartitionId, (Position, Instant)>,
@@ -114,7 +114,7 @@ pub struct Run {
     sent: BTreeMap<BatchId, Vec<SentRow>>,
     /// The newest event of each user and partition that an engine knows as delivered.
     delivered: BTreeMap<(PartitionId, String), i64>,
-    /// Whether all owners so far left cleanly: then nothing that was delivered may be sent again.
+    /// True if all owners so far left cleanly: then nothing that was delivered may be sent again.
     is_clean: bool,
     last_commit: CommitOutcome,
     /// Commits that failed one after the other before the last one.
@@ -251,8 +251,8 @@ impl Run {
                 }
                 return self.verdict();
             }
-            // A row that makes every request fail, or a lone suspect, is told by how other users' rows fare. In the end
-            // the last of those has to have its end, too.
+            // The results of other users' rows show a row that makes every request fail, or a lone suspect. In the end the
+            // last of those has to have its end, too.
             if self.now >= next_witness && self.now < well_since + Duration::from_secs(7200) {
                 next_witness = self.now + Duration::from_secs(10);
                 let id = PartitionId { topic: 0, partition: 0 };

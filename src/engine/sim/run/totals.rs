@@ -1,9 +1,9 @@
-//! What the schedules have provoked.
+//! The mishaps that the schedules have provoked.
 
 use std::ops::AddAssign;
 use std::time::Duration;
 
-/// What schedules have provoked, summed up.
+/// The mishaps of schedules, summed up.
 #[derive(Debug, Default)]
 pub struct Totals {
     pub crashes: u64,
