@@ -9,8 +9,8 @@ use crate::engine::limit::pacer::Pacer;
 /// 1,000,000), and takes 20 s at the default trickle.
 const OPENS_AFTER: usize = 20;
 
-/// The shortest time after which a stream that waits for the other's turn asks again: a tenth of a second, a guess, compared
-/// with a trickle of one a second.
+/// The shortest time after which a stream that waits for the other's turn asks again. A guess: a tenth of the second between
+/// two of the trickle.
 const TURN: Duration = Duration::from_millis(100);
 
 /// The `dead_letter.guard` block.

@@ -36,11 +36,11 @@ const SUSPECTS: usize = 4;
 
 /// The same part once a suspect has waited for `OVERDUE` after it was due. Then more rows are bad than a quarter of the limit
 /// can find, which starts between 4 and 5% of them (simulated). Each time that the wait is over, requests of other rows are
-/// halved as well, so that the lane can find the causes of the next failures.
+/// halved as well. So the lane can find the causes of the next failures.
 const SUSPECTS_OVERDUE: usize = 2;
 
-/// The wait after which a suspect is overdue, or `OVERDUE_REQUESTS` times the duration of the last request of suspects if that is
-/// longer, as with jobs. Both are guesses.
+/// The wait after which a suspect is overdue, or `OVERDUE_REQUESTS` times the duration of the last request of suspects if that
+/// is longer. Both are guesses.
 const OVERDUE: Duration = Duration::from_secs(5);
 const OVERDUE_REQUESTS: u32 = 20;
 

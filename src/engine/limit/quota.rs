@@ -8,8 +8,8 @@ use super::share::{Former, Part, Share, WINDOW};
 use super::slowest_response::Slowest;
 use crate::record::PartitionId;
 
-/// The factor by which the pace is slower than the limit. With it, batches of one size never meet the ledger's bound because
-/// of timer grain alone (simulated: 50.05 ms instead of 50 ms keeps full batches at 1,200 in any window).
+/// The factor by which the pace is slower than the limit. With it, timer grain alone never brings batches of one size to the
+/// ledger's bound. Simulated: 50.05 ms instead of 50 ms keeps full batches at 1,200 in any window.
 const SLOWER: f64 = 1.001;
 
 /// A timer that is late by up to a second is made up for, so that rows sent one by one lose nothing to it. With one row at a
@@ -47,8 +47,8 @@ pub(super) struct Quota {
 }
 
 impl Quota {
-    /// `per_minute`: `None` for unlimited; `batch`: most rows in one request; `timeout`: the longest time of a request;
-    /// `session`: the time that the group waits for a silent member.
+    /// `per_minute` is `None` for unlimited, and `batch` is the most rows in one request. `timeout` is the longest time of a
+    /// request, and `session` the time that the group waits for a silent member.
     pub fn new(per_minute: Option<u32>, batch: usize, timeout: Duration, session: Duration) -> Self {
         let late = per_minute.map_or(0, |limit| (f64::from(limit) / LATE) as u32);
         Quota {
@@ -175,8 +175,8 @@ impl Quota {
         }
     }
 
-    /// Takes up to `rows` out of the budget. It grants fewer if the ledger has no room for all of them and a wait would waste
-    /// more than a quarter of them, or five seconds of the limit.
+    /// Takes up to `rows` out of the budget. If the ledger has no room for all of them, it grants fewer, provided that a wait
+    /// would waste a quarter of them or five seconds of the limit.
     pub fn take(&mut self, rows: usize, now: Instant) -> Grant {
         if self.per_minute.is_none() {
             self.ledger.sent(rows);

@@ -7,8 +7,8 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use std::hash::BuildHasher;
 
-/// The most bytes of one id of a window: 8 and a byte of control, twice that when a table has just grown, in two tables that
-/// can be an eighth empty.
+/// The most bytes of one id of a window. An id takes 8 and a byte of control, and twice that when a table has just grown. Two
+/// tables hold it, and each can be an eighth empty.
 const ID_BYTES: u64 = 42;
 
 /// The part of its buffer that a lane's windows take at most, in addition to the buffer. A guess: with the default of 256 MiB,
@@ -25,8 +25,8 @@ pub fn room(window: usize, buffer_bytes: u64, partitions: usize) -> usize {
     window.min(usize::try_from(room).unwrap_or(window))
 }
 
-/// The most ids that a pending row can forget. Beyond that the row keeps half of them, the newest (a guess: 512 KiB of a user
-/// with endless events, and more events than a window's default reaches in most topics).
+/// The most ids that a pending row can forget. Beyond that the row keeps half of them, the newest. A guess: it is 512 KiB of a
+/// user with endless events, and more events than a window's default reaches in most topics.
 const MOST_OF_A_ROW: usize = 1 << 16;
 
 /// A user's message id, as a 64-bit hash under the lane's secret seed.

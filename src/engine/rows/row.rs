@@ -12,8 +12,8 @@ use crate::event::{Identify, Profile, Rules};
 use crate::record::{Offset, PartitionId, Record};
 use crate::verdict::{EncodedRow, Rejection};
 
-/// The bytes of a pending row in addition to its user id and events: the row itself, its places in index, queue and tracker,
-/// and the allocator's rounding (measured by `benches/engine.rs`).
+/// The bytes of a pending row in addition to its user id and events. They are the row itself, its places in index, queue and
+/// tracker, and the allocator's rounding (measured by `benches/engine.rs`).
 pub const ROW_OVERHEAD: usize = 360;
 
 /// The stage of a row.

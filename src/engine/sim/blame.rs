@@ -1,5 +1,5 @@
-//! Rows that make every request with them fail, in a live stream and in virtual time: the share of good rows that get through,
-//! and the time until each bad one is a dead letter.
+//! Rows that make every request with them fail, in a live stream and in virtual time. The tests measure the share of good rows
+//! that get through, and the time until each bad one is a dead letter.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -372,7 +372,7 @@ fn so_do_they_at_any_limit_and_with_small_buffers() {
     // A batch of a minute's rows would leave all rows of a minute at once, and so one try a minute for each suspect.
     all_hold([Case { limit: Some(60), batch: 10, ..CASE }]);
     all_hold([Some(240), Some(6000)].map(|limit| Case { limit, in_flight: 16, ..CASE }));
-    // At the end of an unlimited stream the guard lets the last bad rows out at its trickle of one a second, so few are bad.
+    // At the end of an unlimited stream the guard lets the last bad rows out one a second, so few are bad.
     all_hold([Case { limit: None, share: 10, in_flight: 16, minutes: 3, ..CASE }]);
     let small = Case { buffer: 1 << 20, ..CASE };
     all_hold([Some(60), Some(1200)].map(|limit| Case { limit, ..small }));

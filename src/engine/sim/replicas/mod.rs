@@ -1,5 +1,5 @@
-//! Any number of replicas in one group, in virtual time: joins, clean leaves, crashes and freezes at random moments, judged by
-//! one provider that counts a sliding minute.
+//! Any number of replicas in one group, in virtual time. They join, leave, crash and freeze at random moments, and one
+//! provider that counts a sliding minute judges them.
 //!
 //! `SLUICEGATE_SIM_REPLICAS=5000 cargo test --release --lib replicas` runs that number of schedules; `SLUICEGATE_SIM_SEED=7`
 //! runs one of them.
