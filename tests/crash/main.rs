@@ -13,13 +13,10 @@ mod kafka;
 mod oracle;
 mod run;
 mod schedule;
-#[path = "../it/support.rs"]
+#[path = "../support/mod.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 mod watch;
-#[path = "../it/worker_process.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
-mod worker_process;
 
 use std::path::PathBuf;
 use std::sync::Arc;

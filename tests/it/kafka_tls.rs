@@ -14,8 +14,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::certificates::Authority;
+use crate::support::Process;
 use crate::support::{QUICK, World, one_event_each, until, without_limits};
-use crate::worker_process::Process;
 
 /// A part of every password of these tests.
 const SECRET: &str = "MARKED";

@@ -21,6 +21,6 @@ mod producers;
 mod proxy;
 mod rings;
 mod secrets;
+#[path = "../support/mod.rs"]
 mod support;
 mod tls;
-mod worker_process;

@@ -12,13 +12,10 @@ mod memory;
 mod order;
 mod skew;
 mod stall;
-#[path = "../it/support.rs"]
+#[path = "../support/mod.rs"]
 #[allow(dead_code, reason = "the black-box tests use the rest of it")]
 mod support;
 mod surroundings;
-#[path = "../it/worker_process.rs"]
-#[allow(dead_code, reason = "the black-box tests use the rest of it")]
-mod worker_process;
 
 /// Returns true if the full sizes are asked for. They need a real Kafka, because the mock cluster keeps 5 MiB of a
 /// partition.

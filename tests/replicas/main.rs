@@ -17,11 +17,8 @@ mod judge;
 mod scenario;
 mod stage;
 #[allow(dead_code, reason = "shared with the other black-box tests, which need more of it")]
-#[path = "../it/support.rs"]
+#[path = "../support/mod.rs"]
 mod support;
-#[allow(dead_code, reason = "shared with the other black-box tests, which need more of it")]
-#[path = "../it/worker_process.rs"]
-mod worker_process;
 
 use judge::Judgement;
 use scenario::Scenario;

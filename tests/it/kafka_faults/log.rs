@@ -9,8 +9,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use sluicegate::testbed::simulator::Step;
 
 use super::*;
+use crate::support::Process;
 use crate::support::{DEADLINE, without_limits};
-use crate::worker_process::Process;
 
 fn admin(world: &World) -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", &world.brokers).create().expect("an admin client")

@@ -6,8 +6,8 @@ use rdkafka::types::RDKafkaApiKey::{FindCoordinator, OffsetCommit};
 use rdkafka::types::RDKafkaRespErr::{RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE, RD_KAFKA_RESP_ERR_NOT_COORDINATOR};
 
 use super::*;
+use crate::support::Process;
 use crate::support::without_limits;
-use crate::worker_process::Process;
 
 /// The length of an outage, and librdkafka's timeouts during it.
 #[derive(Clone, Copy)]

@@ -1,29 +1,25 @@
-//! A broker, simulated providers and a worker for one test.
+//! A broker, simulated providers and a topic for one test.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::TopicPartitionList;
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use rdkafka::{Offset, TopicPartitionList};
-use sluicegate::app::App;
 use sluicegate::config::Config;
 use sluicegate::event::SkipReason;
 use sluicegate::testbed::broker::EmbeddedBroker;
 use sluicegate::testbed::model::{LogEntry, ReadRules, diff, expect};
 use sluicegate::testbed::simulator::{Kind, Simulator, SimulatorSettings};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
-/// The longest wait for a condition. A passing test needs a fraction of it, also on a loaded machine.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+use super::topics::{GroupView, Letter, create_topics, dead_letter_topics, fresh_topic, producer, read_topic};
+use super::worker::Worker;
+use super::{DEADLINE, until};
 
 /// The broker, the topic and the providers of one test.
 pub struct World {
@@ -201,25 +197,6 @@ impl World {
     }
 }
 
-fn producer(brokers: &str) -> FutureProducer {
-    ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .set("partitioner", "murmur2_random")
-        .set("linger.ms", "5")
-        // With idempotence, retries neither repeat events nor change their order.
-        .set("enable.idempotence", "true")
-        .set("message.max.bytes", "12582912")
-        .create()
-        .expect("a producer")
-}
-
-/// A client that asks the coordinator about a lane's group.
-pub struct GroupView {
-    consumer: BaseConsumer,
-    topic: String,
-    partitions: i32,
-}
-
 impl World {
     pub fn group_view(&self, id: &str) -> GroupView {
         let consumer = ClientConfig::new()
@@ -229,192 +206,6 @@ impl World {
             .expect("a consumer");
         GroupView { consumer, topic: self.topic.clone(), partitions: self.partitions }
     }
-}
-
-impl GroupView {
-    /// Returns the sum of the committed positions, or `None` while the coordinator does not answer.
-    pub fn committed(&self) -> Option<i64> {
-        let mut list = TopicPartitionList::new();
-        (0..self.partitions).for_each(|partition| {
-            list.add_partition(&self.topic, partition);
-        });
-        let committed = self.consumer.committed_offsets(list, Duration::from_secs(2)).ok()?;
-        let offsets = committed.elements().into_iter().filter_map(|element| match element.offset() {
-            Offset::Offset(offset) => Some(offset),
-            _ => None,
-        });
-        Some(offsets.sum())
-    }
-}
-
-/// A record of a dead-letter topic.
-#[derive(Debug)]
-pub struct Letter {
-    pub key: Option<Vec<u8>>,
-    pub value: Vec<u8>,
-    pub headers: BTreeMap<String, String>,
-}
-
-/// Returns all records of a topic, in order within each partition.
-pub fn read_topic(brokers: &str, topic: &str) -> Vec<Letter> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .set("group.id", "reads-only")
-        .set("auto.offset.reset", "earliest")
-        .create()
-        .expect("a consumer");
-    let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).expect("metadata");
-    let mut list = TopicPartitionList::new();
-    let mut left = 0;
-    for partition in metadata.topics()[0].partitions() {
-        let (low, high) =
-            consumer.fetch_watermarks(topic, partition.id(), Duration::from_secs(10)).expect("watermarks");
-        left += high - low;
-        list.add_partition_offset(topic, partition.id(), Offset::Beginning).expect("a list");
-    }
-    consumer.assign(&list).expect("an assignment");
-    let deadline = Instant::now() + DEADLINE;
-    let mut letters = Vec::new();
-    while left > 0 {
-        assert!(Instant::now() < deadline, "{left} records of {topic} do not come");
-        let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else { continue };
-        let headers = message.headers().map_or_else(BTreeMap::new, |headers| {
-            headers
-                .iter()
-                .map(|header| {
-                    let value = header.value.map(String::from_utf8_lossy).unwrap_or_default().into_owned();
-                    (header.key.to_owned(), value)
-                })
-                .collect()
-        });
-        letters.push(Letter {
-            key: message.key().map(<[u8]>::to_vec),
-            value: message.payload().unwrap_or_default().to_vec(),
-            headers,
-        });
-        left -= 1;
-    }
-    letters
-}
-
-/// A worker in this process.
-pub struct Worker {
-    stop: watch::Sender<bool>,
-    task: JoinHandle<Result<(), sluicegate::app::Error>>,
-    pub address: SocketAddr,
-}
-
-impl Worker {
-    pub async fn start(config: &Config) -> Worker {
-        let app = App::start(config).await.unwrap_or_else(|error| panic!("{error}"));
-        let address = app.address().expect("a bound address");
-        let (stop, stopped) = watch::channel(false);
-        Worker { stop, task: tokio::spawn(app.run(stopped)), address }
-    }
-
-    /// Drains the worker and ends it.
-    pub async fn stop(self) {
-        let _ = self.stop.send(true);
-        self.task.await.expect("no panic").unwrap_or_else(|error| panic!("{error}"));
-    }
-
-    /// Ends the worker as `kill -9` would, as far as one process allows: it drains nothing, commits nothing and leaves
-    /// no group.
-    pub fn abort(self) {
-        self.task.abort();
-    }
-
-    pub async fn get(&self, path: &str) -> (u16, String) {
-        let url = format!("http://{}{path}", self.address);
-        let reply = reqwest::get(url).await.expect("the ops endpoint answers");
-        (reply.status().as_u16(), reply.text().await.expect("text"))
-    }
-
-    /// Returns the sum of all series of this metric whose labels contain all of `labels` (as `name="value"`).
-    pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        let (_, text) = self.get("/metrics").await;
-        metric(&text, name, labels)
-    }
-
-    /// Returns the state that `/status` shows for this lane.
-    pub async fn state(&self, id: &str) -> String {
-        let (_, text) = self.get("/status").await;
-        let status: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        let lanes = status["lanes"].as_array().expect("lanes");
-        let lane = lanes.iter().find(|lane| lane["destination"] == id).expect("the lane");
-        lane["state"].as_str().expect("a state").to_owned()
-    }
-}
-
-pub fn metric(text: &str, name: &str, labels: &[&str]) -> f64 {
-    text.lines()
-        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
-        .filter(|line| labels.iter().all(|label| line.contains(label)))
-        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
-        .sum()
-}
-
-/// Waits until the condition holds.
-///
-/// # Panics
-/// If it does not hold within `DEADLINE`.
-pub async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
-    let deadline = Instant::now() + DEADLINE;
-    while !condition().await {
-        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-fn fresh_topic() -> String {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
-    format!("it-{}", since.as_nanos())
-}
-
-fn dead_letter_topics(topic: &str) -> [String; 3] {
-    ["vitally", "vibefollow", "userpilot"].map(|id| format!("{topic}.dlq.{id}"))
-}
-
-pub async fn create_topics(brokers: &str, topics: &[(&str, i32)]) {
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", brokers).create().expect("an admin client");
-    let topics: Vec<NewTopic<'_>> = topics
-        .iter()
-        // The default of brokers before 4.0. Later ones refuse records from more than an hour ahead (KIP-937).
-        .map(|(topic, partitions)| {
-            NewTopic::new(topic, *partitions, TopicReplication::Fixed(1))
-                .set("message.timestamp.after.max.ms", "9223372036854775807")
-        })
-        .collect();
-    let results = admin.create_topics(&topics, &AdminOptions::new()).await.expect("topics");
-    assert!(results.iter().all(Result::is_ok), "{results:?}");
-}
-
-/// The pace of a lane and of its retries if neither is the subject.
-pub const QUICK: &str =
-    "limit: { rows_per_minute: 60000 }, retry: { initial: 50ms, max: 500ms }, request: { timeout: 5s }";
-
-/// Returns settings of providers that count rows but limit none, and whose jobs end before a lane asks about them.
-pub fn without_limits() -> SimulatorSettings {
-    let mut settings =
-        SimulatorSettings { job_rows_per_minute: 60_000, job_queue_delay: Duration::ZERO, ..Default::default() };
-    for limits in [&mut settings.vitally, &mut settings.vibefollow, &mut settings.userpilot] {
-        limits.rows_per_window = None;
-    }
-    settings
-}
-
-/// Generates one event for each of these users, which every provider accepts as it is.
-pub fn one_event_each(users: std::ops::Range<usize>) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
-    users.map(|n| {
-        let event = serde_json::json!({
-            "type": "identify",
-            "userId": format!("user-{n}"),
-            "messageId": format!("message-{n}"),
-            "traits": { "version": 1, "email": format!("user-{n}@example.com"), "company": { "id": "acme" } },
-        });
-        (format!("user-{n}").into_bytes(), Some(event.to_string().into_bytes()))
-    })
 }
 
 impl World {
@@ -552,77 +343,29 @@ impl World {
     }
 }
 
-impl Letter {
-    /// Returns the header's text.
-    ///
-    /// # Panics
-    /// If there is no such header.
-    pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).unwrap_or_else(|| panic!("no header {name} among {:?}", self.headers))
+/// The pace of a lane and of its retries if neither is the subject.
+pub const QUICK: &str =
+    "limit: { rows_per_minute: 60000 }, retry: { initial: 50ms, max: 500ms }, request: { timeout: 5s }";
+
+/// Returns settings of providers that count rows but limit none, and whose jobs end before a lane asks about them.
+pub fn without_limits() -> SimulatorSettings {
+    let mut settings =
+        SimulatorSettings { job_rows_per_minute: 60_000, job_queue_delay: Duration::ZERO, ..Default::default() };
+    for limits in [&mut settings.vitally, &mut settings.vibefollow, &mut settings.userpilot] {
+        limits.rows_per_window = None;
     }
+    settings
 }
 
-/// Scrapes a worker without pause, and checks the ledger of each lane in each scrape.
-pub struct LedgerWatch {
-    stop: watch::Sender<bool>,
-    task: JoinHandle<u64>,
-}
-
-impl LedgerWatch {
-    pub fn start(worker: &Worker) -> LedgerWatch {
-        let (stop, stopped) = watch::channel(false);
-        let url = format!("http://{}/metrics", worker.address);
-        let task = tokio::spawn(async move {
-            let client = reqwest::Client::new();
-            let mut scrapes = 0;
-            while !*stopped.borrow() {
-                let reply = client.get(&url).send().await.expect("the ops endpoint answers");
-                let text = reply.text().await.expect("text");
-                for kind in Kind::ALL {
-                    let lane = format!("destination=\"{}\"", kind.name());
-                    let value = |name: &str| metric(&text, name, &[&lane]);
-                    let ends = value("sluicegate_events_settled_total") + value("sluicegate_pending_events");
-                    assert_eq!(value("sluicegate_events_consumed_total"), ends, "{kind:?}, scrape {scrapes}");
-                    assert_eq!(value("sluicegate_ledger_difference"), 0.0, "{kind:?}, scrape {scrapes}");
-                }
-                scrapes += 1;
-                tokio::task::yield_now().await;
-            }
-            scrapes
+/// Generates one event for each of these users, which every provider accepts as it is.
+pub fn one_event_each(users: std::ops::Range<usize>) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
+    users.map(|n| {
+        let event = serde_json::json!({
+            "type": "identify",
+            "userId": format!("user-{n}"),
+            "messageId": format!("message-{n}"),
+            "traits": { "version": 1, "email": format!("user-{n}@example.com"), "company": { "id": "acme" } },
         });
-        LedgerWatch { stop, task }
-    }
-
-    /// Ends the watch and returns the number of its scrapes.
-    ///
-    /// # Panics
-    /// If the ledger did not add up in one of them.
-    pub async fn end(self) -> u64 {
-        self.stop.send_replace(true);
-        self.task.await.expect("the books added up in every scrape")
-    }
-}
-
-/// Returns the offsets of all records that are left in a topic of one partition.
-pub fn read_offsets(brokers: &str, topic: &str) -> Vec<i64> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .set("group.id", "reads-only")
-        .set("enable.partition.eof", "true")
-        .create()
-        .expect("a consumer");
-    let mut list = TopicPartitionList::new();
-    list.add_partition_offset(topic, 0, Offset::Beginning).expect("a list");
-    consumer.assign(&list).expect("an assignment");
-    let deadline = Instant::now() + DEADLINE;
-    let mut offsets = Vec::new();
-    loop {
-        assert!(Instant::now() < deadline, "the end of {topic} does not come");
-        match consumer.poll(Duration::from_millis(100)) {
-            Some(Ok(message)) => offsets.push(message.offset()),
-            Some(Err(KafkaError::PartitionEOF(_))) => return offsets,
-            Some(Err(error)) => panic!("{error}"),
-            None => {}
-        }
-    }
+        (format!("user-{n}").into_bytes(), Some(event.to_string().into_bytes()))
+    })
 }
