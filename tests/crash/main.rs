@@ -13,8 +13,8 @@ mod kafka;
 mod oracle;
 mod run;
 mod schedule;
+#[allow(dead_code, unused_imports, reason = "each binary uses a part of it")]
 #[path = "../support/mod.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 mod watch;
 

@@ -18,8 +18,7 @@ use crate::events::{Made, Maker};
 use crate::kafka::OwnKafka;
 use crate::oracle::{Death, Evidence};
 use crate::schedule::{End, Ground, Life, Moment, Outage, Schedule};
-use crate::support::Process;
-use crate::support::{World, metric, without_limits};
+use crate::support::{Process, World, metric, without_limits};
 use crate::watch::{Asker, Sample, Watch};
 
 /// A moment that does not come within this time is taken for come: the load may be over, or a row held back.

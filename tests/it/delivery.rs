@@ -2,9 +2,9 @@
 
 use sluicegate::testbed::generator::{Generator, GeneratorSettings};
 use sluicegate::testbed::model::ReadRules;
-use sluicegate::testbed::simulator::{Faults, Kind, Latency};
+use sluicegate::testbed::simulator::{Faults, Kind, Latency, SimulatorSettings};
 
-use crate::support::{LedgerWatch, QUICK, Worker, World, without_limits};
+use crate::support::{LedgerWatch, QUICK, Worker, World, until, without_limits};
 
 /// The number of events written at a time, small enough that rows leave in between.
 const CHUNK: usize = 100;
@@ -112,4 +112,49 @@ async fn auto_sends_few_rows_one_by_one_and_many_as_a_job() {
     assert_eq!(world.wrong_state(Kind::Userpilot), Vec::<String>::new());
     assert_eq!(counters(&world).overlaps, 0);
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_share_partitions_and_limit_and_hand_over_without_a_loss() {
+    let mut world = World::start(4, SimulatorSettings::default()).await;
+    let latency = Some(Latency { min_ms: 20, max_ms: 200 });
+    world.simulator.provider(Kind::Vitally).set_faults(Faults { latency, ..Faults::default() });
+    // The real limit, which both workers must keep together.
+    let settings = "batch: { max_rows: 20, linger: 0s }, request: { timeout: 1s }";
+    let config = world.config(&world.block("vitally", Kind::Vitally, settings));
+    let events = |seed, events| {
+        Generator::new(GeneratorSettings { seed, users: 40, events, repeats: 0.0, ..Default::default() })
+            .map(|event| (event.key, event.payload))
+    };
+    // One generator writes all events, so that versions keep growing.
+    let mut all = events(3, 1_200);
+    world.produce_all(all.by_ref().take(400)).await;
+    let first = Worker::start(&config).await;
+    until("the first sends", async || world.simulator.provider(Kind::Vitally).summary().counters.rows_received >= 20)
+        .await;
+    let second = Worker::start(&config).await;
+    let assigned = async |worker: &Worker| worker.metric("sluicegate_partitions_assigned", &[]).await;
+    until("both have two", async || assigned(&first).await == 2.0 && assigned(&second).await == 2.0).await;
+    let share = async |worker: &Worker| worker.metric("sluicegate_rate_limit_rows_per_minute", &[]).await;
+    until("each has half of the limit", async || (share(&first).await, share(&second).await) == (600.0, 600.0)).await;
+    // The counters are read first: on a loaded machine the workers may send all rows before the last event is written.
+    let before =
+        (first.metric("sluicegate_rows_sent_total", &[]).await, second.metric("sluicegate_rows_sent_total", &[]).await);
+    world.produce_all(all.by_ref().take(400)).await;
+    until("both send", async || {
+        first.metric("sluicegate_rows_sent_total", &[]).await > before.0
+            && second.metric("sluicegate_rows_sent_total", &[]).await > before.1
+    })
+    .await;
+    assert_eq!(first.metric("sluicegate_ledger_difference", &[]).await, 0.0);
+    first.stop().await;
+    until("the second has all", async || assigned(&second).await == 4.0).await;
+    until("it has the whole limit", async || share(&second).await == 1_200.0).await;
+    world.produce_all(all).await;
+    world.wait_committed("vitally").await;
+    assert_eq!(world.wrong_state(Kind::Vitally), Vec::<String>::new());
+    let summary = world.simulator.provider(Kind::Vitally).summary();
+    assert_eq!((&summary.regressions[..], &summary.overlaps[..], summary.limit_violations), (&[][..], &[][..], 0));
+    assert_eq!(second.metric("sluicegate_ledger_difference", &[]).await, 0.0);
+    second.stop().await;
 }

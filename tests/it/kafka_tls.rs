@@ -14,8 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::certificates::Authority;
-use crate::support::Process;
-use crate::support::{QUICK, World, one_event_each, until, without_limits};
+use crate::support::{Process, QUICK, World, one_event_each, until, without_limits};
 
 /// A part of every password of these tests.
 const SECRET: &str = "MARKED";

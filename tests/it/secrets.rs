@@ -20,8 +20,7 @@ use serde_json::{Value, json};
 use sluicegate::config::Config;
 use sluicegate::providers::headers::authorization;
 
-use crate::support::Process;
-use crate::support::{World, metric, until, without_limits};
+use crate::support::{Process, World, metric, until, without_limits};
 
 /// A part of every token, password, e-mail and trait of these tests.
 const SECRET: &str = "MARKED";

@@ -12,8 +12,7 @@ use sluicegate::testbed::simulator::{Faults, Kind, SimulatorSettings, Step};
 use tokio::task::JoinSet;
 
 use crate::is_long;
-use crate::support::Process;
-use crate::support::World;
+use crate::support::{Process, World};
 
 /// The time without a fault, and then the length of the fault, as for the other systems.
 const PEACE: Duration = Duration::from_secs(20);

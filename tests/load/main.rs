@@ -12,8 +12,8 @@ mod memory;
 mod order;
 mod skew;
 mod stall;
+#[allow(dead_code, unused_imports, reason = "each binary uses a part of it")]
 #[path = "../support/mod.rs"]
-#[allow(dead_code, reason = "the black-box tests use the rest of it")]
 mod support;
 mod surroundings;
 

@@ -16,7 +16,7 @@ mod backlog;
 mod judge;
 mod scenario;
 mod stage;
-#[allow(dead_code, reason = "shared with the other black-box tests, which need more of it")]
+#[allow(dead_code, unused_imports, reason = "each binary uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;
 

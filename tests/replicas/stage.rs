@@ -11,8 +11,7 @@ use tokio::task::JoinSet;
 use crate::backlog::Backlog;
 use crate::judge::Judgement;
 use crate::scenario::{Scenario, Step};
-use crate::support::Process;
-use crate::support::{World, metric, without_limits};
+use crate::support::{Process, World, metric, without_limits};
 
 /// Newer events a second, all the while: a sixth of what the limit lets through, so that they extend the backlog little.
 const LIVE: usize = 4;

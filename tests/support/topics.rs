@@ -6,10 +6,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::producer::FutureProducer;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use super::DEADLINE;
 
 pub(super) fn producer(brokers: &str) -> FutureProducer {
     ClientConfig::new()
@@ -25,9 +27,9 @@ pub(super) fn producer(brokers: &str) -> FutureProducer {
 
 /// A client that asks the coordinator about a lane's group.
 pub struct GroupView {
-    consumer: BaseConsumer,
-    topic: String,
-    partitions: i32,
+    pub(super) consumer: BaseConsumer,
+    pub(super) topic: String,
+    pub(super) partitions: i32,
 }
 
 impl GroupView {

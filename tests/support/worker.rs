@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use sluicegate::app::App;
 use sluicegate::config::Config;
+use sluicegate::testbed::simulator::Kind;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 

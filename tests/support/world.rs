@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
-use rdkafka::TopicPartitionList;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use sluicegate::config::Config;
 use sluicegate::event::SkipReason;
 use sluicegate::testbed::broker::EmbeddedBroker;
@@ -18,7 +17,7 @@ use sluicegate::testbed::model::{LogEntry, ReadRules, diff, expect};
 use sluicegate::testbed::simulator::{Kind, Simulator, SimulatorSettings};
 
 use super::topics::{GroupView, Letter, create_topics, dead_letter_topics, fresh_topic, producer, read_topic};
-use super::worker::Worker;
+use super::worker::{Worker, metric};
 use super::{DEADLINE, until};
 
 /// The broker, the topic and the providers of one test.

@@ -3,13 +3,13 @@
 //! One reply cannot always show it. So a verdict says what is likely, and other rows decide:
 //!
 //! - A failure with no success shortly before it, or none since its rows arrived, *holds* the whole lane ([`hold`]). During a
-//! hold the lane sends one probe at a time, after a wait that follows the age of the fault. Each failed probe halves the next.
-//! The next probe holds the rows that have waited longest since their last failure. A probe that passes ends the hold.
+//!   hold the lane sends one probe at a time, after a wait that follows the age of the fault. Each failed probe halves the next.
+//!   The next probe holds the rows that have waited longest since their last failure. A probe that passes ends the hold.
 //! - A failure between successes is not the lane's. It halves the size of the next requests, and a run of successes doubles it
-//! again ([`size`]). So few bad rows cost few resends.
+//!   again ([`size`]). So few bad rows cost few resends.
 //! - Rows that have been part of a failure are *suspects* ([`blame`]). They go again in halves, then alone, with a quarter of
-//! the limit and of the time while other rows wait. A row becomes a dead letter if it fails alone more often than chance
-//! explains, given the results of other rows.
+//!   the limit and of the time while other rows wait. A row becomes a dead letter if it fails alone more often than chance
+//!   explains, given the results of other rows.
 
 mod blame;
 pub mod guard;

@@ -7,8 +7,7 @@ use serde_json::json;
 use sluicegate::testbed::simulator::{Faults, Kind, Step};
 
 use super::{ONE_BY_ONE, QUICK, all_delivered, event, lane_metric, outage, retries, roomy, round, set, wait_state};
-use crate::support::Process;
-use crate::support::{Worker, World, until};
+use crate::support::{Process, Worker, World, until};
 
 /// Returns a block like `World::block`, with a token file.
 fn block_with_file(world: &World, kind: Kind, file: &Path, more: &str) -> String {

@@ -8,8 +8,7 @@ use std::time::Duration;
 use sluicegate::testbed::simulator::Kind;
 
 use super::{QUICK, event, roomy, round};
-use crate::support::Process;
-use crate::support::{World, metric, until};
+use crate::support::{Process, World, metric, until};
 
 /// The variables that keep the worker from using a proxy, which would ask the resolver in its place.
 const NO_PROXY: [(&str, &str); 2] = [("NO_PROXY", "*"), ("no_proxy", "*")];

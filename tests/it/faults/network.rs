@@ -7,8 +7,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::{Behind, ONE_BY_ONE, QUICK, event, lane_metric, last_error, retries, round, wait_state};
 use crate::proxy::{End, Endless, Fault, Proxy};
-use crate::support::Process;
-use crate::support::{Worker, World, metric, until};
+use crate::support::{Process, Worker, World, metric, until};
 
 /// Returns settings for faults that only a timeout ends. They allow a row many failures, because a loaded machine may
 /// answer late even when the fault is over.

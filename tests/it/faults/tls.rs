@@ -17,8 +17,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs
 
 use super::{QUICK, event, roomy, round};
 use crate::proxy::{Fault, Proxy};
-use crate::support::Process;
-use crate::support::{World, metric, until};
+use crate::support::{Process, World, metric, until};
 
 /// A certificate authority of a test.
 struct Authority {

@@ -4,7 +4,7 @@ use rdkafka::types::RDKafkaApiKey::{Heartbeat, OffsetCommit};
 use rdkafka::types::RDKafkaRespErr::{self, *};
 
 use super::*;
-use crate::support::without_limits;
+use crate::support::{one_event_each, without_limits};
 
 /// Delivers three rounds of events. In the second and third, requests of this kind meet these errors. Returns the
 /// number of failures that the lane counted.
@@ -120,4 +120,70 @@ async fn commits_refused_for_longer_than_a_session_stop_sending_until_one_is_tak
     assert_eq!(received(&world), 2_000, "rows were sent again");
     all_well(&mut world, &worker, 0).await;
     worker.stop().await;
+}
+
+/// Delivers events while commits fail with this error. `surfaces` is true if librdkafka does not retry the error by
+/// itself, so that the lane counts a failure.
+async fn commits_refused(code: RDKafkaRespErr, classic: bool, surfaces: bool) {
+    let mut world = World::start(2, without_limits()).await;
+    if embedded(&world).is_none() {
+        return;
+    }
+    let latency = Some(Latency { min_ms: 20, max_ms: 60 });
+    world.simulator.provider(Kind::Vitally).set_faults(Faults { latency, ..Faults::default() });
+    let block = world.block("vitally", Kind::Vitally, FAST);
+    let properties = match classic {
+        true => "session.timeout.ms: 6000, heartbeat.interval.ms: 500",
+        false => "group.protocol: consumer",
+    };
+    let yaml = world.yaml(&block, properties, "6s");
+    let config = Config::from_yaml(&yaml).unwrap_or_else(|problems| panic!("{problems}"));
+    let worker = Worker::start(&config).await;
+    world.produce_all(one_event_each(0..50)).await;
+    world.wait_committed("vitally").await;
+    for round in 1..=2 {
+        let broker = world.embedded.as_ref().expect("embedded");
+        broker.request_errors(RDKafkaApiKey::OffsetCommit, &[code]).expect("an answer");
+        world.produce_all(one_event_each(50 * round..50 * (round + 1))).await;
+        world.wait_committed("vitally").await;
+    }
+    assert_eq!(world.wrong_state(Kind::Vitally), Vec::<String>::new());
+    let summary = world.simulator.provider(Kind::Vitally).summary();
+    assert_eq!((summary.user_count, summary.regressions.len(), summary.overlaps.len()), (150, 0, 0));
+    let failures = worker.metric("sluicegate_commit_failures_total", &[]).await;
+    assert!((failures > 0.0) == surfaces, "{failures} failures for {code:?}");
+    assert_eq!(worker.metric("sluicegate_ledger_difference", &[]).await, 0.0);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_loads_is_waited_for() {
+    commits_refused(RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS, false, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_moved_is_found() {
+    for classic in [false, true] {
+        commits_refused(RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR, classic, false).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_amid_a_rebalance_is_tried_again() {
+    commits_refused(RDKafkaRespErr::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS, true, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_illegal_generation_drops_the_state_and_reads_it_again() {
+    commits_refused(RDKafkaRespErr::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION, true, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_epoch_of_the_new_protocol_loses_nothing() {
+    commits_refused(RDKafkaRespErr::RD_KAFKA_RESP_ERR_STALE_MEMBER_EPOCH, false, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_timed_out_is_tried_again() {
+    commits_refused(RDKafkaRespErr::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT, false, false).await;
 }

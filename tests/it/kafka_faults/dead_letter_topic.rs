@@ -9,7 +9,7 @@ use rdkafka::types::RDKafkaApiKey::Produce;
 use rdkafka::types::RDKafkaRespErr::*;
 
 use super::*;
-use crate::support::without_limits;
+use crate::support::{one_event_each, without_limits};
 
 /// Writes ten good events, three unreadable ones and thirty good ones to one partition. So the committed position is 10
 /// at most while the first dead letter is held.
@@ -161,4 +161,64 @@ async fn set(world: &World, property: &str, value: &str) {
     let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
     let results = admin.alter_configs(&[change], &options).await.expect("an answer");
     assert!(results.iter().all(Result::is_ok), "{results:?}");
+}
+
+/// Starts a world whose log holds ten good events, three unreadable ones and thirty good ones. They are in one
+/// partition, so that they have one order.
+async fn with_three_bad_events() -> World {
+    let mut world = World::start(1, without_limits()).await;
+    world.produce_all(one_event_each(0..10)).await;
+    for n in 0..3 {
+        world.produce(&format!("bad-{n}"), "{broken").await;
+    }
+    world.produce_all(one_event_each(10..40)).await;
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_dead_letter_topic_blocks_its_lane_alone_until_it_is_back() {
+    let world = with_three_bad_events().await;
+    let Some(broker) = embedded(&world) else { return };
+    let topic = format!("{}.dlq.vitally", world.topic);
+    broker.topic_error(&topic, RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART).expect("an answer");
+    let blocks = world.block("vitally", Kind::Vitally, FAST) + &world.block("vibefollow", Kind::Vibefollow, FAST);
+    let worker = Worker::start(&world.config(&blocks)).await;
+    until("the lane is blocked", async || worker.state("vitally").await == "dead_letter_blocked").await;
+    world.wait_committed("vibefollow").await;
+    assert_eq!(world.dead_letters("vibefollow").len(), 3);
+    assert_eq!(world.wrong_state(Kind::Vibefollow), Vec::<String>::new());
+    assert_eq!(world.committed("vitally").0, 10, "committed past a dead letter that nobody has");
+    assert!(worker.metric("sluicegate_dead_letter_failures_total", &["destination=\"vitally\""]).await >= 1.0);
+    assert_eq!(worker.metric("sluicegate_dead_letter_failures_total", &["destination=\"vibefollow\""]).await, 0.0);
+    let (_, status) = worker.get("/status").await;
+    assert!(status.contains("does not exist"), "the cause is not shown: {status}");
+
+    broker.topic_error(&topic, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).expect("an answer");
+    world.wait_committed("vitally").await;
+    let letters = world.dead_letters("vitally");
+    let mut offsets: Vec<&str> =
+        letters.iter().map(|letter| letter.headers["sluicegate.first_offset"].as_str()).collect();
+    offsets.sort_unstable();
+    assert_eq!(offsets, ["10", "11", "12"]);
+    assert_eq!(world.wrong_state(Kind::Vitally), Vec::<String>::new());
+    assert_ne!(worker.state("vitally").await, "dead_letter_blocked");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_topic_that_refuses_writes_loses_no_letter() {
+    let world = with_three_bad_events().await;
+    let Some(broker) = embedded(&world) else { return };
+    let refused = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 3];
+    broker.request_errors(RDKafkaApiKey::Produce, &refused).expect("an answer");
+    let worker = Worker::start(&world.config(&world.block("vitally", Kind::Vitally, FAST))).await;
+    world.wait_committed("vitally").await;
+    let mut offsets: Vec<String> =
+        world.dead_letters("vitally").iter().map(|letter| letter.headers["sluicegate.first_offset"].clone()).collect();
+    offsets.sort();
+    offsets.dedup();
+    assert_eq!(offsets, ["10", "11", "12"]);
+    assert!(worker.metric("sluicegate_dead_letter_failures_total", &[]).await >= 1.0);
+    assert_eq!(worker.metric("sluicegate_ledger_difference", &[]).await, 0.0);
+    worker.stop().await;
 }

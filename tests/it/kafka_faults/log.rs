@@ -9,8 +9,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use sluicegate::testbed::simulator::Step;
 
 use super::*;
-use crate::support::Process;
-use crate::support::{DEADLINE, without_limits};
+use crate::support::{DEADLINE, Process, one_event_each, without_limits};
 
 fn admin(world: &World) -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", &world.brokers).create().expect("an admin client")
@@ -227,4 +226,94 @@ async fn deleted_offsets_with_fail_stop_the_lane_and_skip_nothing() {
     process.wait_log("set kafka.start to earliest or latest").await;
     assert!(process.is_running(), "{}", process.log());
     assert_eq!((received(&world), world.committed(ID).0), (30, 0));
+}
+
+/// Generates 7 MiB of events, more than the mock cluster keeps in a partition: it drops the oldest beyond 5 MiB.
+fn seven_mib(first: usize, users: usize) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
+    (first..first + 700).map(move |n| {
+        let user = n % users;
+        let event = serde_json::json!({
+            "type": "identify",
+            "userId": format!("user-{user}"),
+            "messageId": format!("large-{n}"),
+            "traits": { "version": n, "company": { "id": "acme" }, "filler": "x".repeat(10_000) },
+        });
+        (format!("user-{user}").into_bytes(), Some(event.to_string().into_bytes()))
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_cut_while_no_worker_ran_counts_as_a_gap_and_delivery_goes_on() {
+    let mut world = World::start(1, without_limits()).await;
+    if embedded(&world).is_none() {
+        return;
+    }
+    let config = world.config(&world.block("vitally", Kind::Vitally, FAST));
+    world.produce_all(one_event_each(0..20)).await;
+    let worker = Worker::start(&config).await;
+    world.wait_committed("vitally").await;
+    worker.stop().await;
+    world.produce_all(seven_mib(100, 20)).await;
+    let worker = Worker::start(&config).await;
+    world.wait_committed("vitally").await;
+    assert_eq!(worker.metric("sluicegate_offset_gaps_total", &[]).await, 1.0);
+    let users = world.simulator.provider(Kind::Vitally).users();
+    assert_eq!(users["user-19"]["traits"]["version"], 799);
+    assert_eq!(worker.metric("sluicegate_ledger_difference", &[]).await, 0.0);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_cut_under_the_reader_counts_as_a_gap_and_delivery_goes_on() {
+    let mut world = World::start(1, without_limits()).await;
+    if embedded(&world).is_none() {
+        return;
+    }
+    world
+        .simulator
+        .provider(Kind::Vitally)
+        .set_faults(Faults { outage: Some(sluicegate::testbed::simulator::Step::Status(503)), ..Faults::default() });
+    // A few of these events fill the buffer, so that the lane pauses the partition.
+    let settings = format!("{FAST}, buffer: {{ max_bytes: 2MiB }}");
+    let config = world.config(&world.block("vitally", Kind::Vitally, &settings));
+    let worker = Worker::start(&config).await;
+    let mut paused = false;
+    for round in 0..6 {
+        world.produce_all(seven_mib(100 + 700 * round, 10_000)).await;
+        let stands = async || worker.metric("sluicegate_partitions_paused", &[]).await == 1.0;
+        if !paused {
+            until("the buffer is full", stands).await;
+            paused = true;
+        }
+    }
+    world.simulator.provider(Kind::Vitally).set_faults(Faults::default());
+    world.wait_committed("vitally").await;
+    assert!(worker.metric("sluicegate_offset_gaps_total", &[]).await >= 1.0);
+    let users = world.simulator.provider(Kind::Vitally).users();
+    assert_eq!(users["user-4299"]["traits"]["version"], 4299);
+    assert_eq!(worker.metric("sluicegate_ledger_difference", &[]).await, 0.0);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn start_latest_delivers_only_what_comes_after_the_first_start() {
+    let mut world = World::start(1, without_limits()).await;
+    let yaml = world
+        .yaml(&world.block("vitally", Kind::Vitally, FAST), "group.protocol: consumer", "5s")
+        .replace("  commit_interval:", "  start: latest\n  commit_interval:");
+    let config = Config::from_yaml(&yaml).unwrap_or_else(|problems| panic!("{problems}"));
+    world.produce_all(one_event_each(0..10)).await;
+    let worker = Worker::start(&config).await;
+    until("assigned", async || worker.metric("sluicegate_partitions_assigned", &[]).await == 1.0).await;
+    world.produce_all(one_event_each(10..20)).await;
+    world.wait_committed("vitally").await;
+    worker.stop().await;
+    // The group has a position now, so the worker does not skip events that are written while it is stopped.
+    world.produce_all(one_event_each(20..25)).await;
+    let worker = Worker::start(&config).await;
+    world.wait_committed("vitally").await;
+    let users: Vec<String> = world.simulator.provider(Kind::Vitally).users().into_keys().collect();
+    let expected: Vec<String> = (10..25).map(|n| format!("user-{n}")).collect();
+    assert_eq!(users, expected);
+    worker.stop().await;
 }

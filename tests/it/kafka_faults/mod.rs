@@ -1,19 +1,19 @@
 //! The faults of Kafka, one at a time: no event is lost, no commit runs ahead of delivery, and the lane names the fault.
 //!
-//! | fault | tests (in `broker`, `kafka_edge` or a module here) |
+//! | fault | tests (in `kafka_client`, `delivery` or a module here) |
 //! |---|---|
-//! | partitions are revoked or lost while requests are in flight | `revoke`; `kafka_edge::a_revoke_*`, `broker::two_workers_*` |
-//! | a commit fails: generation, member, epoch, rebalance, coordinator, time-out, metadata, connection | `commits`; `broker::*` for six more codes |
+//! | partitions are revoked or lost while requests are in flight | `revoke`; `kafka_client::a_revoke_*`, `delivery::two_workers_*` |
+//! | a commit fails: generation, member, epoch, rebalance, coordinator, time-out, metadata, connection | `commits` |
 //! | commits fail for longer than a session | `commits::commits_refused_for_longer_*` |
 //! | all brokers down for 1 s, 60 s, 10 min; stopped; killed | `outage::brokers_that_are_down_*`, `real::a_kafka_that_is_*` |
 //! | worker started or stopped during an outage | `outage::a_worker_that_starts_*`, `outage::sigterm_amid_*` |
 //! | leader, coordinator, one broker of three | `outage::leaders_*`, `outage::a_coordinator_*`, `outage::one_broker_*` |
 //! | answers after 2 s, fetch errors, throttling | `slow`, `real::a_broker_that_throttles_*` |
 //! | retention overtakes the reader | `log::a_log_that_*` |
-//! | a topic created again, partitions added, a log that was cut, transactions | `positions`; `kafka_edge::places` |
+//! | a topic created again, partitions added, a log that was cut, transactions | `positions`; `kafka_client::places` |
 //! | a new group, deleted offsets | `log::a_new_group_*`, `log::latest_is_chosen_once_*`, `log::deleted_offsets_*` |
 //! | a right is taken or missing | `rights` |
-//! | dead-letter topic that is missing, refuses, or does not answer | `dead_letter_topic`, `real::a_dead_letter_topic_*`, `broker::a_missing_*` |
+//! | dead-letter topic that is missing, refuses, or does not answer | `dead_letter_topic`, `real::a_dead_letter_topic_*` |
 
 mod commits;
 mod dead_letter_topic;
@@ -56,6 +56,17 @@ const NEW_PROTOCOL: &str = "group.protocol: consumer";
 
 /// The classic protocol, with the shortest session that Kafka grants by default (group.min.session.timeout.ms).
 const CLASSIC: &str = "session.timeout.ms: 6000, heartbeat.interval.ms: 500";
+
+fn embedded(world: &World) -> Option<&EmbeddedBroker> {
+    if world.embedded.is_none() {
+        println!("skipped: only the embedded broker injects faults");
+    }
+    world.embedded.as_ref()
+}
+
+fn received_by(world: &World, kind: Kind) -> u64 {
+    world.simulator.provider(kind).summary().counters.rows_received
+}
 
 /// Returns true if the broker is a real one, which injects no faults.
 fn no_faults_to_inject() -> bool {

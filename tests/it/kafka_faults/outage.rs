@@ -6,8 +6,7 @@ use rdkafka::types::RDKafkaApiKey::{FindCoordinator, OffsetCommit};
 use rdkafka::types::RDKafkaRespErr::{RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE, RD_KAFKA_RESP_ERR_NOT_COORDINATOR};
 
 use super::*;
-use crate::support::Process;
-use crate::support::without_limits;
+use crate::support::{Process, one_event_each, without_limits};
 
 /// The length of an outage, and librdkafka's timeouts during it.
 #[derive(Clone, Copy)]
@@ -234,4 +233,33 @@ async fn one_broker_that_goes_down_is_replaced_by_the_others() {
         broker(world).one_broker_up(back).expect("an answer");
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_holds_nothing_up_that_was_read_and_fenced_and_everything_goes_on_after_it() {
+    let mut world = World::start(4, without_limits()).await;
+    if embedded(&world).is_none() {
+        return;
+    }
+    // 100 rows a second, so that the buffered rows outlast the outage.
+    let settings = "limit: { rows_per_minute: 6000 }, batch: { max_rows: 10, linger: 0s }";
+    let config = world.config(&world.block("vitally", Kind::Vitally, settings));
+    world.produce_all(one_event_each(0..500)).await;
+    let worker = Worker::start(&config).await;
+    until("everything is read and fenced", async || world.fences("vitally") == 500).await;
+    let broker = world.embedded.as_ref().expect("embedded");
+    broker.broker_down().expect("an answer");
+    let before = received_by(&world, Kind::Vitally);
+    // The rows of three seconds.
+    until("delivery goes on", async || received_by(&world, Kind::Vitally) >= before + 300).await;
+    assert_eq!(worker.get("/livez").await.0, 200);
+    assert!(worker.metric("sluicegate_commit_failures_total", &[]).await <= 3.0, "commits are tried without a pause");
+    broker.broker_up().expect("an answer");
+    world.produce_all(one_event_each(500..600)).await;
+    world.wait_committed("vitally").await;
+    assert_eq!(world.wrong_state(Kind::Vitally), Vec::<String>::new());
+    let summary = world.simulator.provider(Kind::Vitally).summary();
+    assert_eq!((summary.counters.rows_received, summary.regressions.len()), (600, 0));
+    assert_eq!(worker.metric("sluicegate_ledger_difference", &[]).await, 0.0);
+    worker.stop().await;
 }

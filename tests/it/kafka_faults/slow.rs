@@ -6,7 +6,7 @@ use rdkafka::types::RDKafkaApiKey::Fetch;
 use rdkafka::types::RDKafkaRespErr::{self, *};
 
 use super::*;
-use crate::support::without_limits;
+use crate::support::{one_event_each, without_limits};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn brokers_that_take_two_seconds_to_answer_hold_up_nothing_that_was_read() {
@@ -96,4 +96,16 @@ async fn an_offset_out_of_range_by_mistake_skips_nothing_whatever_kafka_start_sa
     for start in ["earliest", "latest", "fail"] {
         fetches_fail(&[RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE], start).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_broker_delays_and_loses_nothing() {
+    let mut world = World::start(2, without_limits()).await;
+    let Some(broker) = embedded(&world) else { return };
+    broker.round_trip_time(Duration::from_millis(150)).expect("an answer");
+    let worker = Worker::start(&world.config(&world.block("vitally", Kind::Vitally, FAST))).await;
+    world.produce_all(one_event_each(0..200)).await;
+    world.wait_committed("vitally").await;
+    assert_eq!(received_by(&world, Kind::Vitally), 200);
+    worker.stop().await;
 }

@@ -7,8 +7,7 @@ use sluicegate::testbed::generator::{Generator, GeneratorSettings};
 use sluicegate::testbed::simulator::{Faults, Kind, Latency, Mishap, Step};
 
 use crate::faults::round;
-use crate::support::{Process, SESSION};
-use crate::support::{World, metric, one_event_each, until, without_limits};
+use crate::support::{Process, SESSION, World, metric, one_event_each, until, without_limits};
 
 /// The new protocol assigns partitions to a new member within milliseconds, and forgets a dead one only after the
 /// session timeout.

@@ -11,8 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::certificates::Authority;
-use crate::support::Process;
-use crate::support::{DEADLINE, QUICK, World, metric, one_event_each, without_limits};
+use crate::support::{DEADLINE, Process, QUICK, World, metric, one_event_each, without_limits};
 
 fn block(world: &World, id: &str, kind: Kind) -> String {
     world.block(id, kind, &format!("batch: {{ linger: 0s }}, {QUICK}"))
