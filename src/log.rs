@@ -145,7 +145,7 @@ fn write_out(received: &Receiver<Message>, output: &mut impl Write, lost: &Atomi
         }
         let lost = lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            tracing::warn!(lines = lost, "log lines are lost: nobody read stderr, or not fast enough");
+            tracing::warn!(lines = lost, "log lines are lost: no reader takes stderr, or not fast enough");
         }
     }
 }
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_stands_still_holds_nobody_up_and_the_lines_it_misses_are_counted() {
+    fn a_reader_that_stops_delays_no_lane_and_the_lines_it_misses_are_counted() {
         let ((has, first), (gate, held)) = (sync_channel(1), sync_channel(0));
         let taken = Arc::new(Mutex::new(Vec::new()));
         let (lines, log) = lines(Held { has, gate: held, taken: Arc::clone(&taken) }).expect("a thread");
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_does_not_wait_for_a_reader_that_stands_still() {
+    fn the_end_does_not_wait_for_a_reader_that_stops() {
         let ((has, _first), (_gate, held)) = (sync_channel(1), sync_channel(0));
         let (lines, log) = lines(Held { has, gate: held, taken: Arc::default() }).expect("a thread");
         for _ in 0..WAITING_LINES + 2 {

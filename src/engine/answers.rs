@@ -301,7 +301,7 @@ mod tests {
     use crate::engine::{BatchPolicy, Policy};
 
     #[test]
-    fn a_job_whose_end_nobody_tells_is_given_up_after_five_minutes_and_goes_again() {
+    fn a_job_without_a_reported_end_is_given_up_after_five_minutes_and_goes_again() {
         let mut lane = ByHand::new(policy());
         lane.gain(&[gained(PARTITION)]);
         lane.read(0, r#"{"userId":"u"}"#);
@@ -433,5 +433,45 @@ mod tests {
         assert_eq!(sealed(&lane), 0);
         lane.read(2, r#"{"userId":"b","traits":{"plan":"pro"}}"#);
         assert_eq!(lane.engine.tally.counters.events_merged, 1);
+    }
+
+    #[test]
+    fn jobs_and_the_requests_of_a_row_are_counted() {
+        let mut lane = ByHand::new(policy());
+        lane.gain(&[gained(PARTITION)]);
+        lane.read(0, r#"{"userId":"u"}"#);
+        for (end, job_ends) in [(Verdict::Unavailable(Outage::JobLost), "lost"), (Verdict::Delivered, "completed")] {
+            lane.pass(Duration::from_secs(120));
+            let (batch, _) = lane.out.remove(0);
+            let pending = Answer::Pending { job: JobId("j".into()), poll_after: Duration::from_secs(1) };
+            lane.engine.on_answer(batch, pending, Some(200), lane.now.at);
+            lane.pass(Duration::from_secs(2));
+            let (polled, _) = lane.out.remove(0);
+            assert_eq!(polled, batch);
+            lane.engine.on_answer(polled, Answer::All(end), Some(200), lane.now.at);
+            lane.turn();
+            assert_eq!(lane.engine.tally.counters.jobs.get(job_ends), Some(&1));
+        }
+        assert_eq!(lane.engine.tally.counters.jobs.get("submitted"), Some(&2));
+        lane.read(1, r#"{"userId":"refused"}"#);
+        lane.pass(Duration::from_secs(2));
+        lane.answer("refused", Verdict::Throttled { retry_after: None });
+        lane.pass(Duration::from_secs(120));
+        lane.answer("refused", Verdict::Rejected(Rejection::local(RejectReason::Invalid, None, "no")));
+        assert_eq!(lane.letters[0].attempts, 2);
+    }
+
+    #[test]
+    fn rows_that_a_request_of_several_makes_suspect_go_again_at_once_and_in_halves() {
+        let mut lane = ByHand::new(policy());
+        lane.gain(&[gained(PARTITION)]);
+        (0..4).for_each(|n| lane.take_in(n, None, &format!(r#"{{"userId":"user-{n}"}}"#)));
+        lane.pass(Duration::from_secs(2));
+        let (batch, users) = lane.out.remove(0);
+        assert_eq!(users.len(), 4);
+        let suspect = Verdict::Suspect(Rejection::local(RejectReason::Invalid, None, "one of them"));
+        lane.engine.on_answer(batch, Answer::All(suspect), Some(400), lane.now.at);
+        lane.pass(Duration::from_millis(500));
+        assert_eq!(lane.out.iter().map(|(_, users)| users.len()).collect::<Vec<_>>()[..1], [2]);
     }
 }

@@ -433,6 +433,21 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_ends_below_the_fence_is_given_the_time_of_a_follower_to_catch_up() {
+        let mut lane = one_by_one(1 << 20);
+        let zero = Duration::ZERO;
+        let leaving = Leaving { clean: true, wait: zero, counts: zero, hears: zero, of: Some(1) };
+        let fence = Fence::new(Position(5), lane.now.wall_ms, leaving, 0);
+        lane.gain(&[Gained { fence: Some(fence), ..gained(PARTITION) }]);
+        lane.read(0, r#"{"userId":"u"}"#);
+        lane.engine.on_end(PARTITION, Position(1), lane.now.at);
+        lane.pass(CATCH_UP - Duration::from_secs(1));
+        assert!(lane.out.is_empty());
+        lane.pass(Duration::from_secs(2));
+        assert_eq!(lane.out.len(), 1);
+    }
+
+    #[test]
     fn a_buffer_that_is_full_of_settled_rows_is_committed_at_once_whatever_the_commit_interval() {
         const BUFFER: u64 = 40_000;
         let mut lane = one_by_one(BUFFER);

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn every_state_that_is_told_as_trouble_has_a_remedy_and_no_other() {
+    fn every_state_that_is_shown_as_trouble_has_a_remedy_and_no_other() {
         for state in LaneState::ALL {
             let is_trouble = level(state) <= tracing::Level::WARN;
             assert_eq!(advice("token: t").remedy(state, None).is_some(), is_trouble, "{state:?}");

@@ -65,7 +65,7 @@ impl Lane {
     /// Notes when to try again after Kafka refused what the lane needs. The lane owns nothing by then.
     pub(super) fn on_refused(&mut self, text: String, now: Instant) {
         let wait = self.contact.refused(now);
-        tracing::error!(destination = %self.id, "kafka: {text}; the lane stands still, other lanes go on, next try in {} s", wait.as_secs());
+        tracing::error!(destination = %self.id, "kafka: {text}; the lane waits, other lanes go on, next try in {} s", wait.as_secs());
         self.report.failed(format!("kafka: {text}"));
         self.await_rejoin(now + wait);
     }

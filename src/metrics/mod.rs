@@ -275,7 +275,7 @@ impl LaneMetrics {
             ),
             partitions_stalled: lane.count(
                 "partitions_stalled",
-                "Owned partitions that bring nothing though they have records, or whose broker does not answer.",
+                "Owned partitions that deliver nothing although they have records, or whose broker does not answer.",
             ),
             rebalances: lane
                 .totals(("rebalances_total", "Changes of the lane's partitions."), ("kind", &REBALANCE_KINDS)),

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lane_that_comes_late_passes_over_an_ask_that_nobody_waits_for() {
+    async fn a_lane_that_comes_late_passes_over_an_ask_without_a_waiter() {
         let mut board = Board::default();
         let mut reporter = board.lane(status("vitally"));
         drop(board.refresh(Duration::ZERO).await);

@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn livez_names_the_lane_whose_loop_stands_still() {
+    async fn livez_names_the_lane_whose_loop_is_stuck() {
         let mut board = Board::default();
         let turning = board.lane(lane("vitally"));
         let stuck = board.lane(LaneStatus { loop_turn_ms: now_ms() - 31_000, ..lane("userpilot") });
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_answers_until_told_to_stop_and_then_ends_with_connections_open() {
+    async fn it_answers_until_it_is_stopped_and_then_ends_with_connections_open() {
         let served = served(Arc::new(Metrics::new()), Board::default()).await;
         assert_eq!(served.get("/livez").await.0, 200);
         // The client sends half a request, whose end never comes.

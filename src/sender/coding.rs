@@ -202,7 +202,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_body_that_is_not_in_its_coding_is_told_apart() {
+    fn a_body_that_is_not_in_its_coding_is_recognized() {
         let cut = |body: Vec<u8>| body[..body.len() - 3].to_vec();
         for (lines, body) in [
             (vec!["gzip"], cut(gzip(BODY))),

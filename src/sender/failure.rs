@@ -26,7 +26,7 @@ pub struct Failure {
 impl Failure {
     /// Returns the failure of a request that could not be sent before the time was over.
     pub(super) fn late(timeout: Duration) -> Failure {
-        let text = format!("not sent within {}: the process stood still", humantime::format_duration(timeout));
+        let text = format!("not sent within {}: the process did not run", humantime::format_duration(timeout));
         Failure::new(Outage::Timeout, text)
     }
 

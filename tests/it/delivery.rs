@@ -84,7 +84,7 @@ async fn userpilot_auto_uses_both_endpoints_and_ends_with_what_the_log_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_that_providers_refuse_keep_nobody_else_from_being_delivered() {
+async fn rows_that_providers_refuse_keep_no_other_row_from_being_delivered() {
     let modes = [
         (Kind::Vitally, "batch: { linger: 0s }"),
         (Kind::Vibefollow, "mode: bulk, batch: { linger: 0s }"),

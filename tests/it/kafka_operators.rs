@@ -106,7 +106,7 @@ async fn brokers_that_are_down_at_the_start_are_a_state_and_tried_no_more_than_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lane_that_kafka_refuses_stands_still_and_comes_back_by_itself_while_the_other_goes_on() {
+async fn a_lane_that_kafka_refuses_waits_and_comes_back_by_itself_while_the_other_goes_on() {
     let mut world = World::embedded(1, 2, without_limits()).await;
     let (one, other) = (block(&world, "vibefollow", Kind::Vibefollow), block(&world, "userpilot", Kind::Userpilot));
     let process = Process::start(&world.yaml(&one, "group.protocol: consumer", "5s"), &[]);

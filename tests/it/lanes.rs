@@ -18,7 +18,7 @@ const LIMIT: u64 = 1_200;
 const WINDOW: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_lane_down_and_one_told_to_wait_leave_the_third_alone() {
+async fn one_lane_down_and_one_asked_to_wait_leave_the_third_alone() {
     let mut world = World::start(4, roomy()).await;
     set(&world, Kind::Vibefollow, outage(Step::Status(503)));
     let throttled = Step::Answer { status: 429, retry_after: Some("3600".to_owned()), applied: false };

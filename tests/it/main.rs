@@ -6,6 +6,7 @@
 mod certificates;
 mod dead_letters;
 mod delivery;
+mod english;
 mod events;
 mod faults;
 mod kafka_client;

@@ -143,7 +143,7 @@ async fn a_destination_goes_by_its_id_in_integrations() {
 
 /// The ids that PostHog refuses to identify (posthog/posthog, issue 12008), and similar ones.
 #[tokio::test(flavor = "multi_thread")]
-async fn ids_that_stand_for_nobody_become_dead_letters_unless_the_list_is_empty() {
+async fn ids_that_name_no_user_become_dead_letters_unless_the_list_is_empty() {
     for (setting, refuses) in [("", true), ("events: { refuse_user_ids: [] }", false)] {
         let mut world = World::start(1, without_limits()).await;
         let worker = Worker::start(&world.config_with(setting, &vibefollow(&world))).await;

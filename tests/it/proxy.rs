@@ -392,7 +392,7 @@ async fn converse(client: &mut TcpStream, shared: &Shared) -> io::Result<()> {
                 write(client, answer.as_bytes(), shared).await?;
                 continue;
             }
-            Fault::Endless(part) => return write_for_ever(client, *part, shared).await,
+            Fault::Endless(part) => return write_forever(client, *part, shared).await,
             Fault::Delay(time) => tokio::time::sleep(*time).await,
             _ => {}
         }
@@ -470,7 +470,7 @@ async fn write(client: &mut TcpStream, bytes: &[u8], shared: &Shared) -> io::Res
     Ok(())
 }
 
-async fn write_for_ever(client: &mut TcpStream, part: Endless, shared: &Shared) -> io::Result<()> {
+async fn write_forever(client: &mut TcpStream, part: Endless, shared: &Shared) -> io::Result<()> {
     let (begin, again) = part.parts();
     write(client, begin.as_bytes(), shared).await?;
     let mut total = 0;

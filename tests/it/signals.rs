@@ -209,7 +209,7 @@ async fn kill_9_loses_nothing_and_turns_nothing_back_at_vibefollow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kill_9_amid_a_job_loses_nothing_and_turns_nothing_back_at_userpilot() {
+async fn kill_9_during_a_job_loses_nothing_and_turns_nothing_back_at_userpilot() {
     killed_again_and_again(Kind::Userpilot, "batch: { max_rows: 40, linger: 0s }", &[10, 60]).await;
 }
 
@@ -244,7 +244,7 @@ async fn kill_9_repeats_no_more_than_what_was_not_yet_committed() {
 /// One row that never succeeds holds the position at the log's start, so the successor reads everything again, slowly.
 /// The states that it reads first are older than those delivered last.
 #[tokio::test(flavor = "multi_thread")]
-async fn kill_9_with_a_row_held_back_sends_no_older_state_amid_the_replay() {
+async fn kill_9_with_a_row_held_back_sends_no_older_state_during_the_replay() {
     let mut world = World::start(1, without_limits()).await;
     let session = if world.embedded.is_some() { 3_000 } else { 6_000 };
     // Small fetches, so that reading takes longer than the first commit and the first request.
@@ -377,7 +377,7 @@ async fn start_fail_without_a_committed_position_sends_nothing_and_names_the_set
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nobody_reads_any_more_does_not_end_the_worker() {
+async fn a_log_without_a_reader_does_not_end_the_worker() {
     let mut world = World::start(1, without_limits()).await;
     let settings = "batch: { linger: 0s }, request: { timeout: 3s }";
     let yaml = world.yaml(&world.block("vitally", Kind::Vitally, settings), NEW_PROTOCOL, "5s");

@@ -19,7 +19,7 @@ fn half_hot(from: usize, to: usize) -> Vec<Event> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_with_half_of_all_events_gets_a_row_in_turn_and_starves_nobody() {
+async fn a_user_with_half_of_all_events_gets_a_row_in_turn_and_starves_no_user() {
     let (chunk, chunks, limit) = if is_long() { (3_000, 10, 12_000) } else { (200, 4, 6_000) };
     let mut world = World::start(4, without_limits()).await;
     world.produce_all(half_hot(0, chunk)).await;

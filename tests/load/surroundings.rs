@@ -58,7 +58,7 @@ async fn the_limit_that_shows_it_ends_a_process_that_writes_a_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nobody_reads_and_scrapers_that_take_nothing_leave_the_data_path_alone() {
+async fn a_log_without_a_reader_and_scrapers_that_take_nothing_leave_the_data_path_alone() {
     let mut world = World::start(4, without_limits()).await;
     let mut worker = Confined::start(&yaml(&world, "debug"), ":", Path::new(UNWRITABLE));
     worker.hold_log();

@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_the_committed_position_has_passed_is_not_counted_and_soon_forgotten() {
+    fn a_user_that_the_committed_position_has_passed_is_not_counted_and_soon_forgotten() {
         let mut ahead = SettledAhead::default();
         for n in 0..10_000 {
             ahead.note(UserKey::record(Offset(n)), Offset(n));
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_nobody_else() {
+    fn a_record_is_no_user() {
         assert_ne!(UserKey::record(Offset(1)), UserKey::record(Offset(2)));
         assert_ne!(UserKey::record(Offset(0)), UserKey::user("\0\0\0\0\0\0\0\0"));
     }

@@ -210,7 +210,7 @@ mod tests {
         }
 
         #[test]
-        fn junk_makes_nobody_settled_who_was_not_read(of in 0u64..50, k in 0u32..70, bits in "[A-Za-z0-9+/]{0,40}", inverted: bool) {
+        fn junk_settles_no_user_that_was_not_read(of in 0u64..50, k in 0u32..70, bits in "[A-Za-z0-9+/]{0,40}", inverted: bool) {
             let members: BTreeSet<UserKey> = users(50, |_| false).into_keys().collect();
             let sum = sum(members.iter().take(of as usize));
             let settled = SettledList { of, sum, inverted, k, bits };
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_settled_for_a_successor_that_read_something_else() {
+    fn no_user_is_settled_for_a_successor_that_read_something_else() {
         let users = users(100, |n| n % 3 == 0);
         let settled = SettledList::new(&users, largest_fence());
         let mut members: BTreeSet<UserKey> = users.keys().copied().collect();

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn stays_small_where_nobody_asks_how_many_slots_are_held() {
+    fn stays_small_where_no_caller_asks_how_many_slots_are_held() {
         let now = start();
         let mut ledger = Ledger::default();
         for second in 0..3600 {

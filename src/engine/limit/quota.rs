@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_partitions_share_starts_with_nothing_and_rises_as_the_others_fall_whoever_hears_of_it_late() {
+    fn a_new_partitions_share_starts_with_nothing_and_rises_as_the_others_fall_in_any_order_of_the_news() {
         let now = start();
         for late in [0, 3, 45] {
             let mut old = limit();

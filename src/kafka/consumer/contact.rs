@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_outage_within_a_minute_is_told_as_well() {
+    fn a_second_outage_within_a_minute_is_reported_as_well() {
         let (mut contact, now) = (Contact::default(), Instant::now());
         let (down, up) = (BTreeMap::new(), brokers(&[("learned", "UP", 0)]));
         for _ in 0..2 {

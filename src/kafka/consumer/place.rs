@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_log_of_unknown_leaders_is_read_on_at_its_end_which_sets_nobody_back() {
+    fn a_cut_log_of_unknown_leaders_is_read_on_at_its_end_which_sets_no_user_back() {
         assert_eq!(at(false, 10, 50), GoOn::Cut(Position(50)));
     }
 

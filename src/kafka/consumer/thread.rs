@@ -218,7 +218,7 @@ impl Reader {
                 // The order of this record among the others is unknown. This should not happen, because the thread leads the
                 // records of a partition to its queue before the assignment.
                 Ok(message) => state.refused(format!(
-                    "topic {}, partition {}: offset {} came out of turn: start again to read it from the committed position",
+                    "topic {}, partition {}: offset {} arrived out of order: restart the worker to read it from the committed position",
                     message.topic(),
                     message.partition(),
                     message.offset()
@@ -326,7 +326,7 @@ impl Reader {
         let texts: Vec<String> = news
             .map(|id| {
                 let topic = &self.context.topics[usize::from(id.topic)];
-                format!("topic {topic}, partition {}: it brings no records, though it has some or its broker does not answer", id.partition)
+                format!("topic {topic}, partition {}: it delivers no records, although it has some or its broker does not answer", id.partition)
             })
             .collect();
         texts.into_iter().for_each(|text| state.warn(text));

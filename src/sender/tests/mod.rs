@@ -235,7 +235,7 @@ async fn a_broken_chunk_breaks_the_protocol() {
 }
 
 #[tokio::test]
-async fn a_refused_connection_is_told_apart() {
+async fn a_refused_connection_is_recognized() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     drop(listener);
@@ -245,7 +245,7 @@ async fn a_refused_connection_is_told_apart() {
 }
 
 #[tokio::test]
-async fn a_name_that_does_not_resolve_is_told_apart() {
+async fn a_name_that_does_not_resolve_is_recognized() {
     // RFC 6761 reserves `invalid`. The sender uses no proxy, which would have to resolve the name.
     let sender = Sender { proxied: sender(PATIENT).direct, ..sender(PATIENT) };
     let failure = sender.send(request("http://nothing.invalid"), Instant::now()).await.expect_err("no such name");
@@ -319,7 +319,7 @@ async fn an_address_that_refuses_is_passed_over_for_the_next_of_the_name() {
 }
 
 #[tokio::test]
-async fn tls_that_the_server_does_not_speak_is_told_apart() {
+async fn tls_that_the_server_does_not_speak_is_recognized() {
     let plain = |stream: &mut TcpStream| {
         stream.peek(&mut [0]).expect("a handshake begins");
         write(stream, "HTTP/1.1 400 Bad Request\r\n\r\n");

@@ -83,7 +83,7 @@ async fn statuses_that_mean_the_account_or_the_address_lose_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_blocked_vitally_account_is_told_from_bad_rows_and_costs_none() {
+async fn a_blocked_vitally_account_is_distinguished_from_bad_rows_and_costs_none() {
     let mut world = World::start(2, roomy()).await;
     set(&world, Kind::Vitally, Faults { blocked: true, ..Faults::default() });
     let worker = Worker::start(&world.config(&world.block("vitally", Kind::Vitally, QUICK))).await;
@@ -156,7 +156,7 @@ async fn twelve_bad_rows_in_front_of_single_requests_do_not_close_the_lane() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_token_is_an_error_in_the_log_with_its_remedy_and_its_end_is_told() {
+async fn a_wrong_token_is_an_error_in_the_log_with_its_remedy_and_its_end_is_reported() {
     let mut world = World::start(1, roomy()).await;
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("vitally");

@@ -66,22 +66,22 @@ async fn outages_with(status: u16, reason: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_500_once_and_for_long_loses_nothing_and_sets_nobody_back() {
+async fn a_500_once_and_for_long_loses_nothing_and_sets_no_user_back() {
     outages_with(500, "Internal Server Error").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_502_once_and_for_long_loses_nothing_and_sets_nobody_back() {
+async fn a_502_once_and_for_long_loses_nothing_and_sets_no_user_back() {
     outages_with(502, "Bad Gateway").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_503_once_and_for_long_loses_nothing_and_sets_nobody_back() {
+async fn a_503_once_and_for_long_loses_nothing_and_sets_no_user_back() {
     outages_with(503, "Service Unavailable").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_504_once_and_for_long_loses_nothing_and_sets_nobody_back() {
+async fn a_504_once_and_for_long_loses_nothing_and_sets_no_user_back() {
     outages_with(504, "Gateway Timeout").await;
 }
 
@@ -175,7 +175,7 @@ async fn by_turns(turn: &[Fault], settings: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_among_successes_lose_nothing_and_set_nobody_back() {
+async fn errors_among_successes_lose_nothing_and_set_no_user_back() {
     let turn = [
         Fault::None,
         page(502, "Bad Gateway", ""),

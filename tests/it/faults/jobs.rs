@@ -11,7 +11,7 @@ async fn jobs(worker: &Worker, outcome: &str) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn somebody_elses_job_is_waited_for() {
+async fn another_clients_job_is_waited_for() {
     // The other client's 1,500 rows take three seconds.
     let mut world = World::start(1, SimulatorSettings { job_rows_per_minute: 30_000, ..roomy() }).await;
     let users: Vec<_> = (0..1_500).map(|n| json!({ "user_id": format!("foreign-{n}"), "metadata": {} })).collect();

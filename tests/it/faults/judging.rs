@@ -50,7 +50,7 @@ async fn dressed_replies_are_understood(dresses: &[Dress]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replies_that_are_coded_though_nobody_asked_are_read() {
+async fn replies_that_are_coded_without_a_request_for_it_are_read() {
     dressed_replies_are_understood(&[Dress::Gzip, Dress::Deflate, Dress::Zstd]).await;
 }
 
@@ -70,7 +70,7 @@ fn nginx(status: &str) -> Fault {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_of_an_edge_refuse_nobody_and_all_is_delivered_when_they_end() {
+async fn pages_of_an_edge_refuse_no_row_and_all_is_delivered_when_they_end() {
     let mut behind = Behind::start(2).await;
     let settings = QUICK.replace("max: 500ms", "max: 50ms");
     let worker = Worker::start(&behind.world.config(&behind.blocks(&settings))).await;
@@ -124,7 +124,7 @@ fn damaged_success() -> Fault {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn successes_that_cannot_be_read_are_not_believed_and_cost_nobody() {
+async fn successes_that_cannot_be_read_are_not_believed_and_cost_no_row() {
     let mut behind = Behind::start(2).await;
     let settings = QUICK.replace("max: 500ms", "max: 50ms");
     let worker = Worker::start(&behind.world.config(&behind.blocks(&settings))).await;

@@ -14,7 +14,7 @@ use crate::support::{Process, World, metric, until};
 const NO_PROXY: [(&str, &str); 2] = [("NO_PROXY", "*"), ("no_proxy", "*")];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_does_not_resolve_is_named_and_what_waited_is_delivered_when_the_address_is_mended() {
+async fn a_name_that_does_not_resolve_is_named_and_what_waited_is_delivered_when_the_address_is_fixed() {
     let mut world = World::start(2, roomy()).await;
     let blocks = Kind::ALL.map(|kind| world.block(kind.name(), kind, QUICK)).concat();
     let yaml = world.yaml(&blocks, "group.protocol: consumer", "5s");

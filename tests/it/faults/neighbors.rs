@@ -58,16 +58,16 @@ async fn others_go_on(down: Kind, fault: Fault, reason: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn vitally_as_a_black_hole_fills_its_own_buffer_and_holds_up_nobody_else() {
+async fn vitally_as_a_black_hole_fills_its_own_buffer_and_holds_up_no_other_lane() {
     others_go_on(Kind::Vitally, Fault::BlackHole, "timeout").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn vibefollow_as_a_black_hole_fills_its_own_buffer_and_holds_up_nobody_else() {
+async fn vibefollow_as_a_black_hole_fills_its_own_buffer_and_holds_up_no_other_lane() {
     others_go_on(Kind::Vibefollow, Fault::BlackHole, "timeout").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn userpilot_resetting_all_fills_its_own_buffer_and_holds_up_nobody_else() {
+async fn userpilot_resetting_all_fills_its_own_buffer_and_holds_up_no_other_lane() {
     others_go_on(Kind::Userpilot, Fault::Error(End::Reset), "reset").await;
 }

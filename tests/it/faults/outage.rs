@@ -101,7 +101,7 @@ async fn a_reply_that_is_lost_is_made_good_by_a_resend_that_the_provider_knows()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_reply_and_a_newer_event_meanwhile_set_nobody_back() {
+async fn a_lost_reply_and_a_newer_event_meanwhile_set_no_user_back() {
     let mut world = World::start(1, roomy()).await;
     let kinds = [("vitally", Kind::Vitally, "mode: single, "), ("vibefollow", Kind::Vibefollow, "mode: bulk, ")];
     let blocks = kinds.map(|(id, kind, mode)| world.block(id, kind, &format!("{mode}{QUICK}")));

@@ -59,7 +59,7 @@ async fn a_row_that_makes_every_request_fail_ends_alone_while_its_mates_arrive()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_makes_every_request_fail_does_not_hold_its_mates_back_when_nobody_else_comes() {
+async fn a_row_that_makes_every_request_fail_does_not_hold_its_mates_back_when_no_other_row_comes() {
     let mut world = World::start(1, roomy()).await;
     let settings = QUICK.replace("max: 500ms", "max: 100ms, max_attempts: 3");
     let toxic = |user: u64| if user == 7 { json!({ "toxic": true }) } else { json!({}) };

@@ -56,7 +56,7 @@ async fn seconds_to_wait_are_shown_and_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_whole_destination_waits_not_only_the_request_that_was_told() {
+async fn the_whole_destination_waits_not_only_the_request_that_was_throttled() {
     let (mut world, worker) = warm(QUICK).await;
     // Many requests are in flight when the first of them gets a 429.
     let latency = Some(sluicegate::testbed::simulator::Latency { min_ms: 300, max_ms: 300 });

@@ -360,7 +360,7 @@ async fn start_latest_reads_only_what_comes_later_and_start_fail_says_which_sett
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_outage_while_joining_is_weather_and_the_partition_comes_when_it_is_over() {
+async fn an_outage_while_joining_is_a_warning_and_the_partition_comes_when_it_is_over() {
     let cluster = Cluster::start(1);
     let Some(broker) = &cluster.embedded else { return };
     let unavailable = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED];

@@ -97,7 +97,7 @@ async fn a_partition_that_came_after_the_first_start_is_read_from_its_beginning_
 
 /// Two replicas may start a group together, so that one has committed its choice when the other asks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_partition_of_the_first_start_that_nobody_has_read_yet_follows_the_setting() {
+async fn a_partition_of_the_first_start_that_no_member_has_read_yet_follows_the_setting() {
     let cluster = Cluster::start(2);
     for partition in 0..2 {
         cluster.write(partition, &[(None, Some("1")), (None, Some("2"))]).await;

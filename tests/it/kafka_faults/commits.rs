@@ -60,7 +60,7 @@ async fn a_static_member_that_is_taken_for_another_joins_again_after_a_session_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commit_metadata_that_is_too_large_for_the_broker_is_tried_again_and_told() {
+async fn commit_metadata_that_is_too_large_for_the_broker_is_tried_again_and_reported() {
     surfaces(&[RD_KAFKA_RESP_ERR_OFFSET_METADATA_TOO_LARGE; 3], NEW_PROTOCOL).await;
 }
 
@@ -169,7 +169,7 @@ async fn a_coordinator_that_moved_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_amid_a_rebalance_is_tried_again() {
+async fn a_commit_during_a_rebalance_is_tried_again() {
     commits_refused(RDKafkaRespErr::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS, true, true).await;
 }
 

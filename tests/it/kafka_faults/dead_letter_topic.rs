@@ -43,7 +43,7 @@ pub async fn is_held(world: &World, worker: &Worker, cause: &str) {
 }
 
 /// Asserts that the three dead letters are there, as often as "at least once" allows, and that all else is well.
-pub async fn is_mended(world: &mut World, worker: &Worker) {
+pub async fn is_fixed(world: &mut World, worker: &Worker) {
     all_well(world, worker, 3).await;
     let offsets: Vec<String> =
         world.dead_letters(ID).iter().map(|letter| letter.header("sluicegate.first_offset").to_owned()).collect();
@@ -84,7 +84,7 @@ async fn letters_that_the_broker_refuses_for_any_reason_are_written_in_the_end()
     // Further events would meet the errors too.
     until("all letters are written", async || worker.metric("sluicegate_dead_letters_total", &[]).await == 3.0).await;
     broker(&world).clear_request_errors(Produce).expect("an answer");
-    is_mended(&mut world, &worker).await;
+    is_fixed(&mut world, &worker).await;
     worker.stop().await;
 }
 
@@ -106,13 +106,13 @@ async fn a_lane_that_is_blocked_can_be_restarted_and_holds_its_letters_still() {
     }
     broker(&world).topic_error(&topic, RD_KAFKA_RESP_ERR_NO_ERROR).expect("an answer");
     let worker = Worker::start(&config(&world, FAST, NEW_PROTOCOL)).await;
-    is_mended(&mut world, &worker).await;
+    is_fixed(&mut world, &worker).await;
     worker.stop().await;
 }
 
 /// librdkafka tries to write a dead letter for 30 s before the lane learns of the failure.
 #[tokio::test(flavor = "multi_thread")]
-async fn letters_that_nobody_acknowledges_in_time_are_held_until_the_leader_is_back() {
+async fn letters_that_no_broker_acknowledges_in_time_are_held_until_the_leader_is_back() {
     if no_faults_to_inject() {
         return;
     }
@@ -128,7 +128,7 @@ async fn letters_that_nobody_acknowledges_in_time_are_held_until_the_leader_is_b
     until("the others are delivered meanwhile", async || received(&world) == 40).await;
     is_held(&world, &worker, "dead letter").await;
     broker(&world).one_broker_up(2).expect("an answer");
-    is_mended(&mut world, &worker).await;
+    is_fixed(&mut world, &worker).await;
     worker.stop().await;
 }
 
@@ -148,7 +148,7 @@ async fn a_dead_letter_topic_that_takes_no_such_record_holds_its_letters_until_i
     write_letters_and_more(&mut world).await;
     is_held(&world, &worker, "dead letter").await;
     set(&world, "cleanup.policy", "delete").await;
-    is_mended(&mut world, &worker).await;
+    is_fixed(&mut world, &worker).await;
     worker.stop().await;
 }
 

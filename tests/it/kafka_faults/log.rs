@@ -48,7 +48,7 @@ fn ranges(process: &Process) -> Vec<(i64, i64)> {
 
 /// Asserts that the lane counted the gaps and reported exactly the offsets that it never delivered, and that all else
 /// is well. `before` is the number of events that an earlier worker took in.
-async fn told_exactly(world: &mut World, mut process: Process, before: i64) {
+async fn reported_exactly(world: &mut World, mut process: Process, before: i64) {
     world.wait_committed(ID).await;
     let ranges = ranges(&process);
     assert!(!ranges.is_empty(), "no range in the log\n{}", process.log());
@@ -77,7 +77,7 @@ async fn a_log_that_was_cut_while_no_worker_ran_is_told_with_its_range() {
     worker.stop().await;
     write_and_cut(&mut world, 100).await;
     let process = Process::start(&world.yaml(&world.block(ID, KIND, FAST), NEW_PROTOCOL, "6s"), &[]);
-    told_exactly(&mut world, process, 20).await;
+    reported_exactly(&mut world, process, 20).await;
 }
 
 fn yaml_with_start(world: &World, settings: &str, start: &str) -> String {
@@ -107,7 +107,7 @@ async fn cut_under_the_reader(start: &str) {
         }
     }
     world.simulator.provider(KIND).set_faults(Faults::default());
-    told_exactly(&mut world, process, 1).await;
+    reported_exactly(&mut world, process, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,16 +133,16 @@ async fn a_new_group(start: &str, kept: u32) {
     finish(&mut world, async |_| process.get("/metrics").await.1, 0).await;
     process.signal("TERM");
     assert_eq!(process.exit(Duration::from_secs(20)).await, 0, "{}", process.log());
-    assert_eq!(told_of_the_start(&process), [start], "{}", process.log());
+    assert_eq!(reports_of_the_start(&process), [start], "{}", process.log());
     // The group has a position now, so there is nothing to report.
     world.produce_all(events(60..90, 1)).await;
     let mut process = Process::start(&yaml_with_start(&world, FAST, start), &[]);
     finish(&mut world, async |_| process.get("/metrics").await.1, 0).await;
-    assert_eq!(told_of_the_start(&process), [""; 0], "{}", process.log());
+    assert_eq!(reports_of_the_start(&process), [""; 0], "{}", process.log());
 }
 
 /// Returns the deciding setting of each log line about a group without a position.
-fn told_of_the_start(process: &Process) -> Vec<String> {
+fn reports_of_the_start(process: &Process) -> Vec<String> {
     let log = process.log();
     let lines = log.lines().filter(|line| line.contains("no committed position"));
     lines.map(|line| line.split("start=").nth(1).unwrap_or(line).trim().trim_matches('"').to_owned()).collect()
@@ -157,12 +157,12 @@ fn skip_before(world: &mut World, user: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_group_reads_from_the_oldest_record_where_it_is_told_earliest() {
+async fn a_new_group_reads_from_the_oldest_record_where_it_is_set_to_earliest() {
     a_new_group("earliest", 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_group_reads_what_comes_after_its_first_start_where_it_is_told_latest() {
+async fn a_new_group_reads_what_comes_after_its_first_start_where_it_is_set_to_latest() {
     a_new_group("latest", 30).await;
 }
 
@@ -208,7 +208,7 @@ async fn deleted_offsets_with_earliest_deliver_the_log_again() {
     finish(&mut world, async |_| process.get("/metrics").await.1, 0).await;
     assert_eq!(received(&world), 61, "30, and again 30 and the fresh one");
     assert_eq!(summary(&world).counters.rows_repeated, 30, "a resend of the same bytes carries the same message id");
-    assert_eq!(told_of_the_start(&process), ["earliest"], "{}", process.log());
+    assert_eq!(reports_of_the_start(&process), ["earliest"], "{}", process.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,7 +217,7 @@ async fn deleted_offsets_with_latest_deliver_what_comes_then() {
     process.wait_log("partitions assigned").await;
     finish(&mut world, async |_| process.get("/metrics").await.1, 0).await;
     assert_eq!(received(&world), 31, "30, and the fresh one");
-    assert_eq!(told_of_the_start(&process), ["latest"], "{}", process.log());
+    assert_eq!(reports_of_the_start(&process), ["latest"], "{}", process.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -132,7 +132,7 @@ async fn brokers_that_are_down_for_a_real_minute_lose_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_starts_amid_an_outage_waits_for_its_end() {
+async fn a_worker_that_starts_during_an_outage_waits_for_its_end() {
     if no_faults_to_inject() {
         return;
     }
@@ -150,7 +150,7 @@ async fn a_worker_that_starts_amid_an_outage_waits_for_its_end() {
 
 /// `shutdown.drain` is 2 s, and leaving the group may take 6 s.
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_amid_an_outage_ends_with_0_by_the_deadline_and_the_next_start_loses_nothing() {
+async fn sigterm_during_an_outage_ends_with_0_by_the_deadline_and_the_next_start_loses_nothing() {
     if no_faults_to_inject() {
         return;
     }
@@ -206,7 +206,7 @@ async fn leaders_that_move_are_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_coordinator_that_moves_is_followed_also_where_nobody_knows_it_for_a_while() {
+async fn a_coordinator_that_moves_is_followed_also_where_no_broker_knows_it_for_a_while() {
     three_brokers(async |world, round| {
         refuse(world, FindCoordinator, &[RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE; 4]);
         refuse(world, OffsetCommit, &[RD_KAFKA_RESP_ERR_NOT_COORDINATOR]);

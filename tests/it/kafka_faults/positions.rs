@@ -130,7 +130,7 @@ async fn partitions_that_are_added_end_no_lane_that_must_not_choose_a_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_position_beyond_the_end_of_the_log_sets_nobody_back_and_is_counted() {
+async fn a_position_beyond_the_end_of_the_log_sets_no_user_back_and_is_counted() {
     let mut world = World::start(1, without_limits()).await;
     if only_the_mock(&world, "takes no operator's commit for a group that had members") {
         return;
@@ -167,7 +167,7 @@ async fn share(worker: &Worker) -> f64 {
 /// With KIP-848 a heartbeat names only a member's own partitions. A member that got none of the new ones has a smaller
 /// share all the same.
 #[tokio::test(flavor = "multi_thread")]
-async fn with_new_partitions_every_member_has_its_part_of_the_limit_whoever_got_them() {
+async fn with_new_partitions_every_member_has_its_part_of_the_limit_in_any_replica() {
     let mut world = World::start(2, without_limits()).await;
     if only_the_mock(&world, "adds no partitions") {
         return;

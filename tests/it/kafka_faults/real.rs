@@ -95,7 +95,7 @@ async fn a_dead_letter_topic_that_a_strict_kafka_does_not_have_is_waited_for() {
     let worker = Worker::start(&config(&world, FAST, NEW_PROTOCOL)).await;
     dead_letter_topic::is_held(&world, &worker, "does not exist").await;
     create_topics(&world.brokers, &[(&topic, 1)]).await;
-    dead_letter_topic::is_mended(&mut world, &worker).await;
+    dead_letter_topic::is_fixed(&mut world, &worker).await;
     worker.stop().await;
 }
 

@@ -50,7 +50,7 @@ async fn a_late_success_settles_nothing_of_a_member_that_was_expelled() {
 
 /// A second member takes over half of the partitions. The first must let go within half a session. `latency_ms` decides
 /// whether it can finish its requests in that time.
-async fn a_revoke_amid_requests(latency_ms: u64, session_ms: u64, is_in_time: bool) {
+async fn a_revoke_during_requests(latency_ms: u64, session_ms: u64, is_in_time: bool) {
     let mut world = World::start(2, without_limits()).await;
     if !is_in_time && world.embedded.is_some() {
         return println!("skipped: the embedded broker begins a rebalance only when a session has passed");
@@ -94,10 +94,10 @@ async fn a_revoke_amid_requests(latency_ms: u64, session_ms: u64, is_in_time: bo
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoke_waits_for_requests_that_end_in_time() {
-    a_revoke_amid_requests(1_000, 9_000, true).await;
+    a_revoke_during_requests(1_000, 9_000, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoke_abandons_requests_that_do_not_end_in_time_and_their_late_success_settles_nothing() {
-    a_revoke_amid_requests(11_500, 12_000, false).await;
+    a_revoke_during_requests(11_500, 12_000, false).await;
 }

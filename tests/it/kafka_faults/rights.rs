@@ -115,6 +115,6 @@ async fn a_dead_letter_topic_that_may_not_be_written_is_waited_for() {
     dead_letter_topic::write_letters_and_more(&mut world).await;
     dead_letter_topic::is_held(&world, &worker, "authorization failed").await;
     rights.give_back().await;
-    dead_letter_topic::is_mended(&mut world, &worker).await;
+    dead_letter_topic::is_fixed(&mut world, &worker).await;
     worker.stop().await;
 }

@@ -27,7 +27,7 @@
 {{- end -}}
 {{- $protocol := include "sluicegate.property" (dict "root" . "name" "group.protocol" "default" "classic") | lower -}}
 {{- if and (include "sluicegate.isStatic" .) (eq $protocol "consumer") }}
-- Static membership with group.protocol consumer: librdkafka's handling of it has been mended late. Use the classic protocol, or set workload.staticMembership to false.
+- Static membership with group.protocol consumer: librdkafka's support for it is recent. Use the classic protocol, or set workload.staticMembership to false.
 {{- end -}}
 {{- if eq (toString .Values.image.tag) "latest" }}
 - image.tag latest: pods of one release may run different versions.

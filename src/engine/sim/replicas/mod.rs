@@ -241,7 +241,7 @@ fn an_owner_that_sends_without_its_brokers_for_a_long_session_is_waited_for() {
 /// "After a recent leader election, the leaders high-water mark might lag behind [...] the previous leader's" (KAFKA-2334).
 /// The log seems to end before the last owner's newest rows.
 #[test]
-fn a_log_that_seems_to_end_below_the_fence_sends_nobody_back() {
+fn a_log_that_seems_to_end_below_the_fence_sends_no_user_back() {
     for seed in 0..4 {
         let changes = (1..12).map(|n| (Duration::from_secs(20 * n), Change::Restart { clean: n % 2 == 0 })).collect();
         let plan = Plan {
