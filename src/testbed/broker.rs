@@ -1,8 +1,8 @@
 //! A Kafka broker inside the process: librdkafka's mock cluster on a thread of its own.
 //!
-//! It listens on loopback ports, so other processes can connect while it lives. It keeps at most 5 MiB or 100,000
-//! batches per partition and then drops the oldest without a word. It knows no TLS, SASL, ACLs, retention or admin
-//! calls. The first join of a classic group takes 3 s on it; with `group.protocol=consumer` it takes 0.15 s.
+//! The cluster listens on loopback ports, so other processes can connect to it. It keeps at most 5 MiB or 100,000
+//! batches per partition and then drops the oldest without an error. It supports no TLS, SASL, ACLs, retention or admin
+//! calls. The first join of a classic group takes 3 s on it; with `group.protocol=consumer` the join takes 0.15 s.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -14,20 +14,20 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::kafka::Error;
 
-/// The mock cluster's way to say "all brokers" (librdkafka, `rdkafka_mock.h`).
+/// The id that means "all brokers" to the mock cluster (librdkafka, `rdkafka_mock.h`).
 const ALL_BROKERS: i32 = -1;
-/// librdkafka numbers them from 1.
+/// The id of the first broker: librdkafka numbers the brokers from 1.
 const FIRST_BROKER: i32 = 1;
 
-/// A running mock cluster; it ends when this is dropped.
+/// A running mock cluster, which ends when this is dropped.
 pub struct EmbeddedBroker {
     bootstrap_servers: String,
-    /// `None` only while dropping.
+    /// The channel to the broker's thread; `None` only while this is dropped.
     requests: Option<Sender<Request>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the broker's thread can be asked; each carries where to answer.
+/// A request to the broker's thread, with the channel for the answer.
 struct Request {
     action: Action,
     answer: Sender<Result<(), Error>>,
@@ -47,13 +47,13 @@ enum Action {
 }
 
 impl EmbeddedBroker {
-    /// Starts a cluster of one broker that holds these topics, each with its number of partitions. Other topics come into
-    /// being with four partitions when a producer names them.
+    /// Starts a cluster of one broker that holds these topics, each with its number of partitions. The cluster creates
+    /// any other topic with four partitions when a producer names it.
     pub fn start(topics: &[(&str, i32)]) -> Result<EmbeddedBroker, Error> {
         EmbeddedBroker::cluster(1, topics)
     }
 
-    /// The same with so many brokers, numbered from 1; each holds all partitions.
+    /// Starts a cluster of `brokers` brokers, numbered from 1, each of which holds all partitions of these topics.
     pub fn cluster(brokers: i32, topics: &[(&str, i32)]) -> Result<EmbeddedBroker, Error> {
         let name = "embedded-broker".to_string();
         let (requests, received) = channel();
@@ -70,7 +70,7 @@ impl EmbeddedBroker {
         Ok(broker)
     }
 
-    /// What clients put into `bootstrap.servers`.
+    /// Returns the brokers' addresses for a client's `bootstrap.servers`.
     pub fn bootstrap_servers(&self) -> &str {
         &self.bootstrap_servers
     }
@@ -79,32 +79,33 @@ impl EmbeddedBroker {
         self.ask(Action::CreateTopic { topic: topic.to_string(), partitions })
     }
 
-    /// Answers the next requests of this kind with these errors, one each, in order.
+    /// Makes the broker answer the next requests of this kind with these errors, one error per request, in order.
     pub fn request_errors(&self, api: RDKafkaApiKey, codes: &[RDKafkaRespErr]) -> Result<(), Error> {
         self.ask(Action::RequestErrors { api, codes: codes.to_vec() })
     }
 
-    /// Takes back the errors that no request of this kind has met yet.
+    /// Removes the errors that no request of this kind has received yet.
     pub fn clear_request_errors(&self, api: RDKafkaApiKey) -> Result<(), Error> {
         self.ask(Action::ClearRequestErrors(api))
     }
 
-    /// Answers metadata requests for this topic with this error, until told `NO_ERROR`.
+    /// Makes the broker answer metadata requests for this topic with this error, until this is called with `NO_ERROR`.
     pub fn topic_error(&self, topic: &str, code: RDKafkaRespErr) -> Result<(), Error> {
         self.ask(Action::TopicError { topic: topic.to_string(), code })
     }
 
-    /// All brokers cut their connections and refuse new ones.
+    /// Makes all brokers cut their connections and refuse new ones.
     pub fn broker_down(&self) -> Result<(), Error> {
         self.ask(Action::Down(ALL_BROKERS))
     }
 
-    /// All brokers take connections again.
+    /// Makes all brokers accept connections again.
     pub fn broker_up(&self) -> Result<(), Error> {
         self.ask(Action::Up(ALL_BROKERS))
     }
 
-    /// This broker cuts its connections and refuses new ones; what it leads and coordinates does not move by itself.
+    /// Makes this broker cut its connections and refuse new ones. The partitions that it leads and the groups that it
+    /// coordinates do not move by themselves.
     pub fn one_broker_down(&self, broker: i32) -> Result<(), Error> {
         self.ask(Action::Down(broker))
     }
@@ -118,24 +119,25 @@ impl EmbeddedBroker {
         self.ask(Action::MoveLeader { topic: topic.to_string(), partition, broker: Some(broker) })
     }
 
-    /// Leaves a partition without a leader, until one is named.
+    /// Leaves a partition without a leader until [`EmbeddedBroker::leader_move`] names one.
     pub fn no_leader(&self, topic: &str, partition: i32) -> Result<(), Error> {
         self.ask(Action::MoveLeader { topic: topic.to_string(), partition, broker: None })
     }
 
-    /// Makes this broker (numbered from 1) the coordinator of a group. It must exist: librdkafka aborts the process when
-    /// somebody asks for one that does not.
+    /// Makes this broker (numbered from 1) the coordinator of a group. The broker must exist: librdkafka aborts the
+    /// process when a client asks for a coordinator that does not.
     pub fn coordinator_move(&self, group: &str, broker: i32) -> Result<(), Error> {
         self.ask(Action::MoveCoordinator { group: group.to_string(), broker })
     }
 
-    /// Delays every answer by this much.
+    /// Delays every answer of the brokers by this much.
     pub fn round_trip_time(&self, delay: Duration) -> Result<(), Error> {
         self.ask(Action::RoundTripTime(delay))
     }
 
-    /// Has a partition's fetches answered without records, while it can be written and asked about: the mock cluster sends
-    /// readers to the preferred replica, which is itself. For a cluster of one broker.
+    /// Makes the broker answer a partition's fetches without records, while clients can still write to it and ask for
+    /// its watermarks. The mock cluster sends readers to the preferred replica, which is the same broker. Only for a
+    /// cluster of one broker.
     pub fn withhold(&self, topic: &str, partition: i32) -> Result<(), Error> {
         self.ask(Action::Follower { topic: topic.to_string(), partition, broker: FIRST_BROKER })
     }
@@ -155,16 +157,16 @@ impl EmbeddedBroker {
 
 impl Drop for EmbeddedBroker {
     fn drop(&mut self) {
-        // Ends the thread's loop.
+        // The closed channel ends the thread's loop.
         self.requests = None;
         if let Some(thread) = self.thread.take() {
-            // A panic there has been printed already.
+            // A panic of the thread has already been printed.
             let _ = thread.join();
         }
     }
 }
 
-/// Owns the cluster, which is neither `Send` nor `Sync`.
+/// Runs the broker's thread, which owns the cluster because it is neither `Send` nor `Sync`.
 fn serve(brokers: i32, started: &Sender<Result<String, Error>>, requests: &Receiver<Request>) {
     let cluster = match MockCluster::new(brokers) {
         Ok(cluster) => cluster,

@@ -1,6 +1,7 @@
 //! A small seeded source of random numbers (SplitMix64), so that a run can be repeated from its seed.
 
-/// SplitMix64 (Steele, Lea, Flood 2014): one word of state, passes `BigCrush`, never to be used for secrets.
+/// The generator SplitMix64 (Steele, Lea, Flood 2014). It has one word of state and passes `BigCrush`. It must never be
+/// used for secrets.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
@@ -9,7 +10,7 @@ impl Random {
         Random(seed)
     }
 
-    /// The next 64 random bits. The three constants are the published ones.
+    /// Returns the next 64 random bits. The three constants are the published ones.
     pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut bits = self.0;
@@ -18,23 +19,24 @@ impl Random {
         bits ^ (bits >> 31)
     }
 
-    /// A number below `bound`; 0 if the bound is 0. The bias of the remainder is below 2^-32 for bounds below 2^32.
+    /// Returns a number below `bound`, or 0 if `bound` is 0. The bias of the remainder is below 2^-32 for bounds below
+    /// 2^32.
     pub fn below(&mut self, bound: u64) -> u64 {
         if bound == 0 { 0 } else { self.next_u64() % bound }
     }
 
-    /// A number from `low` to `high`, both included; `low` if they are the wrong way round.
+    /// Returns a number from `low` to `high`, both included, or `low` if `high` is below it.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high.saturating_sub(low).saturating_add(1))
     }
 
-    /// True in this share of the calls; 0 is never, 1 is always.
+    /// Returns true in this share of the calls; 0 means never, 1 means always.
     pub fn chance(&mut self, share: f64) -> bool {
-        // 53 bits fill a double's mantissa.
+        // A double's mantissa has 53 bits.
         ((self.next_u64() >> 11) as f64) < share * (1u64 << 53) as f64
     }
 
-    /// One of `choices`, which must not be empty.
+    /// Returns one of `choices`, which must not be empty.
     pub fn pick<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
         &choices[self.below(choices.len() as u64) as usize]
     }

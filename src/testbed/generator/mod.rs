@@ -1,8 +1,8 @@
-//! Makes identify events as a busy product would send them, the same for the same seed.
+//! Makes identify events as a busy product would send them; equal seeds make equal events.
 //!
-//! Each user keeps to one style (where the traits stand, how the account is named, how `createdAt` is written), so
-//! that what a provider holds in the end does not depend on how events were merged on the way. Each event of a user
-//! carries a growing trait `version`, by which a state that goes back is found out.
+//! Each user keeps to one style: the place of the traits, the way of naming the account, the form of `createdAt`. So
+//! the state that a provider holds in the end does not depend on how the worker merged the events. Each event of a user
+//! has a trait `version` that grows by one, so that a judge can see a state that went back.
 
 mod person;
 
@@ -16,52 +16,52 @@ use person::{Person, message_id};
 /// One Kafka record to produce.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GeneratedEvent {
-    /// The user's id: all events of a user land in one partition.
+    /// The user's id, so that all events of a user are in one partition.
     pub key: Vec<u8>,
-    /// `None` for a tombstone.
+    /// The value of the record; `None` for a tombstone.
     pub payload: Option<Vec<u8>>,
 }
 
-/// What to generate. Shares are from 0 to 1: of the events, or of the users where it says so.
+/// The settings of the generator. Each share is from 0 to 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GeneratorSettings {
     pub seed: u64,
-    /// How many users there are; at least one.
+    /// The number of users, at least one.
     pub users: u64,
-    /// How many events come, repeats and bad ones included.
+    /// The number of events, repeats and bad ones included.
     pub events: u64,
-    /// The time of the first event, milliseconds since 1970, and how far apart the events are.
+    /// The time of the first event in milliseconds since 1970, and the milliseconds between two events.
     pub start_ms: i64,
     pub step_ms: i64,
-    /// Of the events, those that go to the first hundredth of the users.
+    /// The share of the events that go to the first hundredth of the users.
     pub hot: f64,
-    /// Of the events, those that carry only a few traits.
+    /// The share of the events that carry only a few traits.
     pub partial: f64,
-    /// Of the events, those in which a trait is null.
+    /// The share of the events in which a trait is null.
     pub nulls: f64,
-    /// Of the events, exact repeats of one of the last [`REPEAT_REACH`].
+    /// The share of the events that repeat one of the last [`REPEAT_REACH`] exactly.
     pub repeats: f64,
-    /// Of the events, those that nobody can read or attribute.
+    /// The share of the events that no worker can read or attribute to a user.
     pub bad: f64,
-    /// Of the events, tombstones, other types and anonymous ones.
+    /// The share of the events that are tombstones, of another type, or anonymous.
     pub other: f64,
-    /// Of the events, those with an `integrations` object.
+    /// The share of the events that have an `integrations` object.
     pub integrations: f64,
-    /// Of the users, those whose events never name an account.
+    /// The share of the users whose events never name an account.
     pub no_account: f64,
-    /// Of the users, those whose `userId` is a JSON integer, some beyond 2^53.
+    /// The share of the users whose `userId` is a JSON integer, for some of them beyond 2^53.
     pub numeric_ids: f64,
-    /// Of the users, those whose e-mail address has no `@`.
+    /// The share of the users whose e-mail address has no `@`.
     pub bad_emails: f64,
-    /// Of the users, those with `"poison": true` in every event, which the simulated providers refuse.
+    /// The share of the users with `"poison": true` in every event, which the simulated providers refuse.
     pub poison: f64,
 }
 
-/// How far back a repeat reaches, in events: near enough that any window of message ids still knows it.
+/// The reach of a repeat, in events. It is so short that any window of message ids still holds the original.
 pub const REPEAT_REACH: usize = 64;
 
 impl Default for GeneratorSettings {
-    /// The shares are guesses at a healthy product's stream, with enough of each oddity to be seen in a short run.
+    /// Returns guesses at a healthy product's stream, with enough of each oddity to be seen in a short run.
     fn default() -> Self {
         GeneratorSettings {
             seed: 1,
@@ -85,7 +85,7 @@ impl Default for GeneratorSettings {
     }
 }
 
-/// The events, in log order.
+/// The iterator over the events, in log order.
 pub struct Generator {
     settings: GeneratorSettings,
     random: Random,
@@ -130,8 +130,9 @@ impl Generator {
             event["integrations"] = integrations(&mut self.random);
         }
         let event = GeneratedEvent { key: person.key, payload: Some(event.to_string().into_bytes()) };
-        // Only plain events repeat: whether the repeat of one that opts out counts as a repeat or as an opt-out is open. And only those
-        // of users whom no provider refuses: the repeat of one that has become a dead letter is none.
+        // Only plain events repeat, since the repeat of an event that opts out may count as a repeat or as an opt-out.
+        // Only events of users whom no provider refuses repeat, since the repeat of a dead letter does not count as a
+        // repeat.
         if plain && !is_refused {
             if self.recent.len() == REPEAT_REACH {
                 self.recent.pop_front();
@@ -165,7 +166,7 @@ impl Iterator for Generator {
     }
 }
 
-/// Opt-outs and opt-ins under the names and spellings that senders use (providers.md, section 4).
+/// Returns an opt-out or opt-in under the names and spellings that senders for Segment and RudderStack use.
 fn integrations(random: &mut Random) -> Value {
     let choices = [
         json!({ "Vitally": false }),
@@ -183,7 +184,7 @@ fn integrations(random: &mut Random) -> Value {
     random.pick(&choices).clone()
 }
 
-/// A record that becomes a dead letter at every destination.
+/// Makes a record that becomes a dead letter at every destination.
 fn bad(random: &mut Random, person: &Person) -> GeneratedEvent {
     let id = &person.id;
     let payload = match random.below(8) {
@@ -199,7 +200,7 @@ fn bad(random: &mut Random, person: &Person) -> GeneratedEvent {
     GeneratedEvent { key: person.key.clone(), payload: Some(payload) }
 }
 
-/// A record that is skipped at every destination.
+/// Makes a record that every destination skips.
 fn other(random: &mut Random, person: &Person) -> GeneratedEvent {
     let event = match random.below(3) {
         0 => None,

@@ -1,4 +1,4 @@
-//! One user of the generated product: what never changes about it, and the events it sends.
+//! One user of the generated product: the properties that never change, and the events about that user.
 
 use serde_json::{Map, Value, json};
 
@@ -14,19 +14,19 @@ const PLANS: [&str; 4] = ["free", "trial", "pro", "enterprise"];
 const TITLES: [&str; 4] = ["Engineer", "Product Manager", "Head of Sales", "Support Lead"];
 const CITIES: [&str; 5] = ["Berlin", "São Paulo", "Nairobi", "Osaka", "Toronto"];
 const TAGS: [&str; 5] = ["beta", "admin", "newsletter", "sso", "api"];
-/// Traits that come and go; no other trait and no derived field depends on them.
+/// Traits that only some events carry; no other trait and no derived field depends on them.
 const OPTIONAL: [&str; 3] = ["phone", "coupon", "trialEndsAt"];
 
-/// Where a user's events carry the traits.
+/// The place of the traits in a user's events.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     Top,
     Context,
-    /// In both; what stands in `context` is older and must lose.
+    /// Both places; the traits in `context` are older and must lose.
     Both,
 }
 
-/// Everything about a user that never changes, derived from the seed and the user's number.
+/// The properties of a user that never change, derived from the seed and the user's number.
 pub(super) struct Person {
     number: u64,
     pub id: Value,
@@ -48,7 +48,7 @@ impl Person {
     pub fn new(settings: &GeneratorSettings, number: u64) -> Person {
         let mut random = Random::new(settings.seed.wrapping_mul(0x0100_0000_01b3) ^ number);
         let numeric = random.chance(settings.numeric_ids);
-        // Above 2^53 for every other one: digits that a double would lose.
+        // Every other integer id is above 2^53 and has digits that a double would lose.
         let digits = if number.is_multiple_of(2) { 100_000 + number } else { 9_007_199_254_740_993 + number };
         let id = if numeric { json!(digits) } else { json!(format!("user_{number:06}")) };
         let key = id.as_str().map_or_else(|| id.to_string(), str::to_owned).into_bytes();
@@ -85,12 +85,13 @@ impl Person {
         }
     }
 
-    /// Whether a provider refuses rows of this user.
+    /// Returns true if some provider refuses rows of this user.
     pub fn is_refused_somewhere(&self) -> bool {
         self.poison || !self.has_account || !self.email.contains('@')
     }
 
-    /// The traits of one event. Those that something is derived from (name, company) come whole or not at all.
+    /// Returns the traits of one event. Traits from which a provider's field is derived (name, company) are in an event
+    /// as a whole or not at all.
     fn traits(
         &self,
         event: &mut Random,
@@ -103,7 +104,7 @@ impl Person {
         put("version", json!(version));
         put("email", json!(self.email));
         put("lastSeenAt", json!(iso(now_ms)));
-        // Without a group the account has to come from here, in every event.
+        // Without a group id, every event has to name the account here.
         let partial = event.chance(settings.partial);
         if self.has_account && (!partial || !self.group_id) {
             put("company", self.company.clone());
@@ -145,7 +146,7 @@ impl Person {
         traits
     }
 
-    /// The whole event in Segment's shape.
+    /// Returns the whole event in Segment's shape.
     pub fn event(&mut self, event: &mut Random, settings: &GeneratorSettings, version: u32, now_ms: i64) -> Value {
         let traits = self.traits(event, settings, version, now_ms);
         let mut context = json!({
@@ -179,6 +180,6 @@ pub(super) fn message_id(event: &mut Random) -> String {
 }
 
 fn iso(ms: i64) -> String {
-    // Only a start far outside of history fails, and its text then says so.
+    // This fails only for a start far outside of history, and the error's text then shows it.
     jiff::Timestamp::from_millisecond(ms).map_or_else(|error| error.to_string(), |time| format!("{time:.3}"))
 }

@@ -1,8 +1,9 @@
-//! A plain, slow model of the right outcome: replays a log and says what each provider may hold once all is delivered.
+//! A plain, slow model that replays a log and returns what each provider may hold once all events are delivered.
 //!
-//! Merging is part of the contract, but how far a row is merged before it leaves is not: it hangs on time. Mostly that
-//! makes no difference; where it does (a null that a provider is never told, one half of a derived name, an event
-//! without an account), the model names *every* outcome that some way of merging leads to, and no other.
+//! Merging is part of the contract, but the number of events that a row merges is not, since it depends on time. In
+//! most cases this number makes no difference. It does for a null that a provider never receives, for one half of a
+//! derived name, and for an event without an account. There the model names *every* outcome that some way of merging
+//! leads to, and no other.
 
 mod read;
 mod render;
@@ -28,20 +29,21 @@ pub struct LogEntry {
     pub payload: Option<Vec<u8>>,
 }
 
-/// What must have come of a log at one destination.
+/// The right outcome of a log at one destination.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Expected {
     pub users: BTreeMap<String, ExpectedUser>,
-    /// Events that end as dead letters, by cause: `empty`, `not_utf8`, `not_json`, `unsupported_encoding`,
-    /// `too_deep`, `too_large`, `wrong_type`, `no_user_id`, `bad_user_id`, `junk_user_id`, `no_account`, `invalid`.
+    /// The number of events that end as dead letters, by cause: `empty`, `not_utf8`, `not_json`,
+    /// `unsupported_encoding`, `too_deep`, `too_large`, `wrong_type`, `no_user_id`, `bad_user_id`, `junk_user_id`,
+    /// `no_account`, `invalid`.
     pub dead_letters: BTreeMap<String, Count>,
-    /// Events that are skipped, by reason: `type`, `anonymous`, `tombstone`, `duplicate`, `opted_out`.
+    /// The number of events that are skipped, by reason: `type`, `anonymous`, `tombstone`, `duplicate`, `opted_out`.
     pub skipped: BTreeMap<String, u64>,
-    /// All records of the log.
+    /// The number of all records of the log.
     pub events: u64,
 }
 
-/// A number of events; `least` and `most` differ where it hangs on how rows are merged.
+/// A number of events. `least` and `most` differ if the number depends on how rows are merged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     pub least: u64,
@@ -49,21 +51,21 @@ pub struct Count {
 }
 
 impl Count {
-    /// Whether `actual` is a possible count.
+    /// Returns true if `actual` is a possible count.
     pub fn allows(self, actual: u64) -> bool {
         (self.least..=self.most).contains(&actual)
     }
 }
 
-/// What a provider may hold of one user.
+/// The states of one user that a provider may hold.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExpectedUser {
     pub presence: Presence,
-    /// Per field (`accountId`, `traits.plan`) the values it may have; `None` stands for its absence.
+    /// The possible values of each field (`accountId`, `traits.plan`); `None` means that the field is absent.
     pub fields: BTreeMap<String, Vec<Option<Value>>>,
 }
 
-/// Whether a provider must hold a user.
+/// The requirement on a provider to hold a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
     Must,
@@ -71,7 +73,7 @@ pub enum Presence {
     MustNot,
 }
 
-/// Replays the log for one provider.
+/// Returns the right outcome of the log at one provider.
 pub fn expect(kind: Kind, rules: &ReadRules, log: &[LogEntry]) -> Expected {
     let reading = read::read(kind, rules, log);
     let mut expected = Expected { skipped: reading.skipped, events: log.len() as u64, ..Expected::default() };
@@ -92,14 +94,15 @@ pub fn expect(kind: Kind, rules: &ReadRules, log: &[LogEntry]) -> Expected {
     expected
 }
 
-/// What comes of one user's events, over all ways of merging them.
+/// The outcome of one user's events, over all ways of merging them.
 struct Outcome {
     presence: Presence,
     fields: BTreeMap<String, Vec<Option<Value>>>,
     causes: BTreeSet<&'static str>,
 }
 
-/// A row that merges the events from any of `earliest..=latest` up to a given last one: they all say the same.
+/// A row of a user's events up to a given last one. Several first events may give the same row; `earliest` is the first
+/// of these.
 struct Row {
     earliest: usize,
     said: Result<Fields, &'static str>,
@@ -131,7 +134,8 @@ impl Outcome {
     }
 }
 
-/// Where each trait, and the account, was last said; kept while walking through a history.
+/// The place of the event that last set each trait, and of the one that last named the account, while walking through a
+/// history.
 #[derive(Default)]
 struct LastSaid {
     traits: BTreeMap<String, usize>,
@@ -148,8 +152,9 @@ impl LastSaid {
         }
     }
 
-    /// All distinct rows whose newest event is `last`, the newest heard. An older event changes a row only where it is
-    /// the last to say something, so there are no more rows than traits.
+    /// Returns all distinct rows whose newest event is `last`, which is the newest event heard. An older event changes
+    /// a row only if it is the last one to set some trait or the account. So there are at most two more rows than
+    /// traits.
     fn rows(&self, kind: Kind, history: &[Event], last: usize) -> Vec<Row> {
         let mut places: BTreeSet<usize> = self.traits.values().copied().chain(self.account).collect();
         places.insert(last);
@@ -171,11 +176,12 @@ impl LastSaid {
     }
 }
 
-/// The values that one field may end with. A row that says nothing of it leaves what any earlier row may have left.
+/// Returns the values that one field may end with. A row that does not set the field leaves any value that an earlier
+/// row may have left.
 fn possible(name: &str, rows: &[Vec<Row>]) -> Vec<Option<Value>> {
     let mut values: Vec<Option<Value>> = vec![None];
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
-    // `after[n]`: what the field may be when the first n events are delivered, as places in `values`.
+    // `after[n]` holds the possible values of the field when the first n events are delivered, as places in `values`.
     let mut after: Vec<BTreeSet<usize>> = vec![BTreeSet::from([0])];
     for (last, rows) in rows.iter().enumerate() {
         let mut now = BTreeSet::new();
@@ -200,8 +206,8 @@ fn possible(name: &str, rows: &[Vec<Row>]) -> Vec<Option<Value>> {
     end.into_iter().map(|place| values[place].clone()).collect()
 }
 
-/// The differences between what a provider may hold and what it holds (`Snapshot::users`); empty if there are none.
-/// Each names a user and a field, never a value.
+/// Returns the differences between what a provider may hold and what it holds (`Snapshot::users`), or an empty list.
+/// Each difference names a user and a field, never a value.
 pub fn diff(expected: &Expected, actual: &BTreeMap<String, Value>) -> Vec<String> {
     let mut differences = Vec::new();
     for (user, expected) in &expected.users {

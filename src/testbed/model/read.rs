@@ -1,4 +1,4 @@
-//! Reads the log slowly and plainly: who each event is about, and what it says to one destination (design, section 4).
+//! Reads the log in a plain, slow way: the user that each event is about, and what the event says to one destination.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,12 +15,12 @@ pub struct ReadRules {
     pub max_bytes: usize,
     pub use_anonymous_id: bool,
     pub account_trait: Option<String>,
-    /// In any case, without white space and quotes around them.
+    /// User ids that make an event a dead letter, in any letter case, without white space and quotes around them.
     pub refuse_user_ids: Vec<String>,
 }
 
 impl Default for ReadRules {
-    /// The defaults of design, section 10.
+    /// Returns the defaults of the `events` settings.
     fn default() -> Self {
         ReadRules {
             max_bytes: 1024 * 1024,
@@ -38,14 +38,14 @@ pub(super) struct Event {
     pub traits: Map<String, Value>,
 }
 
-/// What becomes of an event before any provider sees it.
+/// The outcome of an event before any provider sees it.
 pub(super) enum Fate {
     Taken { user: String, event: Event },
     Skipped(&'static str),
     Dead(&'static str),
 }
 
-/// The log sorted into users' histories and counts by cause.
+/// The events of the log as histories by user, and the counts of the others by reason and cause.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     pub histories: BTreeMap<String, Vec<Event>>,
@@ -65,7 +65,7 @@ pub(super) fn read(kind: Kind, rules: &ReadRules, log: &[LogEntry]) -> Reading {
     reading
 }
 
-/// Every entry in the order of its partition, with what becomes of it.
+/// Returns the entries in the order of partition and offset, each with its outcome.
 pub(super) fn fates<'a>(
     kind: Kind,
     rules: &'a ReadRules,
@@ -77,8 +77,9 @@ pub(super) fn fates<'a>(
     order.into_iter().map(move |entry| (entry, fate(kind, rules, entry, &mut seen)))
 }
 
-/// A repeat is one of the same user: producers put one id on the events of many users. An event that has become a dead letter may be
-/// produced again, but when the letter is written hangs on time: a log that repeats such events is outside this model.
+/// Returns the outcome of one entry. An event repeats another only if both are about the same user, since producers put
+/// one id on the events of many users. A producer may send an event again after it has become a dead letter. The time
+/// at which the dead letter is written is open, so a log that repeats such events is outside this model.
 fn fate(kind: Kind, rules: &ReadRules, entry: &LogEntry, seen: &mut BTreeSet<(i32, String, String)>) -> Fate {
     let Some(payload) = &entry.payload else { return Fate::Skipped("tombstone") };
     if payload.len() > rules.max_bytes {
@@ -95,9 +96,9 @@ fn fate(kind: Kind, rules: &ReadRules, entry: &LogEntry, seen: &mut BTreeSet<(i3
     let Ok(text) = std::str::from_utf8(payload) else { return Fate::Dead("not_utf8") };
     let whole: Value = match serde_json::from_str(text) {
         Ok(whole) => whole,
-        // serde_json stops at 128 levels with this text.
+        // serde_json fails with this text at a depth of 128 levels.
         Err(error) if error.to_string().contains("recursion limit") => return Fate::Dead("too_deep"),
-        // No double holds such a number, and nobody has to make one of it.
+        // No double holds such a number, and no component has to convert it, so the event is valid JSON.
         Err(error) if error.to_string().contains("number out of range") => match serde_json::from_str(text) {
             Ok(raw) => with_large_numbers(raw),
             Err(_) => return Fate::Dead("not_json"),
@@ -121,7 +122,8 @@ fn fate(kind: Kind, rules: &ReadRules, entry: &LogEntry, seen: &mut BTreeSet<(i3
     }
     let context = &whole["context"];
     let Some(traits) = merged_traits(context, &whole["traits"]) else { return Fate::Dead("wrong_type") };
-    // Before the repeats: at this destination an event that opts out leaves nothing, also not its id.
+    // This comes before the check for repeats: an event that opts out leaves nothing at this destination, not even its
+    // id.
     if !is_meant_for(kind, event.get("integrations")) {
         return Fate::Skipped("opted_out");
     }
@@ -136,7 +138,7 @@ fn fate(kind: Kind, rules: &ReadRules, entry: &LogEntry, seen: &mut BTreeSet<(i3
     Fate::Taken { user, event: Event { account, traits } }
 }
 
-/// A value whose numbers are the largest double where no double holds them.
+/// Returns the value with the largest double in place of each number that no double holds.
 fn with_large_numbers(raw: &RawValue) -> Value {
     let text = raw.get();
     match text.as_bytes().first() {
@@ -152,7 +154,8 @@ fn with_large_numbers(raw: &RawValue) -> Value {
     }
 }
 
-/// What begins like a schema registry's frame (Confluent, AWS Glue), Avro, UTF-16, or a compressed payload.
+/// Returns true if the payload begins like a schema registry's frame (Confluent, AWS Glue), Avro, UTF-16, or a
+/// compressed payload.
 fn is_encoded(payload: &[u8]) -> bool {
     let starts: [&[u8]; 13] = [
         &[3, 0],
@@ -172,8 +175,8 @@ fn is_encoded(payload: &[u8]) -> bool {
     (payload[0] == 0 && payload.len() >= 5) || starts.iter().any(|start| payload.starts_with(start))
 }
 
-/// A string as it stands, or an integer's exact digits, which a double would lose; hence the second, raw reading. Where there is an
-/// anonymous id, an empty user id is how mobile SDKs write that there is none.
+/// Returns a string id unchanged, or an integer id's exact digits. A double would lose digits, hence the second, raw
+/// reading. An empty user id next to an anonymous id is the way of mobile SDKs to write that there is no user id.
 fn user_id(text: &str, event: &Map<String, Value>, use_anonymous_id: bool) -> Result<String, Fate> {
     let raw: BTreeMap<String, Box<RawValue>> = serde_json::from_str(text).unwrap_or_default();
     let usable = |name: &str| match event.get(name) {
@@ -195,12 +198,13 @@ fn user_id(text: &str, event: &Map<String, Value>, use_anonymous_id: bool) -> Re
     }
 }
 
-/// What PHP makes of an empty map.
+/// Returns true for an empty list, which PHP writes for an empty map.
 pub(super) fn is_empty_list(value: &Value) -> bool {
     value.as_array().is_some_and(Vec::is_empty)
 }
 
-/// `context.traits` overlaid by `traits`; `None` if one of the places holds something else than an object or an empty list.
+/// Returns `context.traits` overlaid by `traits`. Returns `None` if one of the places holds something other than an
+/// object, an empty list or null.
 fn merged_traits(context: &Value, top: &Value) -> Option<Map<String, Value>> {
     if !context.is_null() && !context.is_object() && !is_empty_list(context) {
         return None;

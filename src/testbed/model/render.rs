@@ -1,4 +1,4 @@
-//! What one merged row says to each provider, field by field, in the words of the simulator's state (design, section 9).
+//! Renders one merged row as the fields that it sets at each provider, with the names of the simulator's state.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use serde_json::{Map, Value};
 use super::read::{Event, is_empty_list};
 use crate::testbed::simulator::Kind;
 
-/// The fields that a row sets; `None` takes the field away. A trait `plan` is `traits.plan` or `metadata.plan`.
+/// The fields that a row sets; `None` removes a field. A trait `plan` is `traits.plan` or `metadata.plan`.
 pub type Fields = BTreeMap<String, Option<Value>>;
 
-/// The fields of a row, or why it is refused.
+/// Returns the fields of a row, or the reason why it is refused.
 pub(super) fn render(kind: Kind, row: &Event) -> Result<Fields, &'static str> {
     let traits = &row.traits;
     if kind == Kind::Vitally && row.account.is_none() {
@@ -28,7 +28,8 @@ pub(super) fn render(kind: Kind, row: &Event) -> Result<Fields, &'static str> {
     }
 }
 
-/// Whether a number in it is one that no double holds, which the simulated providers' JSON reader refuses.
+/// Returns true if the value holds a number that no double holds. The reader has put the largest double in its place.
+/// The simulated providers' JSON reader refuses such a number.
 fn is_too_large(value: &Value) -> bool {
     match value {
         Value::Number(number) => number.as_f64() == Some(f64::MAX),
@@ -49,7 +50,7 @@ fn vitally(row: &Event) -> Fields {
     if let Some(date) = joined(&row.traits, JOINED) {
         fields.insert("traits.createdAt".into(), Some(date).filter(|value| !value.is_null()));
     }
-    // A second spelling beside the first is a trait like any other.
+    // If `createdAt` gives the date, a second spelling of it is a trait like any other.
     if let (Some(_), Some(other)) = (joined(&row.traits, ["createdAt"]), row.traits.get("created_at")) {
         fields.insert("traits.created_at".into(), Some(other.clone()).filter(|value| !value.is_null()));
     }
@@ -96,11 +97,12 @@ fn vibefollow(traits: &Map<String, Value>) -> Result<Fields, &'static str> {
     Ok(fields)
 }
 
-/// "500 properties per user, names up to 255 characters, values up to 65,535 characters" (Userpilot's API description).
+/// Returns the fields of a row for Userpilot, within its bounds. These are "500 properties per user, names up to 255
+/// characters, values up to 65,535 characters" (Userpilot's API description).
 fn userpilot(row: &Event) -> Result<Fields, &'static str> {
     let mut fields = Fields::new();
     let (objects, others): (Vec<_>, Vec<_>) = row.traits.iter().partition(|(_, value)| value.is_object());
-    // A trait that has a name by itself wins over one that gets it by flattening.
+    // A trait that has a name by itself wins over one that gets the same name by flattening.
     for (name, value) in objects.into_iter().chain(others) {
         let is_empty_map = (name == "company" || name == "address") && is_empty_list(value);
         if !JOINED.contains(&name.as_str()) && !is_empty_map {
@@ -123,7 +125,8 @@ fn userpilot(row: &Event) -> Result<Fields, &'static str> {
     Ok(fields)
 }
 
-/// Objects by `_`, lists of primitives by `,`, lists of anything else as compact JSON.
+/// Flattens a value. An object's keys are joined with `_`, a list of primitives with `,`. Any other list becomes
+/// compact JSON.
 fn flatten(name: String, value: &Value, fields: &mut Fields) {
     let flat = match value {
         Value::Null => None,
@@ -149,7 +152,7 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// A primitive as text; a list or an object stays as it is.
+/// Returns a primitive as text, and a list or an object unchanged.
 fn text(value: &Value) -> Value {
     primitive(value).unwrap_or_else(|| value.clone())
 }
@@ -168,14 +171,14 @@ fn full_name(traits: &Map<String, Value>) -> Option<Value> {
     (!parts.is_empty()).then(|| Value::String(parts.join(" ")))
 }
 
-/// What a user's join date is called, in Segment's spelling first.
+/// The names of the trait with a user's join date, Segment's spelling first.
 const JOINED: [&str; 2] = ["createdAt", "created_at"];
 
 fn given_only(traits: &Map<String, Value>) -> Map<String, Value> {
     traits.clone().into_iter().filter(|(_, value)| !value.is_null()).collect()
 }
 
-/// The first trait of these that is null or a date; what is neither is left out.
+/// Returns the first of these traits that is null or a date, and skips those that are neither.
 fn joined<const N: usize>(traits: &Map<String, Value>, names: [&str; N]) -> Option<Value> {
     names.into_iter().filter_map(|name| traits.get(name)).find_map(|value| match value {
         Value::Null => Some(Value::Null),
@@ -183,8 +186,8 @@ fn joined<const N: usize>(traits: &Map<String, Value>, names: [&str; N]) -> Opti
     })
 }
 
-/// A date of the years 1970 to 2100: ISO 8601 or RFC 2822, MongoDB's `$date`, digits from the year on, or a unix time, whose unit is the one
-/// that puts it between 1973 and 2100.
+/// Returns the date that a value holds, from the years 1970 to 2100. The value may be ISO 8601, RFC 2822, MongoDB's
+/// `$date`, digits from the year on, or a unix time. A unix time has the unit that puts it between 1973 and 2103.
 fn date(value: &Value) -> Option<Timestamp> {
     let millisecond = |value: &Value| Timestamp::from_millisecond(value.as_i64()?).ok();
     let time = match value {
@@ -270,8 +273,8 @@ mod tests {
         assert_eq!(fields(Kind::Userpilot, Some("7"), traits), Ok(expected));
     }
 
-    /// Numeric and snake-case names, dates in any form, and Userpilot's bounds: as `src/providers` has them from the vendors'
-    /// pages.
+    /// Tests the rules that `src/providers` has from the vendors' pages: numeric and snake-case names, dates in any
+    /// form, and Userpilot's bounds.
     #[test]
     fn odd_but_legal_traits_are_read_as_the_adapters_read_them() {
         let named = json!({"first_name": 7, "lastName": " Kim "});

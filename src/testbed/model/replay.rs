@@ -1,4 +1,4 @@
-//! A log read slowly, to ask afterwards what becomes of one event and what one row says.
+//! A replay of a log, which says for each event how it ends and for each row which fields it sets.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use super::read::{self, Event, Fate, ReadRules};
 use super::render::{Fields, render};
 use crate::testbed::simulator::Kind;
 
-/// What becomes of an event, as far as the log decides.
+/// The end of an event, as far as the log decides it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It is number `place` (from 0) of what this destination takes about this user.
+    /// The destination takes the event, as number `place` (from 0) of the events that it takes about this user.
     Taken {
         user: String,
         place: usize,
@@ -21,7 +21,7 @@ pub enum End {
     Dead(&'static str),
 }
 
-/// The user of each event that this destination takes, by partition and offset.
+/// Returns the user of each event that this destination takes, by partition and offset.
 pub fn takers(kind: Kind, rules: &ReadRules, log: &[LogEntry]) -> BTreeMap<(i32, i64), String> {
     let taken = read::fates(kind, rules, log).filter_map(|(entry, fate)| match fate {
         Fate::Taken { user, .. } => Some(((entry.partition, entry.offset), user)),
@@ -30,7 +30,7 @@ pub fn takers(kind: Kind, rules: &ReadRules, log: &[LogEntry]) -> BTreeMap<(i32,
     taken.collect()
 }
 
-/// Where each event that this destination skips stands, by partition and offset, and why it is skipped.
+/// Returns the partition and offset of each event that this destination skips, and the reason why.
 pub fn skips(kind: Kind, rules: &ReadRules, log: &[LogEntry]) -> Vec<((i32, i64), &'static str)> {
     let skipped = read::fates(kind, rules, log).filter_map(|(entry, fate)| match fate {
         Fate::Skipped(reason) => Some(((entry.partition, entry.offset), reason)),
@@ -42,7 +42,7 @@ pub fn skips(kind: Kind, rules: &ReadRules, log: &[LogEntry]) -> Vec<((i32, i64)
 /// A log as one destination reads it.
 pub struct Replay {
     kind: Kind,
-    /// By partition and offset.
+    /// The end of each event, by partition and offset.
     pub ends: BTreeMap<(i32, i64), End>,
     histories: BTreeMap<String, Vec<Event>>,
 }
@@ -65,15 +65,15 @@ impl Replay {
         replay
     }
 
-    /// How many events this destination takes about the user.
+    /// Returns the number of events that this destination takes about the user.
     pub fn taken(&self, user: &str) -> usize {
         self.histories.get(user).map_or(0, Vec::len)
     }
 
-    /// The fields that the row of these events sets (`None` takes one away), or why it is refused.
+    /// Returns the fields that the row of the events `first` to `last` sets; `None` removes a field.
     ///
     /// # Errors
-    /// The reason that its dead letter names.
+    /// The reason for the row's refusal, as its dead letter names it.
     pub fn row(&self, user: &str, first: usize, last: usize) -> Result<Fields, &'static str> {
         let mut row = Event { account: None, traits: Map::new() };
         for event in self.histories.get(user).and_then(|history| history.get(first..=last)).unwrap_or_default() {
@@ -83,7 +83,7 @@ impl Replay {
         render(self.kind, &row)
     }
 
-    /// What a row that took effect has set, to compare with [`Replay::row`].
+    /// Returns the fields that a row which took effect has set, to compare with [`Replay::row`].
     pub fn fields(said: &Value) -> Fields {
         let some = |value: Value| Some(value).filter(|value| !value.is_null());
         super::fields_of(said).into_iter().map(|(name, value)| (name, some(value))).collect()

@@ -1,4 +1,4 @@
-//! The model against the simulator: any way of merging ends in a state that the model allows, and no other does.
+//! Tests of the model: each way of merging ends in a state that the model allows, and the model finds a wrong state.
 
 use serde_json::json;
 
@@ -36,7 +36,7 @@ fn histories(kind: Kind, log: &[LogEntry]) -> BTreeMap<String, Vec<Event>> {
     read::read(kind, &ReadRules::default(), log).histories
 }
 
-/// Delivers every history cut into random rows, as a lane under load would.
+/// Returns the users after each history was delivered in random rows, as a lane under load would cut it.
 fn delivered(kind: Kind, histories: &BTreeMap<String, Vec<Event>>, seed: u64) -> BTreeMap<String, Value> {
     let mut random = Random::new(seed);
     let mut users = BTreeMap::new();
@@ -98,7 +98,7 @@ fn a_generated_log_leaves_few_fields_open() {
         let expected = expect(kind, &ReadRules::default(), &log);
         let fields = || expected.users.values().flat_map(|user| user.fields.iter());
         let open: BTreeSet<&String> = fields().filter(|(_, values)| values.len() > 1).map(|(name, _)| name).collect();
-        // VibeFollow is not told of nulls, and those are the traits that may be null.
+        // VibeFollow receives no nulls, and these are the only traits that may be null.
         let nullable = |name: &&String| ["phone", "coupon", "trialEndsAt"].iter().any(|end| name.ends_with(end));
         assert!(open.iter().all(nullable) && (kind == Kind::Vibefollow || open.is_empty()), "{kind:?}: {open:?}");
         assert!(expected.users.values().all(|user| user.presence != Presence::May), "{kind:?}");

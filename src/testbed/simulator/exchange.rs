@@ -11,25 +11,25 @@ use super::multipart::ndjson_file;
 #[derive(Clone, Debug)]
 pub(super) struct Request {
     pub method: Method,
-    /// Without the query, as written.
+    /// The path as sent, without the query.
     pub path: String,
     pub headers: HeaderMap,
     pub body: Bytes,
 }
 
 impl Request {
-    /// A header's text; empty where it is missing or not text.
+    /// Returns a header's text, or an empty text if the header is missing or not text.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
-    /// The media type without its parameters.
+    /// Returns the media type without its parameters.
     pub fn media_type(&self) -> &str {
         self.header(header::CONTENT_TYPE.as_str()).split(';').next().unwrap_or_default().trim()
     }
 }
 
-/// What a request asks for.
+/// The endpoint that a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Route {
     Single,
@@ -40,13 +40,13 @@ pub(super) enum Route {
     Unknown,
 }
 
-/// A request's rows, read once and leniently, so that they can be counted before they are judged.
+/// The rows of a request, read once and leniently, so that the provider can count them before it judges them.
 #[derive(Clone, Debug)]
 pub(super) struct RequestRows {
     pub route: Route,
-    /// Empty where `problem` says why.
+    /// The rows of the body; empty if there is a `problem`.
     pub rows: Vec<Value>,
-    /// Why the body is not what the endpoint takes.
+    /// The reason why the endpoint does not take the body.
     pub problem: Option<String>,
     pub users: Vec<String>,
     pub toxic: bool,
@@ -75,7 +75,7 @@ impl RequestRows {
         RequestRows { route, rows, problem, users, toxic }
     }
 
-    /// What the limit counts; an unreadable body counts as one row.
+    /// Returns the number of rows that the limit counts; an unreadable body counts as one row.
     pub fn count(&self) -> u32 {
         match self.route {
             Route::Single | Route::Bulk => u32::try_from(self.rows.len().max(1)).unwrap_or(u32::MAX),
@@ -142,7 +142,7 @@ fn users(mut body: Value) -> Result<Vec<Value>, String> {
     array(body.get_mut("users").map(Value::take).unwrap_or_default()).map_err(|problem| format!("users: {problem}"))
 }
 
-/// What goes back, in the vendor's own words.
+/// The reply to a request, in the vendor's own words.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Reply {
     pub status: u16,
@@ -156,7 +156,7 @@ impl Reply {
     }
 }
 
-/// An error in the envelope of a vendor, as its API reference shows it.
+/// Returns an error in the vendor's envelope, as its API reference shows it.
 pub(super) fn refusal(kind: Kind, status: u16, code: &str, message: &str, field: Option<&str>) -> Reply {
     let body = match kind {
         Kind::Vitally => json!({ "error": message }),

@@ -1,4 +1,4 @@
-//! What goes wrong at a simulated provider, as data: set in process, over `POST /faults`, or by `demo --fault`.
+//! The faults of a simulated provider as data, set in the process, over `POST /faults`, or by `demo --fault`.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,35 +7,38 @@ use serde::{Deserialize, Serialize};
 
 use crate::testbed::random::Random;
 
-/// The faults of one provider; the default is none. They add up: a latency delays the answers of an outage too.
+/// The faults of one provider; the default is none. They add up: a latency also delays the answers of an outage.
 ///
-/// Four more faults lie in the data, so that they need no setting: a row with the trait `"poison": true` is refused as
-/// the vendor refuses a bad row, a request that holds a row with `"toxic": true` is answered with 500, a Userpilot job
-/// that holds a row with `"spoiled": true` is accepted and then fails, and one with `"dropped": true` completes without it.
+/// Traits in the data cause four more faults, which need no setting.
+///
+/// - A row with the trait `"poison": true` is refused as the vendor refuses a bad row.
+/// - A request that holds a row with `"toxic": true` is answered with 500.
+/// - A Userpilot job that holds a row with `"spoiled": true` is accepted and then fails.
+/// - A Userpilot job that holds a row with `"dropped": true` completes without that row.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
     pub latency: Option<Latency>,
-    /// One step per request that sends rows, then normal again.
+    /// The steps of the next requests that send rows, one step per request. Later requests are normal again.
     pub script: VecDeque<Step>,
-    /// One step per question about a job, then normal again.
+    /// The steps of the next polls of a job, one step per poll. Later polls are normal again.
     pub poll_script: VecDeque<Step>,
-    /// Every request of every kind, until it is cleared; comes after the scripts.
+    /// The step of every request of any kind, until it is cleared; the scripts come first.
     pub outage: Option<Step>,
-    /// Every token is wrong: 401.
+    /// True if every token is wrong, so that every request is a 401.
     pub wrong_token: bool,
-    /// Vitally only: the account blocks the message type `user`, so every user message is a 400.
+    /// True if the account blocks the message type `user`, so that every user message is a 400. Vitally only.
     pub blocked: bool,
-    /// A body of more bytes than this is a 413, as at a gateway in front of the API.
+    /// The longest body in bytes. A longer one is a 413, as at a gateway in front of the API.
     pub max_bytes: Option<usize>,
-    /// Userpilot only: this many of the next jobs end as `failed`, with nothing applied.
+    /// The number of the next jobs that end as `failed`, with nothing applied. Userpilot only.
     pub fail_jobs: u32,
-    /// Userpilot only: this many of the next questions about a job are answered with 404.
+    /// The number of the next polls of a job that are answered with 404. Userpilot only.
     pub lose_polls: u32,
 }
 
-/// How long an answer takes: drawn evenly from the range. A random part of it passes before the rows are counted and
-/// applied, the rest before the answer leaves, as on a real way there and back.
+/// The time that an answer takes, drawn evenly from the range. A random part of it passes before the rows are counted
+/// and applied, the rest before the answer leaves. So the delay is split as on a real way there and back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Latency {
@@ -43,15 +46,22 @@ pub struct Latency {
     pub max_ms: u64,
 }
 
-/// What comes of one request. In JSON: `503`, `"reset"`, `{"status": 429, "retry_after": "2"}`, or
-/// `{"status": 429, "code": "backfill_queue_full"}`.
+/// The outcome of one request, in JSON for example one of these:
+///
+/// ```json
+/// 503
+/// "reset"
+/// {"status": 429, "retry_after": "2"}
+/// {"status": 429, "code": "backfill_queue_full"}
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Step {
-    /// This status in the vendor's envelope, nothing applied; 2xx is a normal answer.
+    /// An answer with this status in the vendor's envelope, and nothing applied; 2xx is a normal answer.
     Status(u16),
     Named(Mishap),
-    /// This status with a code of the vendor's in its envelope, nothing applied. Before `Answer`, which would also match.
+    /// An answer with this status and this code in the vendor's envelope, and nothing applied. It comes before
+    /// `Answer`, which would also match.
     Coded {
         status: u16,
         code: String,
@@ -60,41 +70,41 @@ pub enum Step {
     },
     Answer {
         status: u16,
-        /// Sent as it is: seconds, a date, or junk.
+        /// The text of the header, sent unchanged: seconds, a date, or junk.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_after: Option<String>,
-        /// Whether the rows take effect all the same.
+        /// True if the rows take effect all the same.
         #[serde(default)]
         applied: bool,
     },
 }
 
-/// Ways to go wrong that are no status.
+/// The faults that are not a status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mishap {
-    /// None: a normal answer.
+    /// No fault, but a normal answer.
     Ok,
-    /// The connection is reset, nothing applied.
+    /// A reset of the connection, with nothing applied.
     Reset,
-    /// No answer ever, nothing applied.
+    /// No answer ever, with nothing applied.
     Hang,
-    /// 200 with a login page, nothing applied.
+    /// The status 200 with a login page, and nothing applied.
     Html,
-    /// 302 to `/login`, nothing applied.
+    /// The status 302 to `/login`, and nothing applied.
     Redirect,
-    /// 200 with 16 MiB of blanks, nothing applied.
+    /// The status 200 with 16 MiB of blanks, and nothing applied.
     Huge,
-    /// The rows take effect, then the connection is reset.
+    /// A reset of the connection after the rows took effect.
     ApplyThenReset,
-    /// The rows take effect, then no answer ever.
+    /// No answer ever after the rows took effect.
     ApplyThenHang,
 }
 
-/// What one request will meet.
+/// The course of one request, decided at its receipt.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Plan {
-    /// The number of the request, from 1.
+    /// The number of the request, from 1; 0 for a path or method that the provider does not have.
     pub request: u64,
     pub step: Step,
     pub before: Duration,
@@ -102,7 +112,7 @@ pub(super) struct Plan {
 }
 
 impl Faults {
-    /// Takes the next step of a script, if there is one.
+    /// Takes the next step of a script, or else of the outage, and draws the latency.
     pub(super) fn plan(&mut self, poll: bool, random: &mut Random) -> Plan {
         let script = if poll { &mut self.poll_script } else { &mut self.script };
         let step = script.pop_front().or_else(|| self.outage.clone()).unwrap_or(Step::Named(Mishap::Ok));
@@ -117,7 +127,7 @@ impl Faults {
 }
 
 impl Step {
-    /// Whether the rows take effect.
+    /// Returns true if the rows take effect.
     pub(super) fn applies(&self) -> bool {
         match self {
             Step::Status(status) => (200..300).contains(status),

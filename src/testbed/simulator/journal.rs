@@ -1,36 +1,37 @@
-//! What came to a simulated provider, row by row and in order, for tests that judge a whole run afterwards.
+//! The rows that arrived and took effect at a simulated provider, in order, for tests that judge a whole run afterwards.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde_json::{Map, Value};
 
-/// A row as it arrived, whatever came of it.
+/// A row as it arrived, with or without effect.
 #[derive(Clone, Debug)]
 pub struct Arrival {
     pub at: Instant,
-    /// Rows of one request have the same number.
+    /// The number of the request, which is the same for all its rows.
     pub request: u64,
     pub user: String,
-    /// In the vendor's words.
+    /// The row in the vendor's words.
     pub row: Value,
-    /// When the answer left, and its status: 0 for a connection that was cut, `None` if the client hung up before.
+    /// The time at which the answer left, and its status. The status is 0 for a connection that was cut or hangs.
+    /// `None` means that the client hung up before.
     pub answered: Option<(Instant, u16)>,
 }
 
-/// A row that took effect. Known repeats have none.
+/// A row that took effect. A repeat that the provider recognizes has no effect.
 #[derive(Clone, Debug)]
 pub struct Effect {
     pub at: Instant,
     pub user: String,
-    /// What the row set, in the form of [`super::Snapshot::users`], with its nulls.
+    /// The fields that the row set, in the form of [`super::Snapshot::users`], with its nulls.
     pub said: Value,
 }
 
-/// Kept only if [`super::SimulatorSettings::journal`] says so.
+/// The journal of a provider, kept only if [`super::SimulatorSettings::journal`] is true.
 #[derive(Debug)]
 pub(super) struct Journal {
-    /// The time of what is going on.
+    /// The time that arrivals and effects are noted with.
     pub now: Instant,
     arrivals: Vec<Arrival>,
     answers: BTreeMap<u64, (Instant, u16)>,
@@ -43,7 +44,7 @@ impl Journal {
     }
 
     pub fn arrive(&mut self, request: u64, users: &[String], rows: &[Value]) {
-        // A row without a user id is malformed, and then the users are no longer those of the rows.
+        // If a row has no user id, it is malformed, and the users no longer match the rows.
         let rows = users.iter().zip(rows).filter(|_| users.len() == rows.len());
         self.arrivals.extend(rows.map(|(user, row)| Arrival {
             at: self.now,

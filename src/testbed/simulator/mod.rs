@@ -1,7 +1,11 @@
-//! The three providers, simulated over real HTTP on one port: their limits, shapes and faults, judged independently.
+//! The three providers, simulated over real HTTP on one port: limits, shapes and faults that share no code with the worker.
 //!
-//! `GET /state` (`?users=false` without the users) shows what each provider holds and has counted; `POST /faults` with
-//! `{"provider": "vitally", "faults": {"script": [503, "reset"]}}` replaces the faults of one provider.
+//! `GET /state` shows what each provider holds and has counted; `GET /state?users=false` leaves out the users.
+//! `POST /faults` replaces the faults of one provider, for example with this body:
+//!
+//! ```json
+//! {"provider": "vitally", "faults": {"script": [503, "reset"]}}
+//! ```
 
 mod account;
 mod exchange;
@@ -50,7 +54,7 @@ pub enum Kind {
 impl Kind {
     pub const ALL: [Kind; 3] = [Kind::Vitally, Kind::Vibefollow, Kind::Userpilot];
 
-    /// The vendor's name in settings, in `/state` and in `/faults`.
+    /// Returns the vendor's name in settings, in `/state` and in `/faults`.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Vitally => "vitally",
@@ -59,7 +63,7 @@ impl Kind {
         }
     }
 
-    /// Where a row holds its user's id and its traits.
+    /// Returns the names of the fields that hold a row's user id and traits.
     fn fields(self) -> (&'static str, &'static str) {
         match self {
             Kind::Vitally => ("userId", "traits"),
@@ -69,19 +73,19 @@ impl Kind {
     }
 }
 
-/// What every provider takes in any 60 s (the rate that the worker promises each of them).
+/// The most rows that every provider takes in any 60 s, which is the rate that the worker promises to each of them.
 pub const LIMIT: u64 = 1_200;
 
-/// What one provider enforces.
+/// The token and the limit that one provider enforces.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// What stands behind `Basic`, `Bearer` or `Token`, compared as it is.
+    /// The text after `Basic`, `Bearer` or `Token`, compared unchanged.
     pub token: String,
-    /// Most rows in any sliding window; `None` for no limit.
+    /// The most rows in any sliding window; `None` for no limit.
     pub rows_per_window: Option<u32>,
 }
 
-/// How the simulated providers behave before any fault.
+/// The behavior of the simulated providers before any fault.
 #[derive(Clone, Debug)]
 pub struct SimulatorSettings {
     pub vitally: Limits,
@@ -89,18 +93,19 @@ pub struct SimulatorSettings {
     pub userpilot: Limits,
     /// The length of the sliding window that the limits count in.
     pub window: Duration,
-    /// How fast a Userpilot job works; higher in tests that cannot wait.
+    /// The speed of a Userpilot job; higher in tests that cannot wait.
     pub job_rows_per_minute: u32,
-    /// How long a Userpilot job stays queued before it starts.
+    /// The time that a Userpilot job stays queued before it starts.
     pub job_queue_delay: Duration,
-    /// For the latencies and the names of jobs.
+    /// The seed of the latencies and of the jobs' names.
     pub seed: u64,
-    /// Whether every row is kept as it arrives: for [`ProviderHandle::arrived`] and [`ProviderHandle::effects`].
+    /// True if every row is kept as it arrives, for [`ProviderHandle::arrived`] and [`ProviderHandle::effects`].
     pub journal: bool,
 }
 
 impl Default for SimulatorSettings {
-    /// The limits as they are: 1,200 rows in 60 s (design, section 6). The queue delay is a guess.
+    /// Returns the limit that the worker promises to keep at each provider, 1,200 rows in 60 s. The queue delay is a
+    /// guess.
     fn default() -> Self {
         let limits = |kind: Kind| Limits { token: format!("demo-{}-token", kind.name()), rows_per_window: Some(1_200) };
         SimulatorSettings {
@@ -126,26 +131,27 @@ impl SimulatorSettings {
     }
 }
 
-/// What one provider holds and has seen at one moment.
+/// The users and the counts of one provider at one moment.
 #[derive(Clone, Debug, Serialize)]
 pub struct Snapshot {
-    /// Per user: `traits` beside `accountId` (Vitally) or `email` (VibeFollow); `metadata` beside `company_id` (Userpilot).
+    /// The fields by user: `traits` next to `accountId` (Vitally) or `email` (VibeFollow), or `metadata` next to
+    /// `company_id` (Userpilot).
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub users: BTreeMap<String, Value>,
     pub user_count: usize,
     /// The most rows that any sliding window has held so far, refused ones included.
     pub max_rows_in_window: u64,
-    /// Requests that came over the limit; 0 if and only if the limit was held.
+    /// The number of requests that came over the limit; 0 if and only if the limit was kept.
     pub limit_violations: u64,
-    /// The first hundred; all are in `counters.regressions`.
+    /// The first hundred regressions; `counters.regressions` counts all.
     pub regressions: Vec<Regression>,
-    /// Users under way twice at once: the first hundred; all are in `counters.overlaps`.
+    /// The first hundred users who were under way twice at once; `counters.overlaps` counts all.
     pub overlaps: Vec<String>,
     pub users_in_flight: usize,
     pub counters: Counters,
 }
 
-/// One simulated provider, in process; a handle that can be cloned.
+/// A handle to one simulated provider in this process, which can be cloned.
 #[derive(Clone)]
 pub struct ProviderHandle {
     site: Arc<Mutex<SimulatedProvider>>,
@@ -153,16 +159,16 @@ pub struct ProviderHandle {
 
 impl ProviderHandle {
     fn lock(&self) -> MutexGuard<'_, SimulatedProvider> {
-        // A poisoned lock means that a handler panicked; what it left is still worth reading.
+        // A poisoned lock means that a handler panicked; the state that it left is still worth reading.
         self.site.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Everything, users included.
+    /// Returns everything, users included.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot { users: self.users(), ..self.summary() }
     }
 
-    /// Everything but the users: cheap enough to ask for twice a second.
+    /// Returns everything but the users, which is cheap enough to ask for twice a second.
     pub fn summary(&self) -> Snapshot {
         let mut site = self.lock();
         site.settle(Instant::now());
@@ -179,31 +185,32 @@ impl ProviderHandle {
         }
     }
 
-    /// What the provider holds per user.
+    /// Returns the users that the provider holds.
     pub fn users(&self) -> BTreeMap<String, Value> {
         let mut site = self.lock();
         site.settle(Instant::now());
         site.account.store.users()
     }
 
-    /// When each user's last row took effect, or was seen to have: a job's rows are given effect when somebody asks.
+    /// Returns the time at which each user's last row took effect, or was seen to have. The rows of a job take effect
+    /// when the provider is next asked.
     pub fn changed(&self) -> BTreeMap<String, Instant> {
         let mut site = self.lock();
         site.settle(Instant::now());
         site.account.store.changed.clone()
     }
 
-    /// When how many rows arrived, oldest first; the newest million requests.
+    /// Returns the time and the number of rows of each request, oldest first; only the newest million requests.
     pub fn arrivals(&self) -> Vec<(Instant, u32)> {
         self.lock().account.window.arrivals().collect()
     }
 
-    /// Every row that arrived, oldest first; empty without [`SimulatorSettings::journal`].
+    /// Returns every row that arrived, oldest first; none without [`SimulatorSettings::journal`].
     pub fn arrived(&self) -> Vec<Arrival> {
         self.lock().account.store.journal.as_ref().map_or_else(Vec::new, Journal::arrivals)
     }
 
-    /// Every row that took effect, oldest first; empty without [`SimulatorSettings::journal`].
+    /// Returns every row that took effect, oldest first; none without [`SimulatorSettings::journal`].
     pub fn effects(&self) -> Vec<Effect> {
         let mut site = self.lock();
         site.settle(Instant::now());
@@ -215,13 +222,13 @@ impl ProviderHandle {
         self.lock().faults = faults;
     }
 
-    /// The faults as they stand, scripts and counts as far as they are used up.
+    /// Returns the current faults, without the steps and counts that are used up.
     pub fn faults(&self) -> Faults {
         self.lock().faults.clone()
     }
 }
 
-/// The running server. Dropping it stops it too, without waiting.
+/// The running server. Dropping it also stops the server, without waiting.
 pub struct Simulator {
     addr: SocketAddr,
     sites: SimulatedProviders,
@@ -270,7 +277,7 @@ impl Simulator {
         self.addr
     }
 
-    /// What a destination's `base_url` has to be, the same for all three.
+    /// Returns the `base_url` of a destination, which is the same for all three.
     pub fn base_url(&self) -> String {
         format!("http://{}", self.addr)
     }
@@ -279,7 +286,7 @@ impl Simulator {
         self.sites.get(kind)
     }
 
-    /// Stops listening, breaks off what hangs, and waits until every connection is closed.
+    /// Stops listening, cuts the connections that hang, and waits until every connection is closed.
     pub async fn shutdown(self) {
         self.stop.send_replace(true);
         // The server's only errors are those of the listener, which is gone now.

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-/// The rows of the part named `file`, one JSON object a line.
+/// Returns the rows of the part named `file`, one JSON object per line.
 ///
 /// # Errors
-/// What the upload lacks, in words for the vendor's refusal.
+/// The text for the vendor's refusal, which names what the upload lacks.
 pub(super) fn ndjson_file(content_type: &str, body: &[u8]) -> Result<Vec<Value>, String> {
     let boundary = parameter(content_type, "boundary").ok_or("multipart boundary is missing")?;
     let file = part(boundary, body).ok_or("part file with a file name is missing")?;

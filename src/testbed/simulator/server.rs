@@ -1,4 +1,4 @@
-//! The HTTP face of the simulated providers: reads a request, lets the faults and the provider decide, answers.
+//! The HTTP server of the simulated providers: it reads a request, lets the faults and the provider decide, and answers.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use super::faults::{Faults, Mishap, Plan, Step};
 use super::wire::{Cut, Door};
 use super::{Kind, ProviderHandle, SimulatedProviders};
 
-/// Above Userpilot's 50 MB, so that it is the vendor's rule that answers.
+/// The longest body in bytes. It is above Userpilot's 50 MB, so that the vendor's rule answers.
 const MAX_BODY: usize = 64 * 1024 * 1024;
 
 /// The size of [`Mishap::Huge`]: more than any client should read (a guess).
@@ -31,7 +31,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// Waits; `false` if the server stops meanwhile.
+    /// Waits for this time, or returns false if the server stops meanwhile.
     async fn pause(&self, time: Duration) -> bool {
         let mut stopped = self.stopped.clone();
         tokio::select! {
@@ -90,7 +90,7 @@ fn kind_of(path: &str) -> Option<Kind> {
     }
 }
 
-/// The users of a request, in flight until this is dropped: also when the client hangs up and the handler is dropped.
+/// The users of a request, in flight until this is dropped. When the client hangs up, this is dropped with the handler.
 struct InFlight<'a> {
     site: &'a ProviderHandle,
     users: &'a [String],
@@ -112,7 +112,7 @@ async fn serve_call(shared: &Shared, kind: Kind, request: Request, cut: &Cut) ->
     }
     let reply = {
         let mut site = site.lock();
-        // Taken under the lock, so that arrivals are counted in the order of their times.
+        // The time is taken under the lock, so that arrivals are counted in the order of their times.
         let now = Instant::now();
         site.note_arrival(plan.request, &rows, now);
         site.answer(&request, &rows, &plan.step, now)
@@ -165,7 +165,7 @@ fn page(status: StatusCode, body: Body) -> Response {
 
 fn json_response(status: u16, retry_after: Option<&str>, body: &Value) -> Response {
     let mut response = Response::new(Body::from(body.to_string()));
-    // A fault's status comes from a user's script; one that HTTP does not know becomes a 500.
+    // A fault's status comes from a user's script. One that HTTP does not know becomes a 500.
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(value) = retry_after.and_then(|text| HeaderValue::from_str(text).ok()) {
@@ -174,7 +174,7 @@ fn json_response(status: u16, retry_after: Option<&str>, body: &Value) -> Respon
     response
 }
 
-/// A path of no vendor: `/login` is where a followed redirect ends, so it is noted at every provider.
+/// Answers a path of no vendor and counts it at every provider. A client that follows a redirect ends at `/login`.
 fn stray(sites: &SimulatedProviders, path: &str) -> Response {
     for kind in Kind::ALL {
         let counters = &mut sites.get(kind).lock().account.store.counters;

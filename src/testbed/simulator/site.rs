@@ -20,7 +20,7 @@ enum Vendor {
     Userpilot(Userpilot),
 }
 
-/// One provider: its limits, its faults and what it holds.
+/// One provider: its limits, its faults, and its account.
 #[derive(Debug)]
 pub(super) struct SimulatedProvider {
     kind: Kind,
@@ -39,7 +39,7 @@ impl SimulatedProvider {
             Kind::Vibefollow => "Bearer",
             Kind::Userpilot => "Token",
         };
-        // Distinct per provider, so that their latencies do not move in step.
+        // The seed differs per provider, so that their latencies do not move in step.
         let random = Random::new(settings.seed ^ (kind as u64 + 1));
         SimulatedProvider {
             kind,
@@ -58,7 +58,7 @@ impl SimulatedProvider {
         }
     }
 
-    /// Decides at receipt what this request will meet, and marks its users as in flight.
+    /// Returns the plan of this request at its receipt, and marks its users as in flight.
     pub fn receive(&mut self, rows: &RequestRows) -> Plan {
         let counters = &mut self.account.store.counters;
         match rows.route {
@@ -90,7 +90,7 @@ impl SimulatedProvider {
         }
     }
 
-    /// Notes what a request was answered with; 0 for a connection that was cut or hangs.
+    /// Notes the status of the answer to a request; 0 for a connection that was cut or hangs.
     pub fn note_answer(&mut self, request: u64, status: u16) {
         *self.account.store.counters.statuses.entry(status).or_default() += 1;
         if let Some(journal) = &mut self.account.store.journal {
@@ -106,7 +106,7 @@ impl SimulatedProvider {
             Route::WrongMethod => return refusal(self.kind, 405, "method_not_allowed", "wrong method", None),
             _ => {}
         }
-        // Userpilot's limit is on rows that a job processes: counted when a submission is accepted.
+        // Userpilot limits the rows that a job processes, so a bulk is counted when it is accepted.
         let counted_now = !(rows.is_poll() || self.kind == Kind::Userpilot && rows.route == Route::Bulk);
         let admitted = if counted_now { self.account.admit(self.kind, rows.count(), now) } else { Ok(()) };
         if request.header("authorization") != self.authorization || self.faults.wrong_token {
@@ -141,7 +141,8 @@ impl SimulatedProvider {
             Step::Status(status) => (*status, None, None),
             Step::Coded { status, code, retry_after } => (*status, Some(code.as_str()), retry_after.clone()),
             Step::Answer { status, retry_after, .. } => (*status, None, retry_after.clone()),
-            // The server makes these of the connection; the status only fills the place.
+            // The server performs these mishaps on the connection and never sends this status, which only has to be
+            // below 300.
             Step::Named(_) => (200, None, None),
         };
         if status == 429 {
@@ -152,7 +153,7 @@ impl SimulatedProvider {
         Reply { retry_after, ..refusal }
     }
 
-    /// Lets jobs that are due end, and gives their rows effect.
+    /// Ends the jobs that are due, and applies their rows.
     pub fn settle(&mut self, now: Instant) {
         if let Some(journal) = &mut self.account.store.journal {
             journal.now = now;

@@ -1,4 +1,4 @@
-//! What a simulated provider holds per user, what it has counted, and whether a user's state ever went back.
+//! The users that a simulated provider holds, its counts, and its check that no user's state goes back.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
@@ -8,32 +8,32 @@ use serde_json::{Map, Value};
 
 use super::journal::Journal;
 
-/// The trait that the generator counts up per user in log order; a fall betrays a state that went back.
+/// The trait that the generator counts up per user in log order; a lower value shows a state that went back.
 const VERSION: &str = "version";
 
-/// How many faults of order are kept in full; all are counted (a guess: enough to read).
+/// The number of regressions and overlaps that are kept in full (a guess: enough to read); all are counted.
 const KEPT: usize = 100;
 
-/// Everything counted since the start, for one provider.
+/// The counts of one provider since the start.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Counters {
-    /// Requests to a known path that send rows, whatever came of them.
+    /// Requests to a known path that send rows, with any outcome.
     pub requests: u64,
-    /// Questions about jobs.
+    /// Polls of jobs.
     pub polls: u64,
     /// Rows in those requests.
     pub rows_received: u64,
     /// Rows that took effect.
     pub rows_applied: u64,
-    /// Rows answered as bad, on their own or by an index. A refused batch without indexes counts none.
+    /// Rows refused as bad, alone or by an index. A refused batch without indexes counts none.
     pub rows_rejected: u64,
-    /// Rows known by their message id or idempotency key: answered as usual, without effect.
+    /// Rows known by their message id or idempotency key, which are answered as usual and have no effect.
     pub rows_repeated: u64,
-    /// Rows applied whose `version` the user's state had already: sent again, or with nothing new.
+    /// Applied rows whose `version` the user's state already had: sent again, or with nothing new.
     pub versions_repeated: u64,
     /// Rows in requests answered with 429, over the limit or by a fault.
     pub rows_throttled: u64,
-    /// Requests refused because an idempotency key came with other bytes.
+    /// Requests refused because an earlier request had the same idempotency key and other bytes.
     pub keys_reused: u64,
     /// Requests with a wrong token.
     pub unauthorized: u64,
@@ -49,13 +49,13 @@ pub struct Counters {
     pub jobs_refused: u64,
     /// Times that a user's `version` fell.
     pub regressions: u64,
-    /// Times that a user was in two requests, twice in one, or in a request beside a running job.
+    /// Times that a user was in two requests, twice in one, or in a request during a running job.
     pub overlaps: u64,
-    /// Answers by status; broken and hanging connections are under 0.
+    /// Answers by status; connections that were cut or hang are under 0.
     pub statuses: BTreeMap<u16, u64>,
 }
 
-/// A user's state went back.
+/// A user's state that went back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Regression {
     pub user: String,
@@ -65,7 +65,7 @@ pub struct Regression {
     pub to: i64,
 }
 
-/// Whether an explicit null takes a trait away or is kept as a value.
+/// The effect of an explicit null: it removes a trait, or the trait keeps it as a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Nulls {
     Remove,
@@ -76,7 +76,7 @@ pub(super) enum Nulls {
 pub(super) struct Store {
     users: BTreeMap<String, Map<String, Value>>,
     versions: BTreeMap<String, i64>,
-    /// When each user's last row took effect.
+    /// The time at which each user's last row took effect.
     pub changed: BTreeMap<String, Instant>,
     in_flight: BTreeMap<String, u32>,
     pub counters: Counters,
@@ -90,7 +90,7 @@ impl Store {
         Store { journal: journal.then(|| Journal::new(Instant::now())), ..Store::default() }
     }
 
-    /// Upserts one user: `fields` beside the bag, the bag trait by trait.
+    /// Upserts one user: sets `fields` next to the bag, and the traits in the bag one by one.
     pub fn apply(
         &mut self,
         user: &str,
@@ -161,7 +161,7 @@ impl Store {
         }
     }
 
-    /// Notes a user that is under way twice.
+    /// Notes a user who is under way twice.
     pub fn overlap(&mut self, user: &str) {
         self.counters.overlaps += 1;
         if self.overlaps.len() < KEPT {
@@ -182,7 +182,7 @@ impl Store {
     }
 }
 
-/// Remembers the last `capacity` names, oldest forgotten first.
+/// A memory for the last `capacity` names, which forgets the oldest first.
 #[derive(Debug)]
 pub(super) struct Seen {
     names: BTreeSet<String>,
@@ -199,7 +199,7 @@ impl Seen {
         self.names.contains(name)
     }
 
-    /// Remembers a name; returns the one forgotten for it.
+    /// Remembers a name and returns the one that is forgotten for it.
     pub fn insert(&mut self, name: &str) -> Option<String> {
         if !self.names.insert(name.to_owned()) {
             return None;

@@ -1,4 +1,4 @@
-//! Drives one simulated provider in tests: correct headers, a clock that is moved by hand.
+//! Drives one simulated provider in tests, with correct headers and a clock that the test moves.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

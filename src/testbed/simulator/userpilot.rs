@@ -1,4 +1,4 @@
-//! Userpilot's API as the simulator judges it (providers.md, section 3): single users at once, bulk as jobs.
+//! Userpilot's API as the simulator judges it: single users take effect at once, bulk requests become jobs.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -13,30 +13,31 @@ use super::window::Window;
 use super::{Kind, SimulatorSettings};
 use crate::testbed::random::Random;
 
-/// "JSON/NDJSON list up to 10,000 users" and "File size up to 50 MB" (vendor page, "Limitations").
+/// The largest bulk, by "JSON/NDJSON list up to 10,000 users" and "File size up to 50 MB" (vendor page, "Limitations").
 const MAX_USERS: usize = 10_000;
 const MAX_BYTES: usize = 50 * 1024 * 1024;
 
-/// Required on bulk (vendor page, "Bulk Identify", Headers).
+/// The header that a bulk requires (vendor page, "Bulk Identify", Headers).
 const ACCEPT: &str = "application/json, text/plain, */*";
 
-/// Required on single (vendor page, "Individual Identify", Headers).
+/// The header that a single user requires (vendor page, "Individual Identify", Headers).
 const API_VERSION: &str = "2020-09-22";
 
-/// "HTTP Identify API: 600 requests per minute per application token" (vendor page "Identify Users and Track API").
+/// The limit of "HTTP Identify API: 600 requests per minute per application token" (vendor page "Identify Users and
+/// Track API").
 const CALLS: u32 = 600;
 
-/// How many ended jobs stay known; the vendor's retention is unknown (providers.md 7, row 20).
+/// The number of ended jobs that stay known. The vendor does not document how long it keeps a bulk job.
 const KEPT_JOBS: usize = 1_000;
 
 #[derive(Debug)]
 pub(super) struct Userpilot {
-    /// The last one may run; all before have ended.
+    /// All jobs, oldest first. Only the last one may run.
     jobs: VecDeque<Job>,
     rows_per_minute: u32,
     queue_delay: Duration,
     names: Random,
-    /// Real-time calls, beside the rows that everybody's window counts.
+    /// The window of real-time calls, in addition to the window of rows that every account has.
     calls: Window,
 }
 
@@ -46,10 +47,10 @@ struct Job {
     submitted: Instant,
     submitted_at: String,
     total: usize,
-    /// Emptied when the job ends.
+    /// The rows, emptied when the job ends.
     rows: Vec<Value>,
     users: Vec<String>,
-    /// Rows that a completed job leaves out of its count.
+    /// The number of rows that a completed job leaves out of its count.
     dropped: usize,
     fails: bool,
     ended: bool,
@@ -62,7 +63,7 @@ impl Userpilot {
             rows_per_minute: settings.job_rows_per_minute.max(1),
             queue_delay: settings.job_queue_delay,
             names: Random::new(settings.seed),
-            // A provider without limits has none of this either.
+            // A provider without a limit for rows has none for calls either.
             calls: Window::new(settings.window, settings.limits(Kind::Userpilot).rows_per_window.and(Some(CALLS))),
         }
     }
@@ -116,7 +117,7 @@ impl Userpilot {
         Reply::new(202, json!({}))
     }
 
-    /// A user in a request beside a running job is under way twice: the job may put the older state on top.
+    /// Notes each user of a request who is also in the running job: the job may put the older state on top.
     fn note_overlaps(&self, users: &[String], account: &mut Account) {
         if let Some(job) = self.running() {
             users.iter().filter(|user| job.users.contains(user)).for_each(|user| account.store.overlap(user));
@@ -154,7 +155,7 @@ impl Userpilot {
             account.store.counters.jobs_refused += 1;
             return refusal(Kind::Userpilot, 409, "job_in_progress", "another bulk job is running", None);
         }
-        // Whether one bad row fails the request is not documented (providers.md 7, row 19): it does, without an index.
+        // The vendor does not document whether one bad row fails the request. Here it does, without an index.
         if let Some((status, message, field)) = rows.rows.iter().find_map(|row| fault(row, "company_id")) {
             account.store.counters.rows_rejected += u64::from(rows.rows.len() == 1);
             return refusal(Kind::Userpilot, status, "invalid", message, Some(&field));
@@ -167,7 +168,7 @@ impl Userpilot {
         faults.fail_jobs = faults.fail_jobs.saturating_sub(1);
         account.store.counters.jobs_submitted += 1;
         let job = Job {
-            // One of the two forms seen (providers.md 3, "Job monitoring"): whoever takes it for a UUID fails.
+            // This is one of the two forms of a job id seen in documentation. A client that takes it for a UUID fails.
             id: format!(
                 "bulk:jobs:NX-demo:{}",
                 uuid::Uuid::from_u64_pair(self.names.next_u64(), self.names.next_u64())
@@ -195,7 +196,7 @@ impl Userpilot {
         usize::try_from(rows).unwrap_or(usize::MAX).min(job.total)
     }
 
-    /// Ends the job that is due; its rows take effect now.
+    /// Ends the job that is due, and applies its rows now.
     pub fn settle(&mut self, account: &mut Account, now: Instant) {
         let due = self.running().is_some_and(|job| self.completed(job, now) == job.total);
         let Some(job) = self.jobs.back_mut().filter(|_| due) else { return };
@@ -229,7 +230,8 @@ impl Userpilot {
     }
 }
 
-/// Status, message and field of the first fault; single carries `company`, bulk `company_id`.
+/// Returns the status, message and field of the first fault. A single user carries `company`, a row of a bulk
+/// `company_id`.
 fn fault(row: &Value, company: &str) -> Option<(u16, &'static str, String)> {
     let text = |value: &Value| value.as_str().is_some_and(|text| !text.trim().is_empty());
     if !text(&row["user_id"]) {
@@ -251,12 +253,13 @@ fn fault(row: &Value, company: &str) -> Option<(u16, &'static str, String)> {
     nested.map(|(name, _)| (422, "only primitive types are supported in metadata", format!("metadata.{name}")))
 }
 
-/// "Error messages for failed records" come from a job's status, whose schema has none: such a row is only not counted.
+/// Returns true if a job leaves this row out. By the vendor's page "error messages for failed records" come from the
+/// job's status. Its schema has none, so the status only counts one row less.
 fn is_dropped(row: &Value) -> bool {
     row["metadata"]["dropped"] == true
 }
 
-/// "null removes a property"; "sending another company id moves the user" (providers.md 3, "Data rules").
+/// Applies a row. By the vendor's documentation a null removes a property, and another company id moves the user.
 fn apply(row: &Value, company: &Value, account: &mut Account) {
     let mut fields = Map::new();
     if company.is_string() {

@@ -1,4 +1,4 @@
-//! VibeFollow's API as the simulator judges it (providers.md, section 2).
+//! VibeFollow's API as the simulator judges it: single users, or a bulk whose answer names each bad row.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
@@ -10,13 +10,14 @@ use super::account::Account;
 use super::exchange::{Reply, Request, RequestRows, Route, refusal};
 use super::store::{Nulls, Seen};
 
-/// "1..1,000 records" (providers.md 2, "Bulk").
+/// The most users in a bulk, by VibeFollow's documentation of that endpoint.
 const MAX_USERS: usize = 1_000;
 
-/// How many idempotency keys are remembered: the vendor's 24 h at 11 requests a second (a guess at what fits memory).
+/// The number of idempotency keys that are remembered: the vendor's 24 h at 11 requests a second (a guess at what fits
+/// memory).
 const KEPT_KEYS: usize = 1_000_000;
 
-/// Traits with columns of their own: strings (providers.md 2, "Body of /users").
+/// The traits that have columns of their own and must be strings, by the types of VibeFollow's SDK.
 const TEXT_TRAITS: [&str; 5] = ["name", "plan", "signupDate", "company", "role"];
 
 #[derive(Debug)]
@@ -122,7 +123,8 @@ fn fault(row: &Value) -> Option<(&'static str, String)> {
     TEXT_TRAITS.iter().find(unfit).map(|name| ("Expected string", format!("traits.{name}")))
 }
 
-/// Null semantics are not documented (providers.md 2), so a null is kept as sent: a client that sends one is found out.
+/// Applies a row. VibeFollow does not document the meaning of null, so a null is kept as sent and exposes the client
+/// that sent it.
 fn apply(row: &Value, account: &mut Account) {
     let mut fields = Map::new();
     if let Some(email) = row.get("email") {

@@ -1,4 +1,4 @@
-//! Vitally's Analytics API as the simulator judges it (providers.md, section 1).
+//! Vitally's Analytics API as the simulator judges it: single messages and batches.
 
 use serde_json::{Map, Value, json};
 
@@ -7,10 +7,10 @@ use super::account::Account;
 use super::exchange::{Reply, Request, RequestRows, Route, refusal};
 use super::store::{Nulls, Seen};
 
-/// "at most 100 messages" (providers.md 1, "Batch and unlink").
+/// The most messages in a batch, by Vitally's documentation of that endpoint.
 const MAX_MESSAGES: usize = 100;
 
-/// How many message ids are remembered; Vitally names no window (providers.md 7, row 5), so more than a test sends.
+/// The number of message ids that are remembered. Vitally documents no window, so this is more than a test sends.
 const KEPT_MESSAGE_IDS: usize = 1_000_000;
 
 #[derive(Debug)]
@@ -25,8 +25,8 @@ impl Default for Vitally {
 }
 
 impl Vitally {
-    /// One bad message fails its batch, which is then not applied at all: the vendor promises neither (row 4 of
-    /// providers.md 7), and this is the reading that asks most of a client.
+    /// Answers a request. One bad message fails its batch, and nothing of the batch is applied. The vendor promises
+    /// neither; this reading asks most of a client.
     pub fn answer(&mut self, request: &Request, rows: &RequestRows, account: &mut Account, blocked: bool) -> Reply {
         let batch = rows.route == Route::Bulk;
         let mistake = if request.media_type() != "application/json" {
@@ -67,7 +67,7 @@ impl Vitally {
                 fields.insert(name.to_owned(), id.clone());
             }
         }
-        // "null deletes" is documented for the REST API; the same is taken for this one (providers.md 1).
+        // Vitally documents for its REST API that a null deletes a trait. The simulator assumes the same of this API.
         if let (Some(user), Some(traits)) = (message["userId"].as_str(), message["traits"].as_object()) {
             account.store.apply(user, fields, "traits", traits, Nulls::Remove);
         }
@@ -96,7 +96,8 @@ fn fault(message: &Value, batch: bool) -> Option<&'static str> {
     }
 }
 
-/// "ISO 8601 UTC (seconds or milliseconds, Z)" (providers.md 1, "Body of /user").
+/// Returns true if the value is ISO 8601 in UTC, in seconds or milliseconds and with `Z`, as Vitally documents for
+/// `timestamp`.
 fn is_utc_time(value: &Value) -> bool {
     value.as_str().is_some_and(|text| {
         let whole = text.len() == "2026-01-02T03:04:05Z".len() || text.len() == "2026-01-02T03:04:05.000Z".len();

@@ -1,15 +1,16 @@
-//! Counts rows in a sliding window at their arrival and remembers the fullest window there ever was.
+//! Counts rows in a sliding window at their arrival and remembers the fullest window of the run.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How many arrivals are kept for tests that measure use over time: 16 MB, two days at 5 requests a second (a guess).
+/// The number of arrivals that are kept for tests that measure use over time. They take 16 MB and span two days at 5
+/// requests a second (a guess).
 const KEPT_ARRIVALS: usize = 1_000_000;
 
 /// A provider's limit: at most `limit` rows in any half-open window of `length`.
 ///
-/// Rows refused over the limit do not use it up (or a client that keeps knocking would never get in again), but they
-/// do count in [`Window::max_rows`]: the limit is on what is sent.
+/// Rows that are refused over the limit do not use it up, or a client that sends on would never get through again. They
+/// do count in [`Window::max_rows`], since the limit is on what a client sends.
 #[derive(Debug)]
 pub struct Window {
     length: Duration,
@@ -45,7 +46,7 @@ impl Sliding {
 }
 
 impl Window {
-    /// A window without a limit still measures.
+    /// Creates a window. Without a limit it still measures.
     pub fn new(length: Duration, limit: Option<u32>) -> Self {
         Window {
             length,
@@ -61,7 +62,8 @@ impl Window {
     /// Counts the rows of one request at its arrival; `now` never goes back.
     ///
     /// # Errors
-    /// Over the limit: how long to wait until a request of this size fits (the whole window if it never can).
+    /// The time to wait until a request of this size fits, if the rows are over the limit. It is the whole window if
+    /// the request can never fit.
     pub fn arrive(&mut self, now: Instant, rows: u32) -> Result<(), Duration> {
         self.sent.forget(now, self.length);
         self.admitted.forget(now, self.length);
@@ -92,18 +94,18 @@ impl Window {
         self.length
     }
 
-    /// The most rows that any window of the whole run held, refused ones included. Above the limit if and only if
-    /// there are violations.
+    /// Returns the most rows that any window of the whole run held, refused ones included. It is above the limit if and
+    /// only if there are violations.
     pub fn max_rows(&self) -> u64 {
         self.max_rows
     }
 
-    /// Requests that came when the window had no room for them.
+    /// Returns the number of requests that came when the window had no room for them.
     pub fn violations(&self) -> u64 {
         self.violations
     }
 
-    /// When how many rows arrived, oldest first; the newest million.
+    /// Returns the time and the number of rows of each arrival, oldest first; only the newest million.
     pub fn arrivals(&self) -> impl Iterator<Item = (Instant, u32)> {
         self.arrivals.iter().copied()
     }

@@ -13,7 +13,7 @@ use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Accepts breakable connections.
+/// A listener whose connections can be broken.
 pub(super) struct Door(pub TcpListener);
 
 /// One connection; the next write after [`Cut::now`] resets it.
@@ -22,12 +22,12 @@ pub(super) struct Wire {
     cut: Cut,
 }
 
-/// The handler's grip on its connection.
+/// The handle by which a handler breaks its connection.
 #[derive(Clone, Default)]
 pub(super) struct Cut(Arc<AtomicBool>);
 
 impl Cut {
-    /// The answer that the handler returns next never leaves; the connection is reset instead.
+    /// Resets the connection in place of the answer that the handler returns next.
     pub fn now(&self) {
         self.0.store(true, Ordering::Release);
     }
@@ -41,11 +41,12 @@ impl Listener for Door {
         loop {
             match self.0.accept().await {
                 Ok((stream, peer)) => {
-                    // Without it answers wait for acknowledgements; failing to set it only costs time.
+                    // Without this option, answers wait for acknowledgements. A failure to set it only costs time.
                     stream.set_nodelay(true).ok();
                     return (Wire { stream, cut: Cut::default() }, peer);
                 }
-                // Out of sockets or a peer that left: the pause keeps a lasting error from burning a core.
+                // The process has no more sockets, or the peer has left. The pause keeps a lasting error from using a
+                // whole core.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
@@ -63,7 +64,7 @@ impl Connected<IncomingStream<'_, Door>> for Cut {
 }
 
 impl Wire {
-    /// An error once cut; the zero linger turns the close that follows into a reset.
+    /// Returns an error once the connection is cut. The zero linger turns the close that follows into a reset.
     fn check(&self) -> io::Result<()> {
         if self.cut.0.load(Ordering::Acquire) {
             self.stream.set_zero_linger()?;
