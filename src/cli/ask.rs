@@ -1,4 +1,4 @@
-//! Asks a running process over HTTP; `healthcheck` is that and no more.
+//! Asks a running process over HTTP; the command `healthcheck` does no more than that.
 
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,8 +11,8 @@ use reqwest::{StatusCode, Url};
 use super::{Ask, Exit, block_on, complain, environment, refuse, say};
 use crate::config::Config;
 
-/// How long a process may take to answer. It answers from memory, at worst after the 200 ms that it waits for its lanes,
-/// and a container's health check is given 30 s by default.
+/// The longest time for an answer. A process answers from memory, at worst after the 200 ms that it waits for its
+/// lanes. A container's health check has 30 s by default.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn healthcheck(ask: &Ask, files: &[PathBuf]) -> Exit {
@@ -30,7 +30,7 @@ pub(super) fn healthcheck(ask: &Ask, files: &[PathBuf]) -> Exit {
     }
 }
 
-/// Where to ask: the address given, `path` added where it has none, or else the address of `http.listen`.
+/// Returns the address to ask. It is the one given, with `path` added if it has none, or else that of `http.listen`.
 pub(super) fn url(ask: &Ask, path: &str, files: &[PathBuf]) -> Result<Url, Exit> {
     let base = match &ask.url {
         // `localhost:9464` would be read as an address with the scheme `localhost`.
@@ -51,7 +51,7 @@ pub(super) fn url(ask: &Ask, path: &str, files: &[PathBuf]) -> Result<Url, Exit>
     Ok(url)
 }
 
-/// Where a socket that listens on `listen` can be reached from the same machine.
+/// Returns the address at which the same machine can reach a socket that listens on `listen`.
 pub(super) fn on_this_machine(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -61,10 +61,10 @@ pub(super) fn on_this_machine(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-/// The address as it may be shown: what stands before the host may be a password.
+/// Returns the address as it may be shown: the part before the host may be a password.
 fn shown(url: &Url) -> Url {
     let mut url = url.clone();
-    // An address that takes none has none.
+    // An address that cannot hold a user name or a password has none.
     if url.set_username("").is_ok() {
         let _ = url.set_password(None);
     }
@@ -81,7 +81,7 @@ pub(super) fn get(url: &Url) -> Result<(StatusCode, Bytes), Exit> {
     })
 }
 
-/// The answer, or why there is none.
+/// Returns the answer, or the reason why there is none.
 pub(super) fn try_get(url: &Url) -> Result<(StatusCode, Bytes), String> {
     let answer = block_on(async {
         // A proxy of the environment does not know this machine's ports.
@@ -92,7 +92,7 @@ pub(super) fn try_get(url: &Url) -> Result<(StatusCode, Bytes), String> {
     answer.map_err(|_| "no threads".to_owned())?.map_err(|error| cause(&error))
 }
 
-/// The innermost reason, such as `Connection refused`, which reqwest's own text leaves out.
+/// Returns the innermost reason, such as `Connection refused`, which reqwest's own text leaves out.
 fn cause(error: &reqwest::Error) -> String {
     let mut innermost: &dyn Error = error;
     while let Some(source) = innermost.source() {

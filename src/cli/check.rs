@@ -1,4 +1,4 @@
-//! `check`: says what is wrong with the configuration, and on request with what it points to, and what to do about it.
+//! `check`: reports what is wrong with the configuration and, on request, with the brokers, each with its remedy.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,8 @@ use super::{Exit, complain, refuse, say};
 use crate::config::Config;
 use crate::kafka::admin::{Finding, Standing, inspect, refusal};
 
-/// The configuration is valid already; what is left are the files and, if `online`, the brokers that it names.
+/// Checks the files and, if `online`, the brokers that the configuration names. The configuration itself is already
+/// valid.
 pub(super) fn check(config: &Config, online: bool) -> Exit {
     let files = match config.check_files() {
         Ok(()) => Exit::Ok,
@@ -15,7 +16,7 @@ pub(super) fn check(config: &Config, online: bool) -> Exit {
     for warning in config.warnings() {
         complain(&format!("warning: {warning}\n"));
     }
-    // A missing password file is told already; without it, the brokers would only refuse the client.
+    // A missing password file is already reported. Without it the brokers would only refuse the client.
     let Ok(properties) = config.kafka_properties() else { return files };
     if let Some(finding) = refusal(&properties) {
         say(&line(&finding));
@@ -35,7 +36,7 @@ pub(super) fn check(config: &Config, online: bool) -> Exit {
     worse(files, &findings)
 }
 
-/// The dead-letter topics of all enabled destinations, each with the topics whose dead letters it takes.
+/// Returns the dead-letter topics of all enabled destinations, each with the topics whose dead letters it takes.
 fn dead_letter_topics(config: &Config) -> BTreeMap<String, BTreeSet<String>> {
     let mut topics: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (id, destination) in config.enabled() {
@@ -53,7 +54,7 @@ fn line(finding: &Finding) -> String {
     format!("{mark} {}: {}{remedy}\n", finding.subject, finding.text)
 }
 
-/// What only an operator can change comes before what may pass.
+/// Returns the worse exit code: a problem that only an operator can solve comes before one that may pass.
 fn worse(files: Exit, findings: &[Finding]) -> Exit {
     let any = |standing| findings.iter().any(|finding| finding.standing == standing);
     if files != Exit::Ok || any(Standing::Wrong) {

@@ -11,7 +11,7 @@ use crate::kafka::settings::KafkaSettings;
 use crate::kafka::{Error, EventProducer};
 use crate::testbed::generator::{Generator, GeneratorSettings};
 
-/// How often the progress is shown; what people read as steady.
+/// The time between two updates of the progress, which looks steady to people.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(super) fn generate(args: &Generate, files: &[PathBuf]) -> Exit {
@@ -63,8 +63,8 @@ fn produce(args: &Generate, producer: &EventProducer, progress: &mut Progress) -
 }
 
 fn settings(args: &Generate, start_ms: i64) -> GeneratorSettings {
-    // Whole milliseconds between the events' times: above a rate of 1,000 all are of the start, like those of a burst;
-    // else they fall behind by less than half.
+    // Events are whole milliseconds apart. Above a rate of 1,000 all have the time of the start, like those of a burst.
+    // Below it their times fall behind by less than half.
     let step_ms = 1000_i64.checked_div(i64::from(args.rate)).unwrap_or(0);
     GeneratorSettings {
         seed: args.seed,
@@ -76,7 +76,7 @@ fn settings(args: &Generate, start_ms: i64) -> GeneratorSettings {
     }
 }
 
-/// When an event is due, counted from the first one.
+/// Returns the time at which an event is due, counted from the first one.
 fn due(index: u64, rate: u32) -> Duration {
     if rate == 0 { Duration::ZERO } else { Duration::from_secs_f64(index as f64 / f64::from(rate)) }
 }
@@ -93,7 +93,7 @@ fn now_ms() -> i64 {
     i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// A line that counts, on a terminal only.
+/// A line with the number of written events, on a terminal only.
 struct Progress {
     started: Instant,
     shown: Option<Instant>,

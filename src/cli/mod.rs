@@ -1,4 +1,4 @@
-//! The commands: what the binary takes as arguments, and which code it exits with.
+//! The commands of the binary: their arguments, and the codes that they exit with.
 
 mod ask;
 mod check;
@@ -20,18 +20,19 @@ use crate::config::{self, Config, Problems};
 use crate::demo::run as demo;
 use crate::units::HumanDuration;
 
-/// How a process ends; the codes are those of BSD's `sysexits.h`. A provider's or broker's outage never ends one.
+/// The code that a process exits with, from BSD's `sysexits.h`. An outage of a provider or a broker never ends a
+/// process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// Done; also after SIGTERM.
+    /// Success, also after SIGTERM.
     Ok = 0,
     /// The arguments are wrong.
     Usage = 64,
     /// Something that the command needs is not there, such as a port or, for a check, a broker.
     Unavailable = 69,
-    /// A bug of ours.
+    /// A bug of Sluicegate.
     Bug = 70,
-    /// What was waited for has not come within the time given.
+    /// The lanes were not drained within the time given.
     NotYet = 75,
     /// The configuration is wrong.
     Config = 78,
@@ -47,9 +48,9 @@ impl From<Exit> for ExitCode {
 #[derive(Debug, Parser)]
 #[command(name = "sluicegate", version, max_term_width = 110)]
 pub struct Cli {
-    /// Configuration file; give several to lay them over each other, later wins.
+    /// Configuration file; of several, a later one overrides an earlier one.
     ///
-    /// The environment lies over the files: SLUICEGATE__KAFKA__BROKERS sets kafka.brokers.
+    /// Environment variables override the files: SLUICEGATE__KAFKA__BROKERS sets kafka.brokers.
     #[arg(short, long = "config", value_name = "FILE", global = true)]
     pub config: Vec<PathBuf>,
     #[command(subcommand)]
@@ -58,9 +59,9 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Deliver until told to stop.
+    /// Deliver until stopped.
     Run(Run),
-    /// Show the whole thing at work, with a broker and providers inside the process.
+    /// Show the whole worker in action, with a broker and providers inside the process.
     Demo(Demo),
     /// Serve the three providers on one port, with their limits, for rehearsals.
     Simulate(Simulate),
@@ -71,7 +72,7 @@ pub enum Command {
     /// Show the effective configuration or its schema.
     #[command(subcommand)]
     Config(Show),
-    /// Show how the lanes of a running process stand.
+    /// Show the state of the lanes of a running process.
     Status(Status),
     /// Exit 0 if a running process is alive (/livez), else 69; for containers.
     Healthcheck(Ask),
@@ -100,27 +101,28 @@ pub struct Demo {
     /// Users that the events are about [default: as many as fit the duration].
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub users: Option<u64>,
-    /// How long to run, roughly: it ends when everything is delivered.
+    /// Rough length of the run, which ends when everything is delivered.
     #[arg(long, default_value = "90s")]
     pub duration: HumanDuration,
     /// Equal seeds generate equal events.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Something that goes wrong on the way.
+    /// A fault during the run.
     #[arg(long)]
     pub fault: Option<DemoFault>,
     /// Write all events before the lanes start, then show how long it takes until every user is current.
     ///
-    /// 60,000 events of 6,000 users unless given: five minutes, and 50 for a sender that does not merge.
+    /// By default it writes 60,000 events of 6,000 users. They take five minutes, and 50 minutes for a sender that does
+    /// not merge.
     #[arg(long, conflicts_with_all = ["duration", "input"])]
     pub backlog: bool,
-    /// Write when each user was current to this file.
+    /// Write the time at which each user was current to this file.
     #[arg(long, value_name = "FILE", requires = "backlog")]
     pub csv: Option<PathBuf>,
     /// Deliver these events instead, one JSON object a line; - reads standard input.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["events", "users", "seed"])]
     pub input: Option<PathBuf>,
-    /// Where /metrics and /status are served.
+    /// Address of /metrics and /status.
     #[arg(long, default_value = "127.0.0.1:9464")]
     pub listen: SocketAddr,
 }
@@ -139,14 +141,14 @@ pub enum DemoFault {
 
 #[derive(Debug, Args)]
 pub struct Simulate {
-    /// Where the providers are served; /state shows what they hold.
+    /// Address of the providers; /state shows what they hold.
     #[arg(long, default_value = "127.0.0.1:9470")]
     pub listen: SocketAddr,
 }
 
 #[derive(Debug, Args)]
 pub struct Generate {
-    /// Where to write [default: kafka.brokers of the configuration, or localhost:9092].
+    /// Brokers to write to [default: kafka.brokers of the configuration, or localhost:9092].
     #[arg(long, value_name = "HOST:PORT")]
     pub brokers: Option<String>,
     /// The topic [default: the first of kafka.topics, or identify].
@@ -156,7 +158,7 @@ pub struct Generate {
     #[arg(long, default_value_t = 100_000)]
     pub events: u64,
     /// Users that the events are about.
-    // Each costs 4 bytes; nobody's product has more than the bound.
+    // Each user costs 4 bytes; no product has more users than this bound.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub users: u64,
     /// Equal seeds generate equal events.
@@ -169,7 +171,7 @@ pub struct Generate {
 
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Ask the broker too: reachable, topics, partitions, dead-letter topics.
+    /// Also ask the broker: reachable, topics, partitions, dead-letter topics.
     #[arg(long)]
     pub online: bool,
 }
@@ -186,13 +188,13 @@ pub enum Show {
 pub struct Status {
     #[command(flatten)]
     pub ask: Ask,
-    /// As JSON, the way the process tells it.
+    /// As JSON, the way the process reports it.
     #[arg(long)]
     pub json: bool,
-    /// Show it again and again, in place on a terminal.
+    /// Show the table again and again, in place on a terminal.
     #[arg(long, conflicts_with = "json")]
     pub watch: bool,
-    /// How often --watch looks.
+    /// Time between two looks of --watch.
     #[arg(long, default_value = "2s", requires = "watch")]
     pub every: HumanDuration,
     /// Wait until nothing is pending on any lane and all lag is known to be 0, for scripts.
@@ -200,7 +202,7 @@ pub struct Status {
     /// Exits 0 then, and 75 when --timeout is over. Lag that is not known counts as not drained.
     #[arg(long, conflicts_with_all = ["json", "watch"])]
     pub wait_drained: bool,
-    /// How long --wait-drained waits.
+    /// Longest wait of --wait-drained.
     #[arg(long, default_value = "1h", requires = "wait_drained")]
     pub timeout: HumanDuration,
 }
@@ -231,7 +233,7 @@ fn perform(args: impl IntoIterator<Item = OsString>) -> Exit {
 fn dispatch(cli: Cli) -> Exit {
     match cli.command {
         Command::Run(run) => with_config(&cli.config, &run.destinations, |config| {
-            // Dropped last, with the last lines.
+            // The log is dropped last, so that it writes the last lines.
             let _log = crate::log::start(&config.log);
             config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
             match config.check_files() {
@@ -324,7 +326,7 @@ fn with_config(files: &[PathBuf], only: &[String], then: impl FnOnce(Config) -> 
     }
 }
 
-/// The process's variables.
+/// Returns the variables of the process.
 fn environment() -> impl Iterator<Item = (String, String)> {
     let lossy = |text: OsString| text.to_string_lossy().into_owned();
     std::env::vars_os().map(move |(name, value)| (lossy(name), lossy(value)))
@@ -335,7 +337,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Exit> {
     match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => {
             let result = runtime.block_on(future);
-            // A name that is still being looked up must not hold up the end.
+            // A host name that is still being looked up must not delay the end.
             runtime.shutdown_background();
             Ok(result)
         }
@@ -346,7 +348,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Exit> {
     }
 }
 
-/// The revision comes from the build's environment; a plain `cargo build` knows none.
+/// Returns the version. The revision comes from the build's environment; a plain `cargo build` knows none.
 fn version(json: bool) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let revision = option_env!("SLUICEGATE_REVISION").unwrap_or("unknown");

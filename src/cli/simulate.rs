@@ -1,4 +1,4 @@
-//! `simulate`: serves the simulated providers until told to stop, and prints the configuration that points to them.
+//! `simulate`: serves the simulated providers until a signal comes, and prints the configuration that points to them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use super::{Exit, Simulate, block_on, complain, say};
 use crate::app::Signals;
 use crate::testbed::simulator::{Kind, Simulator, SimulatorSettings};
 
-/// How long open connections may hold up the end; they are on this machine or near it (a guess).
+/// The longest time that open connections may delay the end; they are on this machine or near it (a guess).
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 pub(super) fn simulate(args: &Simulate) -> Exit {
@@ -21,7 +21,7 @@ pub(super) fn simulate(args: &Simulate) -> Exit {
 async fn serve(listen: SocketAddr) -> Exit {
     let settings = SimulatorSettings::default();
     let started = async {
-        // Before the address is printed: whoever reads it may stop the process right away.
+        // Before the address is printed, since a program that reads it may stop the process right away.
         let signals = Signals::new()?;
         Ok::<_, io::Error>((signals, Simulator::start(settings.clone(), listen).await?))
     };
@@ -42,7 +42,7 @@ async fn serve(listen: SocketAddr) -> Exit {
     Exit::Ok
 }
 
-/// A configuration file that delivers to the simulator at `addr`.
+/// Returns a configuration file that delivers to the simulator at `addr`.
 fn configuration(settings: &SimulatorSettings, addr: SocketAddr) -> String {
     let mut text = format!(
         "# Serving the three providers on http://{addr} until stopped; http://{addr}/state shows what they hold.\n\

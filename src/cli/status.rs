@@ -1,4 +1,4 @@
-//! `status`: a running process's lanes as a table, once, again and again, or until nothing waits.
+//! `status`: shows a running process's lanes as a table, once or again and again, or waits until nothing is left to do.
 
 use std::io::{IsTerminal, Write, stdout};
 use std::path::PathBuf;
@@ -11,12 +11,13 @@ use super::{Exit, Status as Arguments, complain, say};
 use crate::log::is_dumb;
 use crate::ops::{LaneStatus, Status};
 
-/// How often a process is asked while it is waited for. A guess: an answer costs it microseconds, and nobody sees a second.
+/// The time between two questions to a process that the command waits for. A guess: an answer costs the process
+/// microseconds, and a second is short for the user.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
-/// How much later than the first look the ends of the logs must have been learned: a record that was written before the
-/// command has been counted by then. librdkafka learns an end with each fetch, every half second by default
-/// (`fetch.wait.max.ms`), and tells them all now and then; the rest is a guess at how late a fetch may be.
+/// The least time from the first look until the ends of the logs were learned. By then librdkafka counts a record that
+/// was written before the command. It learns an end with each fetch, every half second by default
+/// (`fetch.wait.max.ms`), and reports all ends now and then. The rest is a guess at how late a fetch may be.
 const LEARNED_AFTER_MS: i64 = 2_000;
 
 pub(super) fn status(arguments: &Arguments, files: &[PathBuf]) -> Exit {
@@ -37,7 +38,7 @@ pub(super) fn status(arguments: &Arguments, files: &[PathBuf]) -> Exit {
     }
 }
 
-/// What the process tells, read and as it stands.
+/// Returns the status of the process, parsed and as text.
 fn look(url: &Url) -> Result<(Status, String), Exit> {
     let body = match get(url)? {
         (StatusCode::OK, body) => body,
@@ -73,12 +74,14 @@ fn watch(url: &Url, every: Duration) -> Exit {
     }
 }
 
-/// The text over what stands on the screen: each line takes away what was longer, the last one what is below.
+/// Returns the text with escapes that write it over the screen. Each line erases a longer one, and the last line erases
+/// everything below.
 fn from_the_top(text: &str) -> String {
     format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))
 }
 
-/// Ends when nothing waits on any lane, or when the time is up. Once the process has answered it may be away for a while.
+/// Waits until no lane has anything left to do, or until the time is up. A process that has answered once may be away
+/// for a while.
 fn wait_drained(url: &Url, timeout: Duration) -> Exit {
     let deadline = Instant::now() + timeout;
     let first = match look(url) {
@@ -113,7 +116,7 @@ fn look_quietly(url: &Url) -> Result<Status, String> {
     }
 }
 
-/// What is left to do on each lane that is not drained; what is not known counts as left.
+/// Returns the work left on each lane that is not drained; an unknown value counts as work.
 fn waiting(status: &Status, began_ms: i64) -> Vec<String> {
     let mut left = Vec::new();
     for lane in &status.lanes {
@@ -144,7 +147,7 @@ fn waiting(status: &Status, began_ms: i64) -> Vec<String> {
 
 const HEAD: [&str; 7] = ["LANE", "STATE", "FOR", "PENDING", "OLDEST", "DRAIN", "LAG"];
 
-/// Two or three lines per lane below a head, which fit 80 columns where ids and numbers are of ordinary length.
+/// Returns two or three lines per lane below a head. They fit 80 columns if ids and numbers have ordinary lengths.
 fn table(status: &Status) -> String {
     let mut rows = vec![HEAD.map(str::to_owned)];
     rows.extend(status.lanes.iter().map(|lane| row(lane, status.now_ms)));
@@ -181,7 +184,7 @@ fn row(lane: &LaneStatus, now_ms: i64) -> [String; HEAD.len()] {
     ]
 }
 
-/// The ends of events, and the last error, below a lane's numbers.
+/// Returns the lines below a lane's numbers: the events by their ends, and the last error.
 fn below(lane: &LaneStatus, now_ms: i64) -> String {
     let budget = match lane.budget.rows_per_minute {
         Some(rows) => format!("{}/{rows} a minute", lane.budget.window_rows),
@@ -209,7 +212,7 @@ fn since(at_ms: i64, now_ms: i64) -> f64 {
     u64::try_from(now_ms.saturating_sub(at_ms)).unwrap_or(0) as f64 / 1000.0
 }
 
-/// A time as people say it, in its two largest units: `2h 5m`.
+/// Returns a time as people say it, in its two largest units: `2h 5m`.
 fn span(seconds: f64) -> String {
     let whole = Duration::from_secs(seconds.max(0.0) as u64);
     let text = humantime::format_duration(whole).to_string();

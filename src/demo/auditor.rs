@@ -1,4 +1,4 @@
-//! The embedded broker's topics, looked into from outside the worker: what the groups have committed, what the dead letters say.
+//! Reads the embedded broker's topics from outside the worker: the committed positions of the groups, and the dead letters.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,27 +18,27 @@ use crate::testbed::simulator::Kind;
 /// The topic of the demo.
 pub(super) const TOPIC: &str = "identify";
 
-/// Enough that 5 MiB each, which is what the mock cluster keeps, hold a long run.
+/// The number of partitions. The mock cluster keeps 5 MiB of each, which is enough for a long run.
 pub(super) const PARTITIONS: i32 = 32;
 
 /// The prefix of the lanes' groups.
 pub(super) const GROUP: &str = "demo";
 
-/// How long the embedded broker may take to answer; it takes milliseconds.
+/// The longest time for an answer of the embedded broker, which takes milliseconds.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// How often the committed positions are looked up.
+/// The time between two looks at the committed positions.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// The dead-letter topic of a lane.
+/// Returns the name of a lane's dead-letter topic.
 pub(super) fn dead_letter_topic(kind: Kind) -> String {
     format!("{TOPIC}.dlq.{}", kind.name())
 }
 
-/// A broker with all topics of the demo.
+/// Starts a broker with all topics of the demo.
 ///
 /// # Errors
-/// What librdkafka refuses.
+/// The error with which librdkafka refuses the cluster or a topic.
 pub(super) fn start_broker() -> Result<EmbeddedBroker, kafka::Error> {
     let dead = Kind::ALL.map(dead_letter_topic);
     let mut all = vec![(TOPIC, PARTITIONS)];
@@ -46,18 +46,18 @@ pub(super) fn start_broker() -> Result<EmbeddedBroker, kafka::Error> {
     EmbeddedBroker::start(&all)
 }
 
-/// Committed positions: per lane (in the order of `Kind::ALL`), per partition.
+/// The committed positions by lane (in the order of `Kind::ALL`) and by partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Positions(pub Vec<Vec<i64>>);
 
 impl Positions {
-    /// Where the lane that is furthest behind stands in this partition.
+    /// Returns the position of the lane that is furthest behind in this partition.
     pub fn slowest(&self, partition: i32) -> i64 {
         let lanes = self.0.iter().map(|lane| lane.get(partition as usize).copied().unwrap_or(0));
         lanes.min().unwrap_or(0)
     }
 
-    /// How many records the lane has yet to commit, with these ends of the log per partition.
+    /// Returns the number of records that the lane has yet to commit; `ends` holds the end of the log by partition.
     pub fn missing(&self, kind: Kind, ends: &[i64]) -> u64 {
         let none = Vec::new();
         let lane = self.0.get(kind as usize).unwrap_or(&none);
@@ -66,7 +66,7 @@ impl Positions {
     }
 }
 
-/// The end of the log per partition.
+/// Returns the end of the log by partition.
 pub(super) fn ends(log: &[LogEntry]) -> Vec<i64> {
     let mut ends = vec![0; PARTITIONS as usize];
     for entry in log {
@@ -77,16 +77,18 @@ pub(super) fn ends(log: &[LogEntry]) -> Vec<i64> {
     ends
 }
 
-/// Asks the broker what each lane's group has committed.
+/// A reader of the committed positions of each lane's group and of the dead letters.
 pub(super) struct Auditor {
     brokers: String,
-    /// One per lane, members of no group.
+    /// The consumers, one per lane; they are members of no group.
     consumers: Vec<BaseConsumer>,
 }
 
 impl Auditor {
+    /// Creates the consumers.
+    ///
     /// # Errors
-    /// What librdkafka refuses.
+    /// The error with which librdkafka refuses a consumer.
     pub fn new(brokers: &str) -> Result<Auditor, KafkaError> {
         let consumers = Kind::ALL.map(|kind| {
             let mut config = ClientConfig::new();
@@ -97,7 +99,7 @@ impl Auditor {
         Ok(Auditor { brokers: brokers.to_owned(), consumers })
     }
 
-    /// Blocks for milliseconds.
+    /// Returns the committed positions. Blocks for milliseconds.
     ///
     /// # Errors
     /// The broker does not answer.
@@ -119,7 +121,7 @@ impl Auditor {
         Ok(Positions(lanes.collect::<Result<_, KafkaError>>()?))
     }
 
-    /// All dead letters of a lane. Blocks for some hundred milliseconds.
+    /// Returns all dead letters of a lane. Blocks for some hundred milliseconds.
     ///
     /// # Errors
     /// The broker does not answer.
@@ -153,7 +155,7 @@ impl Auditor {
     }
 }
 
-/// Keeps looking up the committed positions until the receiver is gone.
+/// Looks up the committed positions again and again until the receiver is gone.
 pub(super) fn watch_positions(auditor: &Arc<Auditor>) -> (watch::Receiver<Positions>, JoinHandle<()>) {
     let (sender, receiver) = watch::channel(Positions::default());
     let auditor = Arc::clone(auditor);
@@ -161,7 +163,7 @@ pub(super) fn watch_positions(auditor: &Arc<Auditor>) -> (watch::Receiver<Positi
         loop {
             let auditor = Arc::clone(&auditor);
             let looked = tokio::task::spawn_blocking(move || auditor.positions()).await;
-            // An error is no news: the last known positions are still safe.
+            // An error changes nothing, since the last known positions are still safe.
             if let Ok(Ok(positions)) = looked {
                 sender.send_replace(positions);
             }
@@ -182,7 +184,7 @@ pub(super) struct Letter {
     /// The text of the cause.
     pub text: String,
     pub field: Option<String>,
-    /// Where the (last) event stood.
+    /// The place of the event, or of the last event of a row.
     pub partition: i32,
     pub offset: i64,
     pub events: u64,

@@ -1,4 +1,4 @@
-//! A backlog in the demo: when each user became current at each provider, beside a sender that does not merge.
+//! A backlog in the demo: the time at which each user became current, compared with a sender that does not merge.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,15 +11,16 @@ use crate::testbed::model::{LogEntry, ReadRules, takers};
 use crate::testbed::simulator::LIMIT;
 use crate::testbed::simulator::{Kind, ProviderHandle};
 
-/// Events and users where none are given: ten events a user, and at the limit five minutes of rows.
+/// The events and users by default: ten events a user, and at the limit five minutes of rows.
 const EVENTS: u64 = 60_000;
 const USERS: u64 = 6_000;
 
 /// The time that one row takes at the limit.
 const PER_ROW: Duration = Duration::from_millis(60_000 / LIMIT);
 
-/// Every event is one that each provider takes, and none comes twice: a sender that does not merge sends one row for each.
-/// No user is busier than others, since the plain replay that judges the end takes long for those who are.
+/// Returns settings whose every event is one that each provider takes, and none comes twice. So a sender that does not
+/// merge sends one row per event. No user is busier than others, since the plain replay that judges the end takes long
+/// for busy users.
 pub(super) fn generated(seed: u64, events: Option<u64>, users: Option<u64>) -> GeneratorSettings {
     GeneratorSettings {
         seed,
@@ -36,21 +37,22 @@ pub(super) fn generated(seed: u64, events: Option<u64>, users: Option<u64>) -> G
     }
 }
 
-/// How long so many users take at the limit.
+/// Returns the time that the rows of these users take at the limit.
 pub(super) fn ideal(users: u64) -> Duration {
     Duration::from_millis(users.saturating_mul(60_000 / LIMIT))
 }
 
-/// When one user was current, counted from the start of the lanes.
+/// The times at which one user was current, counted from the start of the lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moments {
-    /// Measured: his last row took effect at the provider.
+    /// The measured time at which the user's last row took effect at the provider.
     pub current: Duration,
-    /// Computed: a sender that does not merge sends his last event, one row an event in the order of writing, at the limit.
+    /// The computed time at which a sender that does not merge sends the user's last event. It sends one row per event,
+    /// in the order of writing and at the limit.
     pub unmerged: Duration,
 }
 
-/// How one provider caught up.
+/// The times at which the users of one provider became current, and the rows that this took.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Catchup {
     pub provider: &'static str,
@@ -60,7 +62,8 @@ pub struct Catchup {
 }
 
 impl Catchup {
-    /// What became of `log`, which is in the order of writing, since the lanes started.
+    /// Returns the times at which one provider's users became current since the lanes started; `log` is in the order of
+    /// writing.
     pub(super) fn of(kind: Kind, log: &[LogEntry], provider: &ProviderHandle, start: Instant) -> Catchup {
         let rows = provider.arrivals().iter().map(|(_, rows)| u64::from(*rows)).sum();
         Catchup::new(kind, log, provider.changed(), rows, start)
@@ -76,7 +79,7 @@ impl Catchup {
                 unmerged.insert(user.as_str(), sent);
             }
         }
-        // A user who is missing at the provider, or whom no event names, fails its check.
+        // A user who is missing at the provider, or whom no event names, fails the check of the provider's state.
         let both = changed.into_iter().filter_map(|(user, changed)| {
             let current = changed.saturating_duration_since(start);
             unmerged.get(user.as_str()).map(|unmerged| Moments { current, unmerged: *unmerged })
@@ -99,7 +102,7 @@ impl Catchup {
     }
 }
 
-/// What a sender without merging needs, in words.
+/// Returns a sentence with the time that a sender without merging needs.
 pub(super) fn without_merging(catchups: &[Catchup], events: u64) -> String {
     let last = catchups.iter().map(|catchup| catchup.last(|user| user.unmerged)).max().unwrap_or_default();
     format!(

@@ -1,4 +1,4 @@
-//! Why a demo cannot be shown.
+//! The errors that keep a demo from being shown.
 
 use rdkafka::error::KafkaError;
 
@@ -6,7 +6,7 @@ use crate::app;
 use crate::config;
 use crate::kafka;
 
-/// Why a demo cannot be shown.
+/// An error that keeps a demo from being shown.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{path} (--input): {source}")]

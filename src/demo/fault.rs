@@ -1,11 +1,11 @@
-//! What goes wrong during a demo, when, and what is said about it.
+//! The faults of a demo: their times, their effects, and the text that the view shows about them.
 
 use std::time::Duration;
 
 use super::text::clock;
 use crate::testbed::simulator::{Faults, Kind, Step};
 
-/// Something that goes wrong at one lane, and is mended by itself.
+/// A fault at one lane, which ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// VibeFollow answers 503.
@@ -18,19 +18,19 @@ pub enum Fault {
     Crash,
 }
 
-/// When a fault begins in a run of `USUAL_RUN`: late enough that everything is at full speed. Shorter runs shrink it.
+/// The start of a fault in a run of `USUAL_RUN`, late enough that everything is at full speed. Shorter runs shrink it.
 const BEGINS: Duration = Duration::from_secs(20);
-/// How long it lasts in such a run.
+/// The length of a fault in such a run.
 const LASTS: Duration = Duration::from_secs(15);
-/// The run that the two above are meant for.
+/// The length of the run that the two constants above are for.
 const USUAL_RUN: Duration = Duration::from_secs(90);
-/// How long a killed lane stays away.
+/// The time that a killed lane stays away.
 const AWAY: Duration = Duration::from_secs(3);
-/// What the throttled provider asks to wait, in seconds.
+/// The time to wait that the throttled provider asks for, in seconds.
 const RETRY_AFTER: &str = "4";
 
 impl Fault {
-    /// Whom it strikes.
+    /// Returns the provider whose lane the fault strikes.
     pub(super) fn kind(self) -> Kind {
         match self {
             Fault::Outage => Kind::Vibefollow,
@@ -39,7 +39,7 @@ impl Fault {
         }
     }
 
-    /// What the simulated provider does meanwhile.
+    /// Returns the faults of the simulated provider while the fault lasts.
     pub(super) fn faults(self) -> Faults {
         let answer = |status, retry_after: Option<&str>| {
             let outage = Step::Answer { status, retry_after: retry_after.map(str::to_owned), applied: false };
@@ -63,7 +63,7 @@ impl Fault {
     }
 }
 
-/// What is to be done now.
+/// The step of a fault that is due now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
     Nothing,
@@ -71,7 +71,7 @@ pub(super) enum Turn {
     End,
 }
 
-/// One fault on its way through a run.
+/// The course of one fault through a run.
 #[derive(Debug)]
 pub(super) struct Schedule {
     fault: Fault,
@@ -113,7 +113,7 @@ impl Schedule {
         self.ended
     }
 
-    /// What the view says.
+    /// Returns the text that the view shows.
     pub fn text(&self, elapsed: Duration) -> String {
         let text = self.fault.text();
         if !self.begun {
@@ -123,7 +123,8 @@ impl Schedule {
         } else {
             let ago = clock(elapsed.saturating_sub(self.ends));
             match self.fault {
-                // Design, section 6, start rule: what the last owner sent is unknown.
+                // The restarted lane does not know what the last owner sent, so it waits as if that owner had used the
+                // whole limit.
                 Fault::Crash => format!("restarted {ago} ago; it reads again, and waits out what it may have sent"),
                 _ => format!("the fault ended {ago} ago ({text})"),
             }

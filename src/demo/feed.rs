@@ -1,4 +1,4 @@
-//! Puts events into the embedded broker: generated ones at a steady pace, or the user's own lines as they come.
+//! Writes events to the embedded broker: generated ones at a steady pace, or the user's own lines as they come.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -19,52 +19,53 @@ use super::input::Lines;
 use crate::testbed::generator::{GeneratedEvent, Generator, GeneratorSettings};
 use crate::testbed::model::LogEntry;
 
-/// What the mock cluster keeps of a partition is 5 MiB; what is not committed must stay well below.
+/// The most bytes of a partition that lanes have not committed. The mock cluster keeps 5 MiB of a partition, and this
+/// stays well below that.
 const BACKLOG_BYTES: usize = 3 * 1024 * 1024;
 
-/// The longest line: half of what the mock cluster keeps, and more than `events.max_bytes`, so that one can see what
-/// becomes of an event that is too large.
+/// The longest line in bytes. It is less than half of what the mock cluster keeps of a partition. It is more than
+/// `events.max_bytes`, so that the demo can show what happens to an event that is too large.
 const MAX_LINE: usize = 2 * 1024 * 1024;
 
-/// How often generated events are written: often enough to look steady.
+/// The time between two writes of generated events, short enough to look steady.
 const PACE: Duration = Duration::from_millis(50);
 
-/// Lines read ahead, and written in one go.
+/// The number of lines that are read ahead, and of events that are written in one go.
 const LINES: usize = 256;
 
-/// What editors on Windows put before a text.
+/// The bytes that editors on Windows put before a text.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Where the events come from.
+/// The source of the events.
 pub(super) enum Source {
-    /// Evenly over this time.
+    /// Generated events, spread evenly over this time.
     Generated {
         settings: GeneratorSettings,
         over: Duration,
     },
-    /// All at once, before anybody reads.
+    /// Generated events, all written at once before a lane reads.
     Backlog(GeneratorSettings),
     Lines(mpsc::Receiver<io::Result<Vec<u8>>>),
 }
 
-/// Events on their way into the topic.
+/// The task that writes events to the topic, with the log of what it has written.
 pub(super) struct Feed {
     log: Arc<Mutex<Vec<LogEntry>>>,
     lines: Arc<Mutex<Lines>>,
-    /// `None` once its result is known.
+    /// The task; `None` once its result is known.
     task: Option<JoinHandle<Result<(), Error>>>,
 }
 
 impl Feed {
-    /// Starts writing. `committed` is where the slowest lane stands; writing waits before the broker would drop what a
-    /// lane still needs.
+    /// Starts writing. `committed` holds the positions of the lanes: the task waits before the broker would drop a
+    /// record that some lane still needs.
     ///
     /// # Errors
-    /// What librdkafka refuses.
+    /// The error with which librdkafka refuses the producer.
     pub fn start(brokers: &str, source: Source, committed: watch::Receiver<Positions>) -> Result<Feed, Error> {
         let producer = ClientConfig::new()
             .set("bootstrap.servers", brokers)
-            // What Java producers do: a user keeps his partition.
+            // Java producers partition in this way, so that all events of a user are in one partition.
             .set("partitioner", "murmur2_random")
             .set("message.max.bytes", (MAX_LINE + 64 * 1024).to_string())
             .set("linger.ms", "5")
@@ -83,34 +84,34 @@ impl Feed {
         Ok(Feed { log, lines, task: Some(task) })
     }
 
-    /// Everything written so far, in no particular order of partitions.
+    /// Returns everything written so far, in no particular order of partitions.
     pub fn log(&self) -> MutexGuard<'_, Vec<LogEntry>> {
         lock(&self.log)
     }
 
-    /// The user's lines, as far as they are read.
+    /// Returns the user's lines, as far as they are read.
     pub fn lines(&self) -> Lines {
         lock(&self.lines).clone()
     }
 
-    /// Whether all is written, or writing has failed.
+    /// Returns true if everything is written, or if writing has failed.
     pub fn has_ended(&self) -> bool {
         self.task.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Waits until all is written.
+    /// Waits until everything is written.
     ///
     /// # Errors
-    /// Why it cannot be.
+    /// The error that ended the writing.
     pub async fn written(&mut self) -> Result<(), Error> {
         let Some(task) = self.task.take() else { return Ok(()) };
         task.await.unwrap_or_else(|_| Err(Error::Produce("the writer panicked".to_owned())))
     }
 
-    /// Stops writing; what came of it.
+    /// Stops writing and returns its result.
     ///
     /// # Errors
-    /// Why it ended early by itself.
+    /// The error that had ended the writing early.
     pub async fn end(&mut self) -> Result<(), Error> {
         let Some(task) = self.task.take() else { return Ok(()) };
         task.abort();
@@ -122,7 +123,8 @@ impl Feed {
     }
 }
 
-/// Starts reading lines; `-` is standard input. A thread of its own, since reading a terminal cannot be interrupted.
+/// Starts reading lines; `-` is standard input. A thread of its own reads them, since reading a terminal cannot be
+/// interrupted.
 ///
 /// # Errors
 /// The file cannot be opened.
@@ -177,7 +179,7 @@ impl Writer {
             if events.is_empty() {
                 return Ok(());
             }
-            // Nobody reads yet, so waiting would be in vain.
+            // No lane reads yet, so waiting would be useless.
             if self.backlog.is_full() {
                 return Err(Error::Backlog(lock(&self.log).len()));
             }
@@ -212,14 +214,14 @@ impl Writer {
         let before = lock(&self.log).len();
         self.write(events).await?;
         let (log, mut lines) = (lock(&self.log), lock(&self.lines));
-        // Entries are noted in the order of their events.
+        // The log notes its entries in the order of their events.
         for (entry, number) in log[before..].iter().zip(numbers) {
             lines.written(number, entry.partition, entry.offset);
         }
         Ok(())
     }
 
-    /// Writes events in order, waits until the broker has them, and notes where they went.
+    /// Writes events in order, waits until the broker has them, and notes their partitions and offsets.
     async fn write(&mut self, events: Vec<GeneratedEvent>) -> Result<(), Error> {
         self.backlog.forget(&self.committed.borrow_and_update());
         while self.backlog.is_full() {
@@ -251,17 +253,17 @@ impl Writer {
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Entries are pushed whole.
+    // Entries are pushed whole, so a panic leaves no half of one.
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the broker must still keep, per partition.
+/// The records that the broker must still keep, by partition, with their offsets and bytes.
 #[derive(Default)]
 struct Backlog {
     partitions: BTreeMap<i32, (VecDeque<(i64, usize)>, usize)>,
 }
 
-/// What the broker spends on a record beside its value, roughly.
+/// The bytes that the broker spends on a record in addition to its value, roughly.
 const RECORD_OVERHEAD: usize = 100;
 
 impl Backlog {
@@ -271,7 +273,7 @@ impl Backlog {
         *sum += bytes + RECORD_OVERHEAD;
     }
 
-    /// Lets go of what all lanes have committed.
+    /// Forgets the records that all lanes have committed.
     fn forget(&mut self, committed: &Positions) {
         for (partition, (entries, sum)) in &mut self.partitions {
             let position = committed.slowest(*partition);
@@ -286,7 +288,7 @@ impl Backlog {
     }
 }
 
-/// The user's id, so that his events keep their order; the line itself where there is none.
+/// Returns the user's id, so that all events of a user keep their order, or the line itself if it has no id.
 fn key_of(line: &[u8]) -> Vec<u8> {
     let event: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(line).unwrap_or_default();
     let id = event.get("userId").map(|raw| raw.get()).unwrap_or_default();

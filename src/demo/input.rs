@@ -1,4 +1,4 @@
-//! The user's own lines in the demo: which of them are events at all, and where each of them went.
+//! The user's own lines in the demo: the count of those that are events, and the partition and offset of each.
 
 use std::collections::BTreeMap;
 
@@ -8,24 +8,25 @@ use super::auditor::Letter;
 use crate::testbed::model::{LogEntry, ReadRules, skips};
 use crate::testbed::simulator::Kind;
 
-/// How many line numbers are named at most; more would not help.
+/// The most line numbers that a report names; more would not help.
 const NAMED: usize = 5;
 
-/// What was read, by line numbers from 1 on.
+/// The lines that were read, by line number from 1.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lines {
     read: u64,
     blank: u64,
-    /// Lines that are no JSON object.
+    /// The numbers of the lines that are no JSON object.
     others: Vec<u64>,
-    /// What the first of those begins with.
+    /// The first byte of the first of those lines.
     begins: Option<u8>,
-    /// By partition and offset.
+    /// The number of each written line, by partition and offset.
     written: BTreeMap<(i32, i64), u64>,
 }
 
 impl Lines {
-    /// Takes note of the next line; true if it is to be written. Blank lines separate events in files written by hand.
+    /// Notes the next line and returns true if it is to be written. A blank line is not: it separates events in files
+    /// written by hand.
     pub fn read(&mut self, line: &[u8]) -> bool {
         self.read += 1;
         let line = line.trim_ascii();
@@ -40,7 +41,7 @@ impl Lines {
         true
     }
 
-    /// The number of the line that was read last.
+    /// Returns the number of the line that was read last.
     pub fn number(&self) -> u64 {
         self.read
     }
@@ -49,12 +50,12 @@ impl Lines {
         self.written.insert((partition, offset), line);
     }
 
-    /// How many lines are JSON objects.
+    /// Returns the number of lines that are JSON objects.
     pub fn objects(&self) -> u64 {
         self.read - self.blank - self.others.len() as u64
     }
 
-    /// What was read and what of it is no event, for a person.
+    /// Returns a report for the user: the lines that were read, and those of them that are no events.
     pub fn report(&self) -> Vec<String> {
         let filled = self.read - self.blank;
         let mut report = vec![match (self.read, filled) {
@@ -81,7 +82,7 @@ impl Lines {
         report
     }
 
-    /// What one provider was not sent, and why, with the lines.
+    /// Returns a text for each reason for which events were skipped or dead-lettered at one provider, with their lines.
     pub fn left_out(&self, kind: Kind, log: &[LogEntry], letters: &[Letter]) -> Vec<String> {
         let mut skipped: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
         for (place, reason) in skips(kind, &ReadRules::default(), log) {

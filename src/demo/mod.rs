@@ -1,7 +1,6 @@
 //! The demo: the whole worker against the testbed, with faults, a view in the terminal and a judgment at the end.
 //!
-//! Nothing here uses `engine` or `providers`. Only `workers` knows the worker, which it starts as `main` would. Begin with
-//! `run.rs`.
+//! Nothing here uses `engine` or `providers`. Only `workers` starts the worker, as `main` would. Begin with `run.rs`.
 
 mod auditor;
 mod backlog;

@@ -25,51 +25,53 @@ use crate::testbed::generator::GeneratorSettings;
 use crate::testbed::model::{Expected, LogEntry, ReadRules, expect, takers};
 use crate::testbed::simulator::{Faults, Kind, Simulator, SimulatorSettings, Snapshot};
 
-/// Events for each second of the run, where `events` is not given: 12,000 in 90 s.
+/// The events for each second of the run, if `events` is not given: 12,000 in 90 s.
 const EVENTS_PER_SECOND: f64 = 134.0;
 
-/// Users for each second of the run, where `users` is not given. Events come during the first half; then nearly every user
-/// has something pending, and what is left of the run has to take it at 18 rows a second (Userpilot's jobs leave gaps).
+/// The users for each second of the run, if `users` is not given. Events come during the first half, after which nearly
+/// every user has a pending row. The rest of the run has to send these rows, at 18 rows a second (Userpilot's jobs
+/// leave gaps).
 const USERS_PER_SECOND: f64 = 7.5;
 
-/// The part of the run during which events come.
+/// The part of the run in which events are written.
 const PRODUCING: f64 = 0.5;
 
-/// How often the run looks whether something is to be done.
+/// The time between two turns of the run's own loop.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How often the lanes are asked for their figures.
+/// The time between two requests for the figures of the lanes.
 const ASK: Duration = Duration::from_secs(1);
 
-/// Nothing settled for this long ends the run: far above the longest wait that the faults bring about.
+/// The time without an event written or settled after which the run ends. It is far above the longest wait that the
+/// faults cause.
 const STALLED: Duration = Duration::from_secs(120);
 
-/// What to show.
+/// The settings of a demo.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `None`: as many as fit the duration.
+    /// The number of events; `None` for as many as fit the duration.
     pub events: Option<u64>,
-    /// `None`: as many as fit the duration.
+    /// The number of users; `None` for as many as fit the duration.
     pub users: Option<u64>,
-    /// Roughly how long the run takes; it lengthens until everything is delivered.
+    /// The rough length of the run, which is longer if not everything is delivered by then.
     pub duration: Duration,
     pub seed: u64,
     pub fault: Option<Fault>,
-    /// All events are written before the lanes start; `duration` has no meaning then.
+    /// True if all events are written before the lanes start; `duration` has no meaning then.
     pub backlog: bool,
-    /// Where to write when each user was current.
+    /// The file for the time at which each user was current.
     pub csv: Option<PathBuf>,
-    /// The user's own events instead, one JSON object a line; `-` is standard input. What the providers hold in the end
-    /// goes to standard output, everything else to standard error.
+    /// The user's own events in place of generated ones, one JSON object per line; `-` is standard input. The users
+    /// that the providers hold in the end go to standard output, and everything else goes to standard error.
     pub input: Option<PathBuf>,
-    /// Where `/metrics` and `/status` are served; a free port if this one is taken.
+    /// The address of `/metrics` and `/status`; a free port if this one is taken.
     pub listen: SocketAddr,
 }
 
-/// Shows the demo on standard output, until everything is delivered or a signal comes, and says what came of it.
+/// Shows the demo until everything is delivered or a signal comes, and returns the result.
 ///
 /// # Errors
-/// What keeps it from running. A check that fails is in the summary.
+/// The error that keeps the demo from running. A check that fails is in the summary.
 pub async fn run(settings: Settings) -> Result<Summary, Error> {
     let source = match &settings.input {
         Some(path) => Source::Lines(feed::read_lines(path)?),
@@ -78,7 +80,7 @@ pub async fn run(settings: Settings) -> Result<Summary, Error> {
     };
     let mut view = open_view(settings.input.is_some());
     let interrupted = watch_signals(view.is_terminal());
-    // Outlives everything that talks to it.
+    // The broker outlives all its clients.
     let broker = auditor::start_broker()?;
     let local = SocketAddr::from(([127, 0, 0, 1], 0));
     let simulator = Simulator::start(SimulatorSettings::default(), local).await.map_err(Error::Simulator)?;
@@ -109,7 +111,7 @@ fn generated(settings: &Settings) -> GeneratorSettings {
     }
 }
 
-/// How watching ended.
+/// The way in which watching ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
     Delivered,
@@ -117,7 +119,7 @@ enum Ended {
     Stalled,
 }
 
-/// Everything that takes part, but the broker.
+/// The parts of a demo, except the broker.
 struct Demo {
     start: Instant,
     about: Option<Duration>,
@@ -133,7 +135,7 @@ struct Demo {
     figures: Vec<Figures>,
     asked: Option<Instant>,
     moved: (u64, Instant),
-    /// What the log says, one for each of `Kind::ALL`: worked out once all events are written.
+    /// The right outcomes by the log, one for each of `Kind::ALL`. They are computed once all events are written.
     expected: Option<oneshot::Receiver<Vec<Expected>>>,
 }
 
@@ -182,7 +184,7 @@ impl Demo {
         })
     }
 
-    /// Shows what happens, and lets happen what the schedule says, until there is nothing left to see.
+    /// Shows the figures and performs the steps of the schedule, until the run has ended.
     async fn watch(&mut self, view: &mut View, mut interrupted: oneshot::Receiver<()>) -> Result<Ended, Error> {
         view.announce(&self.urls());
         let mut tick = tokio::time::interval(TICK);
@@ -198,14 +200,14 @@ impl Demo {
             }
             let has_all = self.feed.has_ended();
             if has_all {
-                // An error here has ended the writing.
+                // This returns the error that has ended the writing, if there was one.
                 self.feed.end().await?;
             }
             if self.asked.is_none_or(|asked| asked.elapsed() >= ASK) {
                 self.ask().await;
                 self.show(view, false);
             }
-            // Not earlier: it takes much CPU, and reading should not wait for that.
+            // Not earlier: the replay takes much CPU time, and the lanes' reading should not have to wait for it.
             if has_all && self.expected.is_none() && (self.is_read() || self.is_delivered()) {
                 self.expected = Some(work_out(self.feed.log().clone()));
             }
@@ -226,7 +228,7 @@ impl Demo {
         let provider = self.simulator.provider(fault.kind());
         match (schedule.turn(elapsed), fault) {
             (Turn::Nothing, _) => {}
-            // The lane that is killed stands in a process of its own, the first.
+            // The lane that is killed runs in a process of its own, the first one.
             (Turn::Begin, Fault::Crash) => self.workers[0].kill().await,
             (Turn::End, Fault::Crash) => self.workers[0].start_again().await?,
             (Turn::Begin, _) => provider.set_faults(fault.faults()),
@@ -250,7 +252,7 @@ impl Demo {
         self.figures = figures;
     }
 
-    /// Where each process is to be asked.
+    /// Returns the addresses at which each process can be asked.
     fn urls(&self) -> Vec<String> {
         let addresses = self.workers.iter().map(Worker::address);
         addresses.map(|address| format!("http://{address}/metrics   http://{address}/status")).collect()
@@ -271,7 +273,7 @@ impl Demo {
         view.show(&frame, is_last);
     }
 
-    /// Whether each lane has read all that is written.
+    /// Returns true if each lane has read everything that is written.
     fn is_read(&self) -> bool {
         let written = self.feed.log().len() as u64;
         self.figures.len() == Kind::ALL.len() && self.figures.iter().all(|lane| lane.consumed >= written)
@@ -283,7 +285,7 @@ impl Demo {
         Kind::ALL.iter().all(|kind| committed.missing(*kind, &ends) == 0)
     }
 
-    /// Stops everything but the providers, and judges.
+    /// Stops everything but the providers, and judges the run.
     async fn finish(&mut self, view: &mut View, ended: Ended) -> Result<Summary, Error> {
         let took = self.start.elapsed();
         self.ask().await;
@@ -328,7 +330,7 @@ impl Demo {
         })
     }
 
-    /// The result of the user's own lines.
+    /// Returns the result of the user's own lines.
     fn input(&self, log: &[LogEntry], letters: &[Vec<Letter>]) -> Input {
         let lines = self.feed.lines();
         let takes = |kind| takers(kind, &ReadRules::default(), log).len() as u64;
@@ -365,7 +367,7 @@ impl Demo {
     }
 }
 
-/// The lanes of each process. A lane that will be killed has one of its own.
+/// Returns the lanes of each process. A lane that will be killed has a process of its own.
 fn processes(settings: &Settings) -> Vec<(Vec<Kind>, SocketAddr)> {
     if settings.fault != Some(Fault::Crash) {
         return vec![(Kind::ALL.to_vec(), settings.listen)];
@@ -376,15 +378,15 @@ fn processes(settings: &Settings) -> Vec<(Vec<Kind>, SocketAddr)> {
     vec![(own, free), (others, settings.listen)]
 }
 
-/// Replays the log on a thread of its own, which nobody has to wait for: in a debug build that takes a while.
+/// Replays the log on a thread of its own, so that the run need not wait: the replay takes a while in a debug build.
 fn work_out(log: Vec<LogEntry>) -> oneshot::Receiver<Vec<Expected>> {
     let (sender, receiver) = oneshot::channel();
     let replay = move || {
         let expected = Kind::ALL.map(|kind| expect(kind, &ReadRules::default(), &log));
-        // The run may have been interrupted.
+        // The receiver is gone if the run was interrupted.
         let _ = sender.send(expected.into());
     };
-    // Without a thread the receiver is told at once, and the checks that need the log are missing.
+    // Without a thread the receiver fails at once, and the checks that need the log are missing.
     let _ = std::thread::Builder::new().name("expected".to_owned()).spawn(replay);
     receiver
 }

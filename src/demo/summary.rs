@@ -1,4 +1,4 @@
-//! The demo's last word: what came of the run, checked against the log by someone who shares no code with the worker.
+//! The result of a demo, checked against the log by code that the worker does not share.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -15,61 +15,62 @@ use crate::testbed::model::{Expected, diff};
 use crate::testbed::simulator::LIMIT;
 use crate::testbed::simulator::{Kind, Snapshot};
 
-/// How many differences are shown of a check that failed; more would not help.
+/// The number of differences that a failed check shows; more would not help.
 const SHOWN: usize = 5;
 
-/// One thing that must hold at one provider.
+/// A condition that must hold at one provider, and its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
     pub provider: &'static str,
     pub passed: bool,
-    /// Whether failing it is for the user to judge: his events, not ours, lead to it.
+    /// True if the user has to judge a failure, since the user's own events lead to it.
     pub is_note: bool,
     pub text: String,
-    /// The first differences: a user and a field, never a value.
+    /// The first differences; each names a user and a field, never a value.
     pub details: Vec<String>,
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
     pub checks: Vec<Check>,
-    /// Ended by a signal, before everything was delivered.
+    /// True if a signal ended the run before everything was delivered.
     pub interrupted: bool,
-    /// Nothing moved for long; the checks say what is missing.
+    /// True if the run ended because nothing moved for long; the checks say what is missing.
     pub stalled: bool,
-    /// All was delivered, but what the log says could not be worked out.
+    /// True if everything was delivered, but the right outcome could not be computed from the log.
     pub unchecked: bool,
     pub events: u64,
     /// Rows sent to all providers together, resends included.
     pub rows: u64,
     pub took: Duration,
-    /// How each provider caught up with a backlog, if there was one and all of it was delivered.
+    /// The catch-up of each provider with a backlog, if there was one and all of it was delivered.
     pub backlog: Vec<Catchup>,
-    /// What is to say about the user's own events.
+    /// The result of the user's own events, if there were any.
     pub input: Option<Input>,
 }
 
 /// The result of the user's own lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Input {
-    /// How many lines were JSON objects.
+    /// The number of lines that were JSON objects.
     pub objects: u64,
-    /// Events that some provider took.
+    /// The number of events that were taken by the provider which took the most.
     pub taken: u64,
-    /// What was read, and what was left out and why.
+    /// The lines that were read, and those that were left out with the reasons.
     pub report: Vec<String>,
 }
 
 impl Summary {
-    /// Whether everything that was checked holds. That the user's own events did not all get through is for him to judge.
+    /// Returns true if everything that was checked holds. If not all of the user's own events were delivered, that is
+    /// for the user to judge.
     pub fn passed(&self) -> bool {
         (!self.stalled || self.input.is_some())
             && !self.unchecked
             && self.checks.iter().all(|check| check.passed || check.is_note)
     }
 
-    /// Whether the user's input holds no event at all.
+    /// Returns true if the user's input holds no event at all.
     pub fn is_without_events(&self) -> bool {
         !self.interrupted && self.input.as_ref().is_some_and(|input| input.objects == 0)
     }
@@ -157,23 +158,24 @@ impl Summary {
     }
 }
 
-/// What is known of one lane at the end.
+/// The facts about one lane at the end.
 pub(super) struct Evidence<'a> {
     pub kind: Kind,
-    /// What the log says; `None` if the run ended early, when only what holds at any moment can be checked.
+    /// The right outcome by the log. `None` if the run ended early, so that only the checks which hold at any moment
+    /// are possible.
     pub expected: Option<&'a Expected>,
     pub snapshot: &'a Snapshot,
     pub figures: &'a Figures,
-    /// Records that the group has yet to commit.
+    /// The number of records that the group has yet to commit.
     pub uncommitted: u64,
     pub letters: &'a [Letter],
-    /// The lane was killed on the way: it may have sent and buried something twice.
+    /// True if the lane was killed during the run. Then it may have sent a row or written a dead letter twice.
     pub killed: bool,
-    /// The events are the user's: their trait `version` means nothing here.
+    /// True if the events are the user's own, whose trait `version` has no meaning here.
     pub foreign: bool,
 }
 
-/// Checks one provider.
+/// Returns the checks of one provider.
 pub(super) fn judge(evidence: &Evidence<'_>) -> Vec<Check> {
     let mut checks = Vec::new();
     if let Some(expected) = evidence.expected {
@@ -221,7 +223,8 @@ fn dead_letters(evidence: &Evidence<'_>, expected: &Expected) -> Check {
     for reason in reasons {
         let range = expected.dead_letters.get(reason).copied().unwrap_or_default();
         let (events, settled_early) = actual.get(reason).copied().unwrap_or_default();
-        // What is read again after a crash may be merged further, and be buried once more as a larger row.
+        // After a crash a lane reads events again and may merge them further. It then writes them again, as the dead
+        // letter of a larger row.
         let again = evidence.killed && !settled_early && events >= range.least;
         if !range.allows(events) && !again {
             differences.push(format!("{reason}: {events} events, expected {} to {}", range.least, range.most));
@@ -235,7 +238,8 @@ fn dead_letters(evidence: &Evidence<'_>, expected: &Expected) -> Check {
     check(evidence, differences.is_empty(), text, differences)
 }
 
-/// Events by reason, repeats of a letter counted once; and whether they are single events that no provider has seen.
+/// Returns the number of events by reason, with repeated letters counted once. The flag is true if all are single
+/// events that no provider has seen.
 fn counted(letters: &[Letter]) -> BTreeMap<String, (u64, bool)> {
     let mut seen = BTreeSet::new();
     let mut counts: BTreeMap<String, (u64, bool)> = BTreeMap::new();
@@ -283,7 +287,7 @@ fn order(evidence: &Evidence<'_>) -> Check {
     check(evidence, passed, text, details)
 }
 
-/// Prints what each provider holds and what was dead-lettered, one JSON document, for the user's own events.
+/// Prints the users and the dead letters of each provider as one JSON document, for the user's own events.
 pub(super) fn print_holdings(snapshots: &[Snapshot], letters: &[Vec<Letter>]) {
     let mut all = Map::new();
     for ((kind, snapshot), letters) in Kind::ALL.into_iter().zip(snapshots).zip(letters) {
@@ -348,7 +352,7 @@ mod tests {
         }
     }
 
-    /// The places of the checks that fail.
+    /// Returns the places of the checks that fail after this change.
     fn failing(change: impl FnOnce(&mut Snapshot, &mut Figures, &mut Vec<Letter>, &mut u64)) -> Vec<usize> {
         let (mut snapshot, mut figures, mut letters, mut uncommitted) =
             (snapshot(), Figures::default(), vec![letter()], 0);

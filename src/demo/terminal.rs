@@ -1,4 +1,4 @@
-//! The terminal and the signals that a demo is watched and ended with.
+//! The terminal in which a demo is shown, and the signals that end it.
 
 use std::io::{IsTerminal, Write, stderr, stdout};
 
@@ -8,7 +8,7 @@ use super::view::{RESTORE, View};
 use crate::app;
 use crate::log::{is_colorless, is_dumb};
 
-/// A view on standard output; on standard error if results go to standard output.
+/// Opens a view on standard output, or on standard error if results go to standard output.
 pub(super) fn open_view(results_on_stdout: bool) -> View {
     let (color, capable) = (!is_colorless(), !is_dumb());
     match results_on_stdout {
@@ -17,14 +17,14 @@ pub(super) fn open_view(results_on_stdout: bool) -> View {
     }
 }
 
-/// Turns true at the first SIGINT or SIGTERM; the second ends the process at once.
+/// Returns a receiver for the first SIGINT or SIGTERM; the second signal ends the process at once.
 pub(super) fn watch_signals(terminal: bool) -> oneshot::Receiver<()> {
     let (first, interrupted) = oneshot::channel();
     tokio::spawn(async move {
         // Without handlers a signal ends the demo as it ends any program.
         let Ok(mut signals) = app::Signals::new() else { return std::future::pending().await };
         signals.next().await;
-        // The run may be over.
+        // The receiver is gone if the run is over.
         let _ = first.send(());
         signals.next().await;
         if terminal {

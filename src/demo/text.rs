@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Minutes and seconds, rounded up; hours where it takes them.
+/// Returns a time as minutes and seconds, rounded up, or as hours and minutes if it is that long.
 pub fn clock(time: Duration) -> String {
     let seconds = time.as_millis().div_ceil(1_000);
     match seconds {
@@ -11,7 +11,7 @@ pub fn clock(time: Duration) -> String {
     }
 }
 
-/// With a comma for the thousands.
+/// Returns a number with commas between the thousands.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -24,7 +24,7 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
-/// At most four characters from 10,000 on, so that columns hold.
+/// Returns the digits of a number below a million, or else the number of millions, so that columns hold.
 pub fn short(number: u64) -> String {
     match number {
         0..1_000_000 => number.to_string(),

@@ -1,4 +1,4 @@
-//! The demo's live table: redrawn in place on a terminal, plain lines elsewhere. At most 79 columns.
+//! The demo's live table of at most 79 columns: redrawn in place on a terminal, plain lines elsewhere.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -6,44 +6,45 @@ use std::time::{Duration, Instant};
 use super::text::{clock, grouped, short};
 use super::workers::{Figures, KILLED};
 
-/// How often plain lines are written: readable in a log.
+/// The time between two reports in plain lines, chosen for readers of a log.
 const PLAIN: Duration = Duration::from_secs(5);
 
-/// When the first plain lines are written: by then rows have gone out.
+/// The time of the first report in plain lines; rows have gone out by then.
 const PLAIN_FIRST: Duration = Duration::from_secs(3);
 
-/// Everything that is shown at one moment.
+/// The figures that are shown at one moment.
 pub(super) struct Frame<'a> {
     pub elapsed: Duration,
-    /// Roughly how long the run takes; `None` where that hangs on the user's events.
+    /// The rough length of the run; `None` if it depends on the user's events.
     pub about: Option<Duration>,
     pub events: u64,
-    /// How many there will be, if that is known.
+    /// The number of events that there will be, if it is known.
     pub of: Option<u64>,
-    /// One for each process.
+    /// The addresses, one for each process.
     pub urls: &'a [String],
     pub fault: String,
     pub lanes: &'a [Figures],
 }
 
-/// Where the table goes and how.
+/// The table's output and its form.
 pub(super) struct View {
     out: Box<dyn Write + Send>,
-    /// Redrawn in place, if this is a terminal.
+    /// True if the output is a terminal, on which the table is redrawn in place.
     terminal: bool,
     color: bool,
-    /// Lines of the last frame.
+    /// The number of lines of the last frame.
     drawn: usize,
     next: Instant,
-    /// The lanes in trouble, as last told in plain lines.
+    /// The lanes in trouble, as the plain lines last reported.
     troubled: Vec<String>,
 }
 
 impl View {
-    /// `terminal`: `out` is one that understands ANSI escapes. `color`: the user does not mind colors.
+    /// Creates a view. `terminal` means that `out` understands ANSI escapes, and `color` that the user accepts colors.
     pub fn new(mut out: Box<dyn Write + Send>, terminal: bool, color: bool) -> View {
         if terminal {
-            // Hides the cursor, and cuts what is too long for a narrow terminal: a wrapped line would be counted as one.
+            // This hides the cursor and cuts lines that are too long for a narrow terminal, since a wrapped line would
+            // count as one.
             drop(out.write_all(b"\x1b[?25l\x1b[?7l"));
         }
         let next = Instant::now() + PLAIN_FIRST;
@@ -54,7 +55,7 @@ impl View {
         self.terminal
     }
 
-    /// Says where to look; on a terminal the table does.
+    /// Writes the addresses in plain lines; on a terminal the table shows them.
     pub fn announce(&mut self, urls: &[String]) {
         if !self.terminal {
             urls.iter().for_each(|url| self.line(url));
@@ -62,8 +63,8 @@ impl View {
         }
     }
 
-    /// Shows a frame in place of the last one; in plain lines only as often as one cares to read, and what is news. The
-    /// last frame is shown in any case.
+    /// Shows a frame in place of the last one. In plain lines it writes each lane now and then, and at once when
+    /// trouble begins or ends. The last frame is always shown.
     pub fn show(&mut self, frame: &Frame<'_>, is_last: bool) {
         if !self.terminal {
             return self.show_plain(frame, is_last);
@@ -88,7 +89,7 @@ impl View {
         let now = Instant::now();
         let is_due = now >= self.next || is_last;
         if is_due {
-            // Half a second less, so that figures which come once a second do not miss it by a hair.
+            // Half a second less, so that figures which come once a second are not just too early.
             self.next = now + PLAIN - Duration::from_millis(500);
         }
         for lane in frame.lanes {
@@ -108,21 +109,21 @@ impl View {
         self.flush();
     }
 
-    /// Writes below the table; the next frame comes below that.
+    /// Writes a line below the table; the next frame comes below that line.
     pub fn line(&mut self, text: &str) {
         self.drawn = 0;
         // A reader that has gone away is no error.
         drop(writeln!(self.out, "{text}"));
     }
 
-    /// A line in the color of its meaning.
+    /// Writes a line in the color of its meaning.
     pub fn verdict(&mut self, text: &str, good: bool) {
         let color = if good { GREEN } else { RED };
         let text = if self.color { format!("{color}{text}{RESET}") } else { text.to_owned() };
         self.line(&text);
     }
 
-    /// Gives the terminal back as it was.
+    /// Restores the terminal to its former state.
     pub fn close(&mut self) {
         if std::mem::take(&mut self.terminal) {
             drop(self.out.write_all(RESTORE));
@@ -141,7 +142,7 @@ impl Drop for View {
     }
 }
 
-/// Shows the cursor and wraps lines again.
+/// The escapes that show the cursor and wrap lines again.
 pub(super) const RESTORE: &[u8] = b"\x1b[?7h\x1b[?25h";
 
 const GREEN: &str = "\x1b[32m";
@@ -202,7 +203,7 @@ fn plain_line(elapsed: Duration, lane: &Figures) -> String {
     )
 }
 
-/// Whether a state is more than the everyday alternation of waiting and sending.
+/// Returns true if a state is more than the normal change between waiting and sending.
 fn is_trouble(state: &str) -> bool {
     !matches!(state, "starting" | "replaying" | "idle" | "delivering" | "limited" | "waiting_for_job" | "draining")
 }
@@ -215,10 +216,10 @@ fn state_color(state: &str) -> &'static str {
     }
 }
 
-/// Rows in the window out of those that it takes.
+/// Returns the rows in the window and the most rows that it takes.
 fn budget(lane: &Figures) -> String {
     match lane.rows_per_minute {
-        // No share yet, or no lane.
+        // The lane has no share of the limit yet, or it is killed.
         _ if lane.state == KILLED => "-".to_owned(),
         Some(0) => "-".to_owned(),
         Some(limit) => format!("{}/{limit}", lane.window_rows),
@@ -321,7 +322,7 @@ mod tests {
         drop(view);
         assert!(!paper.text().contains('\x1b'));
         assert_eq!(paper.text().matches("http://x").count(), 1);
-        // Once because it was asked for, once because the trouble is over.
+        // The lane is written once because it was asked for, and once because the trouble is over.
         assert_eq!(paper.text().matches("0:23  vibefollow limited").count(), 2);
         assert_eq!(paper.text().matches("0:23  vibefollow backing_off").count(), 1);
     }

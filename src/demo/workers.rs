@@ -1,4 +1,4 @@
-//! The worker in the demo: its lanes, their figures as any operator would read them, and how one is killed.
+//! The worker in the demo: starts its lanes, reads their figures as an operator would, and kills one of them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::metrics::Metrics;
 use crate::ops::Board;
 use crate::testbed::simulator::Kind;
 
-/// How long the lanes may take to write their figures; a turn of a lane's loop takes milliseconds.
+/// The longest time for the lanes to write their figures; a turn of a lane's loop takes milliseconds.
 const REFRESH: Duration = Duration::from_millis(500);
 
-/// How a lane stands: what `/status` and `/metrics` say.
+/// The figures of a lane, as `/status` and `/metrics` report them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Figures {
     pub lane: String,
@@ -30,17 +30,17 @@ pub(super) struct Figures {
     pub pending_events: u64,
     pub pending_rows: u64,
     pub window_rows: u64,
-    /// `None` for unlimited.
+    /// The lane's share of the limit; `None` for unlimited.
     pub rows_per_minute: Option<u32>,
     pub drain: Option<Duration>,
-    /// Events that were pending when the lane was killed; they are read again.
+    /// The events that were pending when the lane was killed; the lane reads them again.
     pub died: u64,
-    /// Consumed less settled less pending, added up without signs over restarts.
+    /// The events consumed less settled less pending, without its sign, summed over restarts.
     pub ledger_difference: u64,
 }
 
 impl Figures {
-    /// Adds the totals of a life that has ended.
+    /// Adds the totals from before a restart.
     fn add_totals(&mut self, before: &Figures) {
         self.consumed += before.consumed;
         self.rows_sent += before.rows_sent;
@@ -51,7 +51,7 @@ impl Figures {
         self.ledger_difference += before.ledger_difference;
     }
 
-    /// What is left of a lane that was killed: its totals.
+    /// Returns the figures of a killed lane, to which its totals are then added.
     fn dead(before: &Figures) -> Figures {
         Figures {
             lane: before.lane.clone(),
@@ -62,14 +62,14 @@ impl Figures {
     }
 }
 
-/// The state of a lane that is not there.
+/// The state that is shown for a killed lane.
 pub(super) const KILLED: &str = "killed";
 
-/// One process, as far as one process can show several.
+/// A worker that plays one process, as far as one process can show several.
 pub(super) struct Worker {
     config: Config,
     running: Option<Running>,
-    /// The totals of earlier lives, per lane.
+    /// The totals from before the last restart, by lane.
     before: Vec<Figures>,
 }
 
@@ -82,16 +82,18 @@ struct Running {
 }
 
 impl Worker {
+    /// Starts a worker.
+    ///
     /// # Errors
-    /// What keeps the worker from starting.
+    /// The error that keeps the worker from starting.
     pub async fn start(mut config: Config) -> Result<Worker, Error> {
         let running = Running::start(&config).await?;
-        // The next life is to be found where this one was.
+        // After a restart the worker serves at the same address.
         config.http.listen = running.address.unwrap_or(config.http.listen);
         Ok(Worker { config, running: Some(running), before: Vec::new() })
     }
 
-    /// Where it serves, or did before it was killed.
+    /// Returns the address at which the worker serves, or did before it was killed.
     pub fn address(&self) -> SocketAddr {
         self.running.as_ref().and_then(|running| running.address).unwrap_or(self.config.http.listen)
     }
@@ -134,34 +136,36 @@ impl Worker {
         figures
     }
 
-    /// Ends it as `kill -9` would, as far as one process allows: nothing is drained and nothing committed.
+    /// Ends the worker as `kill -9` would, as far as one process allows: it drains nothing and commits nothing.
     pub async fn kill(&mut self) {
         let mut figures = self.figures().await;
         figures.iter_mut().for_each(|figures| figures.died += figures.pending_events);
         if let Some(running) = self.running.take() {
             running.task.abort();
-            // Cancelled; until then its port is taken.
+            // The task is cancelled; until then its port is taken.
             drop(running.task.await);
             self.before = figures;
         }
     }
 
+    /// Starts the killed worker again.
+    ///
     /// # Errors
-    /// What keeps the worker from starting.
+    /// The error that keeps the worker from starting.
     pub async fn start_again(&mut self) -> Result<(), Error> {
         self.running = Some(Running::start(&self.config).await?);
         Ok(())
     }
 
-    /// Whether it has ended by itself, which it never should.
+    /// Returns true if the worker has ended by itself, which it never should.
     pub fn has_ended(&self) -> bool {
         self.running.as_ref().is_some_and(|running| running.task.is_finished())
     }
 
-    /// Drains and ends it.
+    /// Drains and ends the worker.
     ///
     /// # Errors
-    /// Why it had ended by itself.
+    /// The error with which the worker had ended by itself.
     pub async fn stop(&mut self) -> Result<(), Error> {
         let Some(running) = self.running.take() else { return Ok(()) };
         running.stop.send_replace(true);
@@ -175,7 +179,7 @@ impl Worker {
 impl Running {
     async fn start(config: &Config) -> Result<Running, Error> {
         let app = match App::start(config).await {
-            // The usual port is taken by a real worker or by another demo.
+            // A real worker or another demo has taken the usual port.
             Err(app::Error::Listen { source, .. }) if source.kind() == std::io::ErrorKind::AddrInUse => {
                 let mut config = config.clone();
                 config.http.listen.set_port(0);
@@ -195,7 +199,7 @@ impl Running {
     }
 }
 
-/// The sum of a metric's series of this destination, without its sign.
+/// Returns the sum of a metric's series of this destination, without its sign.
 fn total(text: &str, name: &str, destination: &str) -> u64 {
     let label = format!("destination=\"{destination}\"");
     let values = text.lines().filter_map(|line| {
@@ -206,15 +210,15 @@ fn total(text: &str, name: &str, destination: &str) -> u64 {
     values.sum::<f64>().abs() as u64
 }
 
-/// The configuration of these lanes, written as a user would write it.
+/// Returns the configuration of these lanes, written as a user would write it.
 ///
 /// # Errors
-/// A mistake in here.
+/// A mistake in the text below.
 pub(super) fn config(brokers: &str, providers: &str, listen: SocketAddr, lanes: &[Kind]) -> Result<Config, Error> {
     use super::auditor::{GROUP, TOPIC};
     use std::fmt::Write as _;
-    // The new group protocol joins the mock cluster in 0.2 s instead of 3. Waits and time-outs are short, so that a minute
-    // shows what otherwise takes ten; everything else is as it comes.
+    // The new group protocol joins the mock cluster in 0.2 s and not in 3 s. Waits and time-outs are short, so that a
+    // minute shows what otherwise takes ten. All other settings are the defaults.
     let mut text = format!(
         "kafka:\n  brokers: {brokers}\n  topics: [{TOPIC}]\n  group: {GROUP}\n  properties: {{ group.protocol: consumer }}\n\
          http: {{ listen: \"{listen}\" }}\nshutdown: {{ drain: 5s }}\ndestinations:\n"
