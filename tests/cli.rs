@@ -1,4 +1,4 @@
-//! The binary as people and scripts meet it: arguments in, exit codes and texts out.
+//! Tests of the binary as people and scripts use it: arguments go in, exit codes and texts come out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -21,17 +21,17 @@ use sluicegate::testbed::broker::EmbeddedBroker;
 use sluicegate::testbed::generator::{Generator, GeneratorSettings};
 use tempfile::TempDir;
 
-/// Longest wait for anything that a pass does in a fraction of it.
+/// The longest wait for anything; a pass takes a fraction of it.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// The binary, without the variables of whoever runs the tests.
+/// Returns a command for the binary, without the variables of the process that runs the tests.
 fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sluicegate"));
     command.env_clear().stdin(Stdio::null());
     command
 }
 
-/// How a run ended.
+/// The exit code and the output of a run.
 #[derive(Debug)]
 struct Ended {
     code: i32,
@@ -64,7 +64,7 @@ impl ConfigFile {
         file
     }
 
-    /// The documented file with tokens that are there.
+    /// Writes the documented file, with tokens that exist.
     fn documented() -> ConfigFile {
         let documented = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/sluicegate.yaml");
         let text = fs::read_to_string(documented).expect("the documented file");
@@ -86,14 +86,14 @@ impl ConfigFile {
     }
 }
 
-/// A configuration with one destination that reads `identify` at these brokers.
+/// Writes a configuration with one destination that reads `identify` from these brokers.
 fn reading_from(brokers: &str) -> ConfigFile {
     ConfigFile::new(&format!(
         "{{kafka: {{brokers: '{brokers}'}}, destinations: {{userpilot: {{type: userpilot, token: t0}}}}}}"
     ))
 }
 
-/// An address that nothing listens on.
+/// Returns an address that nothing listens on.
 fn closed_port() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("an address").to_string()
@@ -232,7 +232,7 @@ fn asking_a_process_that_is_not_there_ends_with_69_and_says_where_it_was_looked_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_running_process_tells_its_health_and_its_lanes() {
     let mut board = Board::default();
-    // The lane's loop never turned, which is what a stuck one looks like.
+    // The lane's loop has never turned, as in a lane that is stuck.
     let reporter = board.lane(LaneStatus {
         destination: "vitally".to_owned(),
         state: "limited".to_owned(),
@@ -299,7 +299,7 @@ fn a_check_refuses_what_cannot_work_and_only_warns_of_what_hardly_will() {
 #[test]
 fn the_log_on_a_terminal_has_colors_only_where_they_are_wanted_and_never_module_paths() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    // It logs a warning, and then ends, since its port is taken.
+    // The worker logs a warning, and then ends, since its port is taken.
     let file = ConfigFile::new(&format!(
         "{{http: {{listen: '{}'}}, destinations: {{d: {{type: userpilot, token: t0, limit: {{rows_per_minute: 5000}}}}}}}}",
         taken.local_addr().expect("an address")
@@ -408,7 +408,7 @@ impl Running {
         assert!(kill.expect("kill starts").success());
     }
 
-    /// The exit code, once the process has ended.
+    /// Returns the exit code, once the process has ended.
     fn wait(&mut self) -> i32 {
         let started = Instant::now();
         loop {
@@ -423,13 +423,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Already gone after a pass.
+        // After a pass the process is already gone.
         drop(self.0.kill());
         drop(self.0.wait());
     }
 }
 
-/// The first value of a YAML key that a process prints.
+/// Returns the first value of a YAML key that a process prints.
 fn printed(stdout: &mut BufReader<ChildStdout>, key: &str) -> String {
     let mut line = String::new();
     while stdout.read_line(&mut line).expect("text") > 0 {
@@ -478,7 +478,7 @@ fn a_port_that_is_taken_ends_the_simulator_with_69() {
     assert!(ended.stderr.contains(&addr) && ended.stderr.contains("--listen"), "{ended:?}");
 }
 
-/// All records of a topic by partition: key and payload.
+/// Returns all records of a topic: partition, key and payload.
 fn records(brokers: &str, topic: &str, partitions: i32) -> Vec<(i32, Vec<u8>, Option<Vec<u8>>)> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
@@ -519,7 +519,7 @@ fn generated_events_are_in_the_topic_each_user_in_one_partition() {
         homes.entry(key.clone()).or_default().insert(partition);
         found.entry(key).or_default().push(version(payload.as_deref()));
     }
-    // The times differ, but neither the users nor what happens to them in which order.
+    // The times differ, but the users and the order of their events are the same.
     let settings = GeneratorSettings { seed: 7, users: 50, events: 3000, ..GeneratorSettings::default() };
     let mut expected: BTreeMap<Vec<u8>, Vec<Option<u64>>> = BTreeMap::new();
     for event in Generator::new(settings) {

@@ -1,4 +1,4 @@
-//! `sluicegate demo` as a user starts it: what it prints when piped, and the code it exits with.
+//! Tests of `sluicegate demo` as a user starts it: the output when piped, and the exit code.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Output, Stdio};
@@ -17,7 +17,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// What a run printed, once it has passed its own checks: six for each of the three providers.
+/// Returns the output of a run, once it has passed its own checks: six for each of the three providers.
 fn passed(output: &Output) -> String {
     let text = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{text}{}", self::text(&output.stderr));
@@ -27,7 +27,7 @@ fn passed(output: &Output) -> String {
     text
 }
 
-/// A short run with a fault; the lane must have been seen in this state.
+/// Runs a short demo with a fault and asserts that the lane was seen in this state.
 fn recovers(fault: &str, lane: &str, state: &str) {
     let text = passed(&output(&format!("--duration 20s --events 500 --users 60 --seed 3 --fault {fault}")));
     let seen = text.lines().any(|line| line.contains(lane) && line.contains(state));
@@ -102,7 +102,7 @@ fn the_users_own_events_come_out_as_what_each_provider_would_hold() {
     assert_eq!(reasons("userpilot"), ["not_json"]);
 }
 
-/// A run over these lines: its exit code, what the providers hold, and what it says.
+/// Runs the demo over these lines and returns its exit code, the users that the providers hold, and its messages.
 fn of_input(input: &[u8]) -> (Option<i32>, serde_json::Value, String) {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), input).expect("written");

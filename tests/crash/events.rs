@@ -1,35 +1,39 @@
-//! The events of a seed. Each shows by a trait of its own whether it is part of a row: `n7` in a user's seventh.
+//! Generates the events of one seed.
+//!
+//! Event number 7 of a user sets the trait `n7`, so a test can see which events a row contains.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use sluicegate::testbed::random::Random;
 
-/// Key and payload of a record.
+/// The key and payload of a record.
 pub type Made = (Vec<u8>, Option<Vec<u8>>);
 
-/// How many events there are, and what is odd about them.
+/// The number of users and events, and the shares of odd ones.
 #[derive(Clone, Debug)]
 pub struct Traffic {
     pub users: u64,
     pub events: usize,
-    /// Users of whom some events are refused by the simulated providers, and users of whom every request fails.
+    /// The number of users of whom the simulated providers refuse some events, and of users of whom every request
+    /// fails.
     pub poison: u64,
     pub toxic: u64,
-    /// Users whose events never name an account, which Vitally needs.
+    /// The number of users whose events never name an account, which Vitally needs.
     pub homeless: u64,
-    /// In percent of the events: repeats, events that nobody can read or that are skipped, events for some destinations only.
+    /// The percentages of repeats, of events that no worker can read or that are skipped, and of events for some
+    /// destinations only.
     pub repeats: u64,
     pub odd: u64,
     pub opted_out: u64,
 }
 
-/// Makes the events of one user after the other.
+/// A generator of the users' events.
 pub struct Maker {
     seed: u64,
     random: Random,
-    /// Per user how many events were made, and the last one: only that is ever repeated, so that it makes no difference
-    /// whether the repeat is noticed, which after a crash it need not be.
+    /// The number of events made and the last event, by user. Only the last event is ever repeated. So it makes no
+    /// difference if the worker notices the repeat, which it need not after a crash.
     users: BTreeMap<u64, (u64, Made)>,
 }
 
@@ -68,7 +72,7 @@ impl Maker {
         if self.random.chance(0.1) {
             traits["phone"] = if self.random.chance(0.5) { Value::Null } else { json!("1") };
         }
-        // The last users, so that they are not hot ones.
+        // The users with such traits are the last ones, so that they are not hot.
         let place = traffic.users - 1 - user;
         if place < traffic.poison {
             traits["poison"] = json!(self.random.chance(0.5));
@@ -84,7 +88,7 @@ impl Maker {
         self.event(user, traits, !homeless, integrations)
     }
 
-    /// An event of a user whom nothing is wrong with.
+    /// Makes an event of a user without any oddity.
     pub fn plain(&mut self, user: u64) -> Made {
         self.event(user, json!({}), true, None)
     }
@@ -113,7 +117,7 @@ fn name(user: u64) -> String {
     format!("user-{user}")
 }
 
-/// The numbers of a user's events that a row of these traits merges, in order.
+/// Returns the numbers of a user's events that a row of these traits merges, in order.
 pub fn numbers(traits: &Value) -> Vec<u64> {
     let names = traits.as_object().into_iter().flatten().map(|(name, _)| name);
     let mut numbers: Vec<u64> = names.filter_map(|name| name.strip_prefix('n')?.parse().ok()).collect();

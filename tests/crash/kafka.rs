@@ -1,12 +1,12 @@
-//! A Kafka of a seed's own, which can be killed and started again.
+//! A Kafka of one seed's own, which the test can kill and start again.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// A broker that the script of `SLUICEGATE_TEST_KAFKA` runs: `start`, `kill` and `wipe`, each with a port. Its data goes when
-/// this is dropped.
+/// A broker that the script of `SLUICEGATE_TEST_KAFKA` runs with `start`, `kill` and `wipe`, each with a port. Its data
+/// is deleted when this is dropped.
 pub struct OwnKafka {
     script: PathBuf,
     home: PathBuf,
@@ -14,8 +14,8 @@ pub struct OwnKafka {
 }
 
 impl OwnKafka {
-    /// Starts it and waits until it answers. `home` is for the jars and the data of all brokers of a run.
-    /// `ports` is where to look for a free one.
+    /// Starts the broker and waits until it answers. `home` is for the jars and the data of all brokers of a run.
+    /// `ports` is the next port to look at for a free one.
     pub fn start(script: PathBuf, home: PathBuf, ports: &AtomicU16) -> OwnKafka {
         let kafka = OwnKafka { script, home, port: two_free_ports(ports) };
         kafka.up();
@@ -30,7 +30,7 @@ impl OwnKafka {
         self.run("start");
     }
 
-    /// As a power cut ends it.
+    /// Ends the broker as a power cut would.
     pub fn kill(&self) {
         self.run("kill");
     }
@@ -40,7 +40,7 @@ impl OwnKafka {
             .arg(command)
             .arg(self.port.to_string())
             .env("KAFKA_HOME_DIR", &self.home)
-            // Sessions of the new protocol are the broker's to choose.
+            // In the new protocol the broker chooses the session timeout.
             .env("KAFKA_EXTRA", "group.consumer.session.timeout.ms=3000;group.consumer.heartbeat.interval.ms=300")
             .stdout(Stdio::null())
             .status()
@@ -55,13 +55,13 @@ impl Drop for OwnKafka {
     }
 }
 
-/// Where a run begins to look for ports: below the range that the system gives to clients, one of which could take a broker's
-/// port while it is down.
+/// Returns the first port that a run tries. It is below the range that the system gives to clients. One of these could
+/// otherwise take a broker's port while the broker is down.
 pub fn first_port() -> AtomicU16 {
     AtomicU16::new(21_000 + (std::process::id() % 1_000) as u16 * 8)
 }
 
-/// A port whose follower is free too: the script takes both.
+/// Returns a port whose successor is free too, since the script takes both.
 fn two_free_ports(ports: &AtomicU16) -> u16 {
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     loop {

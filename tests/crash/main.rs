@@ -1,12 +1,13 @@
-//! Workers that die at any moment, judged by an oracle that knows every event.
+//! Tests with workers that die at any moment, judged by an oracle that knows every event.
 //!
-//! `cargo test --test crash -- --nocapture` runs ten seeds. `SLUICEGATE_CRASH_SEEDS=100` runs as many, `SLUICEGATE_CRASH_SEED=7`
-//! one of them. A seed decides the traffic, the providers' moods and when who is killed; threads and sockets still differ
-//! from run to run, so a seed that failed is to be repeated a few times.
+//! `cargo test --test crash -- --nocapture` runs ten seeds. `SLUICEGATE_CRASH_SEEDS=100` runs a hundred, and
+//! `SLUICEGATE_CRASH_SEED=7` runs only this one. A seed decides the traffic, the providers' faults, and the moments at
+//! which workers are killed. Threads and sockets still differ from run to run, so a seed that failed is to be run again
+//! a few times.
 //!
-//! The broker is librdkafka's mock cluster, or with `SLUICEGATE_TEST_BROKERS=host:port` that Kafka. With
-//! `SLUICEGATE_TEST_KAFKA=path/to/kafka`, a script that takes `start`, `kill` and `wipe` with a port, every second seed (all,
-//! without `SLUICEGATE_TEST_BROKERS`) has a Kafka of its own, which is killed too.
+//! The broker is librdkafka's mock cluster, or with `SLUICEGATE_TEST_BROKERS=host:port` that Kafka.
+//! `SLUICEGATE_TEST_KAFKA=path/to/kafka` names a script that takes `start`, `kill` and `wipe` with a port. With it
+//! every second seed has a Kafka of its own, which is killed too. Without `SLUICEGATE_TEST_BROKERS` every seed has one.
 
 mod events;
 mod kafka;
@@ -30,13 +31,13 @@ use oracle::Findings;
 use run::{Run, Workshop};
 use schedule::{Ground, Schedule};
 
-/// As many seeds as `cargo test` runs.
+/// The number of seeds that `cargo test` runs.
 const SEEDS: u64 = 10;
 
-/// Seeds at a time: most of a run is waiting, for sessions above all.
+/// The number of seeds at a time. Most of a run is waiting, above all for sessions to end.
 const AT_ONCE: usize = 5;
 
-/// Kafkas at a time; each takes half a gigabyte.
+/// The number of Kafkas at a time; each takes half a gigabyte.
 const KAFKAS: usize = 2;
 
 fn setting(name: &str) -> Option<u64> {
@@ -68,7 +69,7 @@ struct Totals {
     clean_ends: usize,
 }
 
-/// What a seed has to say, or why it failed.
+/// The result of a seed, or the reason why it failed.
 struct Verdict {
     seed: u64,
     schedule: String,
@@ -119,7 +120,7 @@ async fn workers_that_die_at_any_moment_lose_nothing_turn_nothing_back_and_repea
         Some(seed) => vec![seed],
         None => (0..setting("SLUICEGATE_CRASH_SEEDS").unwrap_or(SEEDS)).collect(),
     };
-    // The jars of its own Kafkas are fetched once per run.
+    // The jars of the seeds' own Kafkas are fetched once per run.
     let home = tempfile::tempdir().expect("a folder");
     let workshop = std::env::var("SLUICEGATE_TEST_KAFKA").ok().map(|script| Workshop {
         script: PathBuf::from(script),
@@ -137,7 +138,7 @@ async fn workers_that_die_at_any_moment_lose_nothing_turn_nothing_back_and_repea
             let permits = if schedule.ground == Ground::Own { &kafkas } else { &slots };
             let _permit = permits.acquire().await.expect("open");
             let text = schedule.to_string();
-            // Its own task, so that a panic in it is a fault of the seed.
+            // The seed has a task of its own, so that a panic in it is a fault of the seed.
             match tokio::spawn(one(schedule, workshop)).await {
                 Ok(verdict) => verdict,
                 Err(panic) => Verdict {

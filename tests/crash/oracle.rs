@@ -1,21 +1,21 @@
-//! What must hold after a run, judged per destination from outside: from the log, from what the provider received, from
-//! the dead-letter topic and from the committed positions as they were seen all along.
+//! Judges a run per destination from outside: by the log, the provider's rows, the dead letters and the committed positions.
 //!
-//! 1. *Conservation.* Every event that the destination takes has taken effect at the provider, or lies in a dead letter that
-//!    has a reason in the log. What is skipped, or meant for other destinations, arrives nowhere.
-//! 2. *Integrity.* A row holds a contiguous part of what its user's events say to this destination, at least one event, and
-//!    says to the letter what a plain merge of that part says.
-//! 3. *Order.* The newest event in a user's rows never falls from one arrival to the next, whoever sends them. So
-//!    everything that took effect stands, and the state at the end is one that a plain replay allows.
-//! 4. *Commits.* A position never falls, and is never past an event that has not ended by then: the effect before the
-//!    sample, the letter in its topic when asked after the sample.
-//! 5. *No way back.* What lies before a committed position never arrives again.
-//! 6. *Repeats.* Let `C` be the committed positions when a worker has died. By 5, its successor sends again only what had
-//!    arrived from `C` on. `C` is no older than one commit interval: everything that this worker had settled `SLACK` plus
-//!    an interval before it was struck lies before `C`, except behind an event that had not ended (a row held back). So at
-//!    most one row is repeated per user of whom something had taken effect since then or was on its way then: what was
-//!    settled since the last commit, what was in flight, and what a row held back keeps from being committed. After an end
-//!    by SIGTERM that was clean, nothing is repeated that had been answered with success `SLACK` before it.
+//! 1. *Conservation.* Every event that the destination takes has taken effect, or is in a dead letter that has a reason
+//!    in the log. Events that are skipped or meant for other destinations arrive nowhere.
+//! 2. *Integrity.* A row holds a contiguous part of its user's events for this destination, at least one event. It says
+//!    exactly what a plain merge of that part says.
+//! 3. *Order.* The newest event in a user's rows never falls from one arrival to the next, whichever worker sends them.
+//!    So everything that took effect remains, and a plain replay allows the state at the end.
+//! 4. *Commits.* A position never falls, and is never past an event that had not ended by then. The event's effect must
+//!    be older than the sample, or its letter must be in the dead-letter topic, which is read after the positions.
+//! 5. *No way back.* An event before a committed position never arrives again.
+//! 6. *Repeats.* Let `C` be the committed positions when a worker has died. By rule 5, its successor sends again only
+//!    events from `C` on that had arrived. `C` is no older than one commit interval. Everything that this worker had
+//!    settled `SLACK` plus an interval before its kill is before `C`. The exception is what is behind an event that had
+//!    not ended (a row held back). So at most one row is repeated per user of whom something had taken effect since
+//!    then or was on its way then. The events of these users were settled since the last commit, were in flight, or are
+//!    kept from being committed by a row held back. After a clean end by SIGTERM, no event is repeated that had been
+//!    answered with success `SLACK` before it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -29,25 +29,25 @@ use crate::schedule::Schedule;
 use crate::support::Letter;
 use crate::watch::Sample;
 
-/// How long a commit may take on a loaded machine. Longer than a request's timeout and the pause after it together, so that a
-/// row which does not arrive again within this time was not only answered: the worker has its answer.
+/// The longest time for a commit on a loaded machine. It is longer than a request's timeout and the pause after it
+/// together. So if a row does not arrive again within this time, it was not only answered: the worker has its answer.
 const SLACK: Duration = Duration::from_secs(4);
 
 /// The death of a worker.
 pub struct Death {
-    /// When SIGTERM was sent, or when it was struck without.
+    /// The time at which SIGTERM was sent, or of the kill if none was sent.
     pub asked: Instant,
     pub struck: Instant,
     pub gone: Instant,
-    /// What was committed then, by lane in the order of `Kind::ALL`.
+    /// The positions that were committed then, by lane in the order of `Kind::ALL`.
     pub committed: Vec<Sample>,
-    /// Whether it owned everything, with a broker that answered.
+    /// True if the worker owned everything, with a broker that answered.
     pub was_alone: bool,
-    /// Whether SIGTERM had ended it with 0 and nothing in flight before SIGKILL came.
+    /// True if SIGTERM had ended the worker with 0 and nothing in flight before SIGKILL came.
     pub was_clean: bool,
 }
 
-/// What was collected besides what the providers have noted.
+/// The evidence of a run, in addition to what the providers have noted.
 pub struct Evidence {
     pub schedule: Schedule,
     pub log: Vec<LogEntry>,
@@ -56,16 +56,16 @@ pub struct Evidence {
     pub deaths: Vec<Death>,
 }
 
-/// What one lane went through.
+/// The findings about one lane.
 #[derive(Clone, Debug, Default)]
 pub struct Findings {
     pub rows: usize,
     pub letters: usize,
-    /// Distinct positions that were seen committed.
+    /// The number of distinct positions that were seen committed.
     pub positions: usize,
-    /// Rows sent again because of a death, by death.
+    /// The number of users of whom a row was sent again because of a death, by death.
     pub repeats: Vec<usize>,
-    /// Deaths whose commits were held to rule 6, with a bound below the number of users that had arrived; and clean ends.
+    /// The number of deaths that rule 6 bounds to fewer users than had rows with effect, and the number of clean ends.
     pub bounded: usize,
     pub clean: usize,
     pub faults: Vec<String>,
@@ -73,7 +73,7 @@ pub struct Findings {
 
 type Place = (i32, i64);
 
-/// The events of one lane by every key that the rules ask for.
+/// The events of one lane by every key that the rules need.
 struct Lane<'a> {
     evidence: &'a Evidence,
     kind: Kind,
@@ -81,13 +81,13 @@ struct Lane<'a> {
     replay: Replay,
     /// The numbers of each user's events that the destination takes.
     users: BTreeMap<String, Vec<u64>>,
-    /// Per user and number the newest copy: a repeat may be taken after a crash.
+    /// The place of the newest copy, by user and number: a worker may take a repeat after a crash.
     newest: BTreeMap<(String, u64), Place>,
     arrivals: Vec<Arrival>,
     effects: Vec<Effect>,
     /// Events that are in the log more than once.
     repeated: BTreeSet<(String, u64)>,
-    /// When each event first took effect.
+    /// The time at which each event first took effect.
     effect_at: BTreeMap<(String, u64), Instant>,
     findings: Findings,
 }
@@ -161,7 +161,8 @@ impl<'a> Lane<'a> {
         self.findings.faults.push(format!("{}: {text}", self.kind.name()));
     }
 
-    /// First and last place of the events that a row holds; `None` if they are no contiguous part of the user's events.
+    /// Returns the first and last place of the events in a row, or `None` if they are no contiguous part of the user's
+    /// events.
     fn span(&self, user: &str, row: &Value) -> Option<(usize, usize)> {
         let numbers = said_numbers(row);
         let taken = self.users.get(user)?;
@@ -170,7 +171,7 @@ impl<'a> Lane<'a> {
         (part == numbers).then_some((first, first + numbers.len() - 1))
     }
 
-    /// Rules 2 and 3, and of rule 1 that nothing arrives that should not.
+    /// Checks rules 2 and 3, and of rule 1 that nothing arrives that should not.
     fn check_rows(&mut self) {
         let mut faults = Vec::new();
         let mut newest: BTreeMap<&str, usize> = BTreeMap::new();
@@ -203,7 +204,7 @@ impl<'a> Lane<'a> {
         faults.into_iter().for_each(|fault| self.fault(fault));
     }
 
-    /// The letters that hold this event, by their place in the dead-letter topic.
+    /// Returns the letters that hold this event, with their places in the dead-letter topic.
     fn letters_of(&self, at: Place, user: Option<&str>) -> impl Iterator<Item = (i64, &'a Letter)> {
         let user = user.map(|user| user.as_bytes().to_vec());
         (0..).zip(&self.evidence.letters[self.index]).filter(move |(_, letter)| {
@@ -215,7 +216,7 @@ impl<'a> Lane<'a> {
         })
     }
 
-    /// Rule 1.
+    /// Checks rule 1.
     fn check_conservation(&mut self) {
         let mut lost = Vec::new();
         for (at, end) in &self.replay.ends {
@@ -237,7 +238,7 @@ impl<'a> Lane<'a> {
         lost.into_iter().for_each(|fault| self.fault(fault));
     }
 
-    /// Rule 1: a letter has a reason in the log.
+    /// Checks that each letter has a reason in the log (rule 1).
     fn check_letters(&mut self) {
         let mut faults = Vec::new();
         for letter in &self.evidence.letters[self.index] {
@@ -273,7 +274,7 @@ impl<'a> Lane<'a> {
         faults.into_iter().for_each(|fault| self.fault(fault));
     }
 
-    /// Rule 4.
+    /// Checks rule 4.
     fn check_samples(&mut self) {
         let mut faults = Vec::new();
         let mut before = vec![0; self.evidence.schedule.partitions as usize];
@@ -311,12 +312,13 @@ impl<'a> Lane<'a> {
         }
     }
 
-    /// Rule 5.
+    /// Checks rule 5.
     fn check_way_back(&mut self) {
         let samples = &self.evidence.samples[self.index];
         let mut faults = Vec::new();
         for arrival in &self.arrivals {
-            // A request may have left just before; it is answered before it is committed, so nothing is on its way.
+            // A request may have left just before. A commit covers its events only after its answer, so no such request
+            // is on its way.
             let Some(sample) = samples.partition_point(|sample| sample.at < arrival.at).checked_sub(1) else {
                 continue;
             };
@@ -334,7 +336,7 @@ impl<'a> Lane<'a> {
         faults.into_iter().for_each(|fault| self.fault(fault));
     }
 
-    /// Rule 6.
+    /// Checks rule 6.
     fn check_deaths(&mut self) {
         let mut faults = Vec::new();
         let mut began: Option<&Death> = None;
@@ -391,7 +393,7 @@ impl<'a> Lane<'a> {
         faults.into_iter().for_each(|fault| self.fault(fault));
     }
 
-    /// Events that this life knew as ended well before its clean end, and that arrive again after it.
+    /// Returns the events that this worker knew as ended well before its clean end, and that arrive again after it.
     fn again_after_clean_end(
         &self,
         began: Option<&Death>,
@@ -400,7 +402,8 @@ impl<'a> Lane<'a> {
     ) -> BTreeSet<(String, u64)> {
         let schedule = &self.evidence.schedule;
         let faults = &schedule.targets[self.index].faults;
-        // A job that fails or is lost is sent again, and metadata names no more than 100 users.
+        // The worker sends the rows of a failed or lost job again. The bound of 100 users is far below the 22,500 that
+        // commit metadata holds at worst.
         if faults.fail_jobs > 0 || faults.lose_polls > 0 || schedule.traffic.users > 100 {
             return BTreeSet::new();
         }
@@ -417,7 +420,8 @@ impl<'a> Lane<'a> {
         again
     }
 
-    /// Per partition the position before which everything had ended in this life by then, as far as it shows from outside.
+    /// Returns the position by partition before which everything had ended in this life by then, as far as it shows
+    /// from outside.
     fn settled_before(&self, began: Option<&Death>, until: Instant, by: Instant) -> Vec<i64> {
         let from = began.map(|death| death.gone);
         let start = |partition: usize| began.map_or(0, |death| death.committed[self.index].positions[partition]);
@@ -435,7 +439,8 @@ impl<'a> Lane<'a> {
                             }
                             settled = at.1 + 1;
                         }
-                        // When a letter was acknowledged does not show; a repeat of what lies further back may be a row.
+                        // The time at which a letter was acknowledged does not show. A repeat of an event further back
+                        // may be a row.
                         model::End::Dead(_) | model::End::Skipped("duplicate") => break,
                         model::End::Skipped(_) => {}
                     }
@@ -445,12 +450,13 @@ impl<'a> Lane<'a> {
             .collect()
     }
 
-    /// Events whose last arrival in this time was answered with success by then, and that no job still holds.
+    /// Returns the events whose last arrival in this time was answered with success by then, and that no job still
+    /// holds.
     fn known(&self, from: Option<Instant>, until: Instant, by: Option<Instant>) -> BTreeSet<(String, u64)> {
         let Some(by) = by else { return BTreeSet::new() };
         let jobs = self.evidence.schedule.targets[self.index].jobs;
         let in_life = |at: Instant| from.is_none_or(|from| at > from) && at <= until;
-        // One job at a time: when the next request comes, this one's end is known.
+        // Only one job runs at a time, so a worker that sends the next request knows the end of this one.
         let before = self.arrivals.iter().filter(|arrival| in_life(arrival.at) && arrival.at <= by);
         let last_request = before.map(|arrival| arrival.request).max();
         let mut known = BTreeSet::new();
@@ -469,7 +475,7 @@ impl<'a> Lane<'a> {
         known
     }
 
-    /// Rule 3, at the end.
+    /// Checks the state at the end (rule 3).
     fn check_state(&mut self, provider: &ProviderHandle) {
         let expected = model::expect(self.kind, &ReadRules::default(), &self.evidence.log);
         let traffic = &self.evidence.schedule.traffic;

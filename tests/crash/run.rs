@@ -1,5 +1,4 @@
-//! Runs a schedule: writes its events, starts workers, kills them when their time has come, and collects what the oracle
-//! is to judge.
+//! Runs a schedule: writes its events, starts workers, kills them at their moments, and collects what the oracle judges.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -21,19 +20,20 @@ use crate::schedule::{End, Ground, Life, Moment, Outage, Schedule};
 use crate::support::{Process, World, metric, without_limits};
 use crate::watch::{Asker, Sample, Watch};
 
-/// A moment that does not come within this time is taken for come: the load may be over, or a row held back.
+/// The longest wait for a moment, after which the worker dies all the same: the load may be over, or a row held back.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// After the last death everything has to be delivered within this time; a pass takes a small part of it.
+/// The longest time from the last death until everything is delivered; a pass takes a small part of it.
 const DEADLINE: Duration = Duration::from_secs(240);
 
-/// Positions that stand still for so long wait for something: longer than the slowest commit interval.
+/// The time without a change of positions after which a row seems to wait for something. It is longer than the slowest
+/// commit interval.
 const STILL: Duration = Duration::from_millis(1_500);
 
-/// Users from here on are witnesses: a row of theirs shows whose fault it was that others' failed.
+/// The number of the first witness. A row of a witness shows whose fault it was that the rows of other users failed.
 const WITNESSES: u64 = 1_000_000;
 
-/// Where brokers of one's own are made: the script, and a folder for their jars and data.
+/// The parts that a broker of a seed's own needs: the script, a folder for its jars and data, and free ports.
 #[derive(Clone)]
 pub struct Workshop {
     pub script: PathBuf,
@@ -41,7 +41,7 @@ pub struct Workshop {
     pub ports: Arc<AtomicU16>,
 }
 
-/// What a schedule needs while it runs.
+/// The state of a schedule while it runs.
 pub struct Run {
     schedule: Schedule,
     world: World,
@@ -49,7 +49,7 @@ pub struct Run {
     maker: Maker,
     askers: Vec<(Kind, Asker)>,
     deaths: Vec<Death>,
-    /// What the workers logged, for whoever looks into a failure.
+    /// The logs of the workers, for a reader who looks into a failure.
     pub logs: String,
 }
 
@@ -60,7 +60,8 @@ struct Worker {
     started: Instant,
 }
 
-/// When a worker was asked to end or struck, when it was gone, and whether it had ended cleanly before.
+/// The times at which a worker was asked to end, was struck and was gone. `was_clean` is true if it had ended cleanly
+/// before.
 #[derive(Clone, Copy)]
 struct Blow {
     asked: Instant,
@@ -96,8 +97,10 @@ impl Run {
         Run { schedule: schedule.clone(), world, kafka, maker, askers, deaths: Vec::new(), logs: String::new() }
     }
 
+    /// Runs the schedule to its end.
+    ///
     /// # Errors
-    /// What does not come to an end, in words.
+    /// The step that does not come to an end, in words.
     pub async fn finish(&mut self) -> Result<Evidence, String> {
         if let Some(broker) = self.world.embedded.as_ref().filter(|_| self.schedule.reads_slowly) {
             broker.round_trip_time(Duration::from_millis(40)).map_err(|error| error.to_string())?;
@@ -126,7 +129,8 @@ impl Run {
         Ok(self.evidence(samples))
     }
 
-    /// A fetch brings whole batches of the producer, however small it is asked to be.
+    /// Writes events. A fetch brings whole batches of the producer, however small it is asked to be, so slow reading
+    /// needs small ones.
     async fn produce(&mut self, events: Vec<Made>) {
         let size = if self.schedule.reads_slowly { 20 } else { events.len().max(1) };
         for part in events.chunks(size) {
@@ -138,7 +142,7 @@ impl Run {
         let blocks: Vec<String> =
             self.schedule.targets.iter().map(|t| self.world.block(t.kind.name(), t.kind, &t.settings)).collect();
         let interval = self.schedule.commit_interval.as_millis();
-        // A drain has to be over before the session is.
+        // A drain has to end before the session does.
         let drain = format!("{}ms", self.schedule.session.as_millis() - 500);
         let yaml = self
             .world
@@ -147,7 +151,7 @@ impl Run {
         Worker { process: Process::start(&yaml, &[]), replica, started: Instant::now() }
     }
 
-    /// One life to its end; returns the worker of the next one.
+    /// Runs one life to its end and returns the worker of the next one.
     async fn live(&mut self, worker: Worker, life: Life, mut chunk: Vec<Made>) -> Result<Worker, String> {
         let rest = if life.produced_after_death { chunk.split_off(chunk.len() / 2) } else { Vec::new() };
         if let Some(broker) = &self.world.embedded {
@@ -157,7 +161,7 @@ impl Run {
         }
         self.produce(chunk).await;
         if let Some(broker) = &self.world.embedded {
-            // Only dead letters are written now: some come late.
+            // From here on only dead letters are written, and these errors delay some of them.
             let code = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS;
             let writes = vec![code; self.schedule.failing_writes];
             broker.request_errors(RDKafkaApiKey::Produce, &writes).expect("an answer");
@@ -177,7 +181,7 @@ impl Run {
             Outage::None | Outage::WhileDown => {}
         }
         self.wait(life, &mut pair).await;
-        // Either of two may die; both are as likely, and a seed always takes the same.
+        // Either worker of a pair may die. Both are as likely, and a seed always takes the same.
         let victim = pair.remove((self.schedule.seed % pair.len() as u64) as usize);
         let killed = self.kill(victim, life.end).await?;
         if let Some(broker) = &self.world.embedded {
@@ -224,7 +228,7 @@ impl Run {
         }
     }
 
-    /// Waits for the moment; starts a second worker where it takes one.
+    /// Waits for the moment, and starts a second worker if the moment needs one.
     async fn wait(&mut self, life: Life, pair: &mut Vec<Worker>) {
         let world = &self.world;
         let began = Instant::now();
@@ -254,7 +258,7 @@ impl Run {
                 tokio::time::sleep(time).await;
             }
             Moment::InRebalance(time) => {
-                // The first one has to have something to lose.
+                // The first worker must own partitions that it can lose.
                 patience(&|| arrived(Kind::Vitally) > 0 && pair[0].process.log().contains("partitions assigned")).await;
                 let second = self.start(1 - pair[0].replica);
                 pair.push(second);
@@ -283,12 +287,12 @@ impl Run {
         victim.process.kill();
         let gone = Instant::now();
         let _ = writeln!(self.logs, "--- worker {} of life {}\n{log}", victim.replica, self.deaths.len());
-        // One that gave up waiting for what was in flight says so.
+        // A worker that gave up waiting for what was in flight logs this.
         let was_clean = has_left && !log.contains("shutdown.drain is over") && !log.contains("did not leave the group");
         Ok(Blow { asked, struck, gone, was_clean })
     }
 
-    /// What is committed once the worker is gone.
+    /// Reads the committed positions once the worker is gone.
     fn examine(&self, blow: Blow, was_alone: bool) -> Result<Death, String> {
         let mut committed = Vec::new();
         for (kind, asker) in &self.askers {
@@ -308,8 +312,8 @@ impl Run {
         Ok(Death { asked, struck, gone, committed, was_alone, was_clean })
     }
 
-    /// Waits until all is committed, then until fresh events are. Witnesses come all the time, so that rows which fail are
-    /// told from providers that do.
+    /// Waits until everything is committed, and then until fresh events are. Witnesses come all the time, so that the
+    /// worker can distinguish failing rows from failing providers.
     async fn settle(&mut self, worker: &mut Worker) -> Result<(), String> {
         for fresh in 0..2 {
             let began = Instant::now();
@@ -317,7 +321,8 @@ impl Run {
             let (mut seen, mut seen_at) = (Vec::new(), Instant::now());
             loop {
                 let positions: Vec<Option<Sample>> = self.askers.iter().map(|(_, asker)| asker.ask()).collect();
-                // What is there, not what was meant to be: see `failing_writes`.
+                // The count is of the events in the topic, not of those that were meant to be written: see
+                // `failing_writes`.
                 let end = self.askers.first().and_then(|(_, asker)| asker.events()).unwrap_or(i64::MAX);
                 let done = |sample: &Option<Sample>| {
                     sample.as_ref().is_some_and(|sample| sample.positions.iter().sum::<i64>() == end)
@@ -339,7 +344,7 @@ impl Run {
                 if sums != seen {
                     (seen, seen_at) = (sums, Instant::now());
                 }
-                // Whoever waits for another's success gets one.
+                // A row that waits for the success of another user's row gets one.
                 if seen_at.elapsed() > STILL {
                     seen_at = Instant::now();
                     let witness = self.maker.plain(WITNESSES + witnesses % 3);
@@ -360,7 +365,7 @@ impl Run {
         Ok(())
     }
 
-    /// Ends the last worker as an operator would, and looks at its books.
+    /// Ends the last worker as an operator would, and checks its ledger.
     async fn end(&mut self, mut worker: Worker, result: Result<(), String>) -> Result<(), String> {
         if !worker.process.is_running() {
             return Err(format!("the worker has ended by itself: {result:?}"));
@@ -383,7 +388,8 @@ impl Run {
 
     fn evidence(&mut self, samples: Vec<Vec<Sample>>) -> Evidence {
         let world = &self.world;
-        // What lies in the topic, not what was meant to: a broker that dies may have taken more than it said.
+        // The log is what the topic holds, not what was meant to be written: a broker that dies may have taken more
+        // than it acknowledged.
         let log = read_log(&world.brokers, &world.topic, world.partitions);
         let letters = Kind::ALL.map(|kind| world.dead_letters(kind.name())).into();
         Evidence { schedule: self.schedule.clone(), log, letters, samples, deaths: std::mem::take(&mut self.deaths) }
@@ -394,7 +400,7 @@ impl Run {
     }
 }
 
-/// All records of the topic.
+/// Returns all records of the topic.
 fn read_log(brokers: &str, topic: &str, partitions: i32) -> Vec<LogEntry> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)

@@ -1,4 +1,4 @@
-//! What a seed means: the traffic, the providers' moods, and when who is killed.
+//! The schedule of a seed: the traffic, the providers' faults, and the deaths of workers.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,10 +8,11 @@ use sluicegate::testbed::simulator::{Faults, Kind, Latency, Mishap, Step};
 
 use crate::events::Traffic;
 
-/// More than a worker's life has time for: what is not written when it dies has to be written by the next one.
+/// The number of writes that fail if all do. It is more than a worker's life has time for, so the next worker has to
+/// write what is left.
 const ALL_WRITES: usize = 1_000;
 
-/// Where the broker is.
+/// The place of the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ground {
     /// librdkafka's mock cluster in this process.
@@ -22,74 +23,75 @@ pub enum Ground {
     Own,
 }
 
-/// How the worker is a member of its groups.
+/// The worker's form of membership in its groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Membership {
     Classic,
-    /// With a `group.instance.id`: the successor takes the place of the dead one at once.
+    /// A member with a `group.instance.id`, whose successor takes its place at once.
     Static,
-    /// Kafka's new protocol.
+    /// A member by Kafka's new protocol.
     Consumer,
 }
 
-/// When a worker dies.
+/// The moment at which a worker dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// So long after its start, or after the death before.
+    /// The given time after the worker's start.
     After(Duration),
-    /// So long after it began to read up to its predecessor's fence.
+    /// The given time after the worker began to read up to its predecessor's fence.
     InReplay(Duration),
-    /// When so many more rows have arrived at this provider: their answers are on the way.
+    /// The arrival of this many more rows at this provider, whose answers are on the way.
     OnArrival(Kind, usize),
-    /// So long after so many more rows have been answered with success: what they settle is not yet committed.
+    /// The given time after this many more requests were answered with success. The events that they settle are not yet
+    /// committed.
     AfterAnswer(Kind, usize, Duration),
-    /// So long after the first partition has changed hands to or from a second worker.
+    /// The given time after the first partition has moved to or from a second worker.
     InRebalance(Duration),
 }
 
-/// What ends a worker.
+/// The signals that end a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Kill,
-    /// SIGTERM, and SIGKILL so long after it.
+    /// SIGTERM, and SIGKILL the given time later.
     TermThenKill(Duration),
 }
 
-/// What becomes of the broker in a worker's life.
+/// The outage of the broker in a worker's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outage {
     None,
-    /// It is gone for so long, beginning so long after the worker's start.
+    /// An outage that begins when the time `after` has passed in the life, and that lasts for the time `down`.
     WhileUp {
         after: Duration,
         down: Duration,
     },
-    /// It is gone when the worker dies, and comes back after the worker's successor has been started.
+    /// An outage that begins in the worker's life and ends after its successor has been started.
     AcrossDeath {
         after: Duration,
     },
-    /// It goes and comes back between two workers.
+    /// An outage between two workers.
     WhileDown,
 }
 
-/// One worker's life.
+/// The life of one worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Life {
     pub moment: Moment,
     pub end: End,
     pub outage: Outage,
-    /// Share of the later events that are written while it lives; those of the pause after it come on top.
+    /// True if half of the life's events are written only after the death.
     pub produced_after_death: bool,
 }
 
-/// One destination.
+/// The settings and faults of one destination.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub kind: Kind,
-    /// Keys of its block, comma-separated.
+    /// The keys of its block, separated by commas.
     pub settings: String,
     pub faults: Faults,
-    /// Whether rows are delivered by a job that goes on after the answer.
+    /// True if rows are delivered by a job that goes on after the answer.
     pub jobs: bool,
 }
 
@@ -107,9 +109,10 @@ pub struct Schedule {
     pub commit_interval: Duration,
     pub targets: Vec<Target>,
     pub lives: Vec<Life>,
-    /// Whether records come a few at a time and late, so that reading up to a fence takes longer than sending what was read.
+    /// True if records come late and a few at a time, so that reading up to a fence takes longer than sending what was
+    /// read.
     pub reads_slowly: bool,
-    /// Errors for the next commits and for the next writes, which only the mock cluster can be told.
+    /// The number of the next commits and of the next writes that fail. Only the mock cluster can fail them on request.
     pub failing_commits: usize,
     pub failing_writes: usize,
 }
@@ -118,15 +121,16 @@ impl Schedule {
     pub fn of(seed: u64, ground: Ground) -> Schedule {
         let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9).wrapping_add(1));
         let random = &mut random;
-        // Kafka takes no session below 6 s by default; a broker of one's own can be told to. The mock cluster takes any, but
-        // lets the first member wait 3 s, in which it must not be forgotten.
+        // Kafka accepts no session below 6 s by default, but a seed's own broker is configured to. The mock cluster
+        // accepts any session. It lets the first member wait 3 s, in which the member must not be forgotten.
         let session = Duration::from_millis(match ground {
             Ground::Mock => 4_000,
             Ground::Shared => 6_000,
             Ground::Own => 3_000,
         });
         let membership = match ground {
-            // The mock cluster keeps a dead member of the new protocol for 30 s, and knows no static members of the old one.
+            // The mock cluster keeps a dead member of the new protocol for 30 s, and knows no static members of the old
+            // one.
             Ground::Mock => Membership::Classic,
             Ground::Shared => *random.pick(&[Membership::Classic, Membership::Static]),
             Ground::Own => *random.pick(&[Membership::Classic, Membership::Static, Membership::Consumer]),
@@ -168,15 +172,15 @@ impl Schedule {
         }
     }
 
-    /// Lines for librdkafka; `replica` tells workers of one group apart.
+    /// Returns lines for librdkafka; `replica` distinguishes the workers of one group.
     pub fn properties(&self, replica: usize) -> String {
         let session = self.session.as_millis();
         let fetch = match self.reads_slowly {
             true => ", fetch.message.max.bytes: 2000, queued.min.messages: 10",
             false => "",
         };
-        // The mock cluster checks no sequence numbers: it takes a later batch though an earlier one was refused, and then
-        // librdkafka counts the earlier one as written, which with Kafka it would be.
+        // The mock cluster checks no sequence numbers, so it takes a later batch after it has refused an earlier one.
+        // librdkafka then counts the earlier batch as written, as it would be with Kafka.
         let one_by_one = if self.failing_writes > 0 { ", max.in.flight.requests.per.connection: 1" } else { "" };
         let fetch = format!("{fetch}{one_by_one}");
         let classic = format!("session.timeout.ms: {session}, heartbeat.interval.ms: 300{fetch}");
@@ -187,7 +191,7 @@ impl Schedule {
         }
     }
 
-    /// Whether the worker's commits always get through, so that it can be judged by them.
+    /// Returns true if the worker's commits always get through, so that it can be judged by them.
     pub fn commits_get_through(&self) -> bool {
         self.failing_commits == 0
             && self.failing_writes == 0
@@ -205,20 +209,21 @@ fn target(random: &mut Random, kind: Kind, toxic: bool) -> Target {
     let jobs = kind == Kind::Userpilot && !single;
     let rows = match (single, jobs) {
         (true, _) => 1,
-        // A job takes a good part of a second, however small it is.
+        // A job takes a good part of a second, whatever its size.
         (false, true) => *random.pick(&[10, 40, 100]),
         (false, false) => *random.pick(&[1, 3, 10, 40]),
     };
     let rate = *random.pick(&["2400", "6000", "60000", "unlimited"]);
     let in_flight = if jobs { 1 } else { random.between(1, 6) };
-    // A row that makes every request fail is told from an outage by what else gets through; so no outages beside it.
+    // The engine distinguishes a row that makes every request fail from an outage by the rows that get through. So
+    // there are no outages next to such rows.
     let attempts = if toxic { 3 } else { 100 };
     let settings = format!(
         "mode: {mode}, batch: {{ max_rows: {rows}, linger: {}ms }}, limit: {{ rows_per_minute: {rate} }}, \
          request: {{ timeout: {}ms, max_in_flight: {in_flight} }}, \
          retry: {{ initial: 50ms, max: 500ms, max_attempts: {attempts} }}",
         random.pick(&[0, 0, 100]),
-        // Beside a row that fails for good, a slow machine must not make others fail too.
+        // Next to a row that fails for good, a slow machine must not make other rows fail too.
         if toxic { 2_000 } else { *random.pick(&[500, 1_000]) },
     );
     let slowest = *random.pick(&[1, 20, 150, 300]);
@@ -232,7 +237,7 @@ fn target(random: &mut Random, kind: Kind, toxic: bool) -> Target {
     Target { kind, settings, faults, jobs }
 }
 
-/// What the first requests meet, one after the other.
+/// Returns the outcomes of the first requests, one after the other.
 fn script(random: &mut Random) -> Vec<Step> {
     let share = *random.pick(&[0.0, 0.1, 0.3]);
     let throttled =
@@ -272,7 +277,7 @@ fn life(random: &mut Random, ground: Ground, membership: Membership, number: u64
     };
     let end = match random.below(8) {
         0 => End::TermThenKill(millis(random, 400)),
-        // Time enough to end cleanly, mostly.
+        // This is enough time for a clean end in most cases.
         1 => End::TermThenKill(Duration::from_millis(random.between(1_000, 3_000))),
         _ => End::Kill,
     };

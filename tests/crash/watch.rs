@@ -1,4 +1,4 @@
-//! Asks the broker all the time what is committed, from outside.
+//! Asks the broker for the committed positions all the time, from outside the worker.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,21 +12,22 @@ use sluicegate::testbed::simulator::Kind;
 
 use crate::support::World;
 
-/// How often it asks: often enough that a position stands unseen for less than a commit takes to follow it.
+/// The pause between two rounds of questions. It is so short that the watch sees a position before the next commit
+/// follows it.
 const PAUSE: Duration = Duration::from_millis(25);
 
 /// The committed positions of one lane.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// When the answer was there: what the positions claim had happened by then.
+    /// The time at which the answer was there. Everything that the positions claim had happened by then.
     pub at: Instant,
-    /// By partition; 0 where nothing is committed.
+    /// The positions by partition; 0 where nothing is committed.
     pub positions: Vec<i64>,
-    /// Letters in the dead-letter topic, asked for after the positions.
+    /// The number of letters in the dead-letter topic, asked for after the positions.
     pub letters: i64,
 }
 
-/// Asks about one lane.
+/// A client that asks about one lane.
 pub struct Asker {
     consumer: Mutex<BaseConsumer>,
     config: ClientConfig,
@@ -48,25 +49,28 @@ impl Asker {
         }
     }
 
-    /// How many events there are; `None` while the broker does not answer.
+    /// Returns the number of events in the topic, or `None` while the broker does not answer.
     pub fn events(&self) -> Option<i64> {
         let consumer = self.consumer.lock().expect("no panic");
         let end = |partition| Some(consumer.fetch_watermarks(&self.topic, partition, Duration::from_secs(2)).ok()?.1);
         (0..self.partitions).map(end).sum()
     }
 
-    /// `None` while the broker does not answer.
+    /// Returns a sample, or `None` while the broker does not answer.
     pub fn ask(&self) -> Option<Sample> {
         self.try_to_ask().ok()
     }
 
+    /// Returns a sample.
+    ///
     /// # Errors
-    /// What the broker or the client has to say instead.
+    /// The error of the broker or of the client.
     pub fn try_to_ask(&self) -> KafkaResult<Sample> {
         let mut consumer = self.consumer.lock().expect("no panic");
         let sample = self.ask_with(&consumer);
         if sample.is_err() {
-            // One that nobody polls may not find its coordinator again after the broker was gone.
+            // A consumer that is not polled may not find its coordinator again after the broker was gone, so it is
+            // replaced.
             *consumer = self.config.create()?;
         }
         sample
@@ -92,7 +96,7 @@ impl Asker {
     }
 }
 
-/// All samples of all lanes, taken on a thread of its own.
+/// The samples of all lanes, taken on a thread of their own.
 pub struct Watch {
     stop: Arc<AtomicBool>,
     samples: Arc<Mutex<Vec<Vec<Sample>>>>,
@@ -110,7 +114,7 @@ impl Watch {
                 for (lane, asker) in askers.iter().enumerate() {
                     let Some(sample) = asker.ask() else { continue };
                     let mut samples = taken.lock().expect("no panic");
-                    // One that says nothing new says nothing.
+                    // A sample with the same positions as the last one adds nothing.
                     if samples[lane].last().is_none_or(|last| last.positions != sample.positions) {
                         samples[lane].push(sample);
                     }
@@ -121,7 +125,7 @@ impl Watch {
         Watch { stop, samples, thread }
     }
 
-    /// The samples by lane, in the order of `Kind::ALL`.
+    /// Stops and returns the samples by lane, in the order of `Kind::ALL`.
     pub fn end(self) -> Vec<Vec<Sample>> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("no panic");

@@ -1,35 +1,35 @@
-//! The events of a run: more users at the start than the limit lets through, and newer events of them all the while.
+//! The events of a run: more users at the start than the limit lets through, and newer events of them during the run.
 
 use serde_json::json;
 use sluicegate::testbed::random::Random;
 
-/// Key and payload of one record.
+/// The key and payload of one record.
 pub type Event = (Vec<u8>, Option<Vec<u8>>);
 
-/// Makes identify events whose trait `version` grows by one per user.
+/// A generator of identify events whose trait `version` grows by one per user.
 pub struct Backlog {
     versions: Vec<u32>,
     random: Random,
     about: String,
 }
 
-/// Users who talk all the time, so that a newer state follows an older one within seconds.
+/// The number of users with frequent events, so that a newer state follows an older one within seconds.
 const HOT: u64 = 50;
 
 impl Backlog {
-    /// `event_bytes`: about how long an event is.
+    /// Creates a generator; `event_bytes` is the rough length of an event.
     pub fn new(users: usize, event_bytes: usize) -> Self {
-        // 190 bytes are what an event has without the padding.
+        // An event has 190 bytes without the padding.
         let about = "x".repeat(event_bytes.saturating_sub(190));
         Backlog { versions: vec![0; users], random: Random::new(848), about }
     }
 
-    /// One event of each user.
+    /// Returns one event of each user.
     pub fn first(&mut self) -> Vec<Event> {
         (0..self.versions.len()).map(|user| self.event(user)).collect()
     }
 
-    /// Newer events: half of them of hot users, half of anybody.
+    /// Returns newer events, half of them of hot users and half of any users.
     pub fn more(&mut self, events: usize) -> Vec<Event> {
         (0..events)
             .map(|n| {

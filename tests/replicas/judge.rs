@@ -1,4 +1,4 @@
-//! What a provider saw of a run, and whether that is what was promised.
+//! Compares what a provider saw of a run with what was promised.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -7,10 +7,10 @@ use sluicegate::testbed::simulator::{Kind, Snapshot};
 
 use crate::scenario::Scenario;
 
-/// The limit of each provider (design, section 6).
+/// The limit of each provider.
 const ROWS_PER_MINUTE: f64 = 1_200.0;
 
-/// One provider's view of one run.
+/// The view of one run at one provider.
 #[derive(Debug)]
 pub struct Judgement {
     scenario: &'static str,
@@ -18,9 +18,9 @@ pub struct Judgement {
     worst_window: u64,
     over_the_limit: usize,
     overall: f64,
-    /// Use of each quiet stretch, and of the two minutes before it.
+    /// The used part of the limit in each quiet stretch, and in the two minutes before it.
     quiet: Vec<(f64, f64)>,
-    /// The longest time without an arrival, and when it began.
+    /// The longest time without an arrival, and the start of that time.
     longest_gap: Duration,
     gap_at: Duration,
     received: u64,
@@ -30,7 +30,7 @@ pub struct Judgement {
     overlaps: u64,
     regressions: u64,
     wrong: usize,
-    /// What was not as promised, as sentences.
+    /// The broken promises, as sentences.
     pub faults: Vec<String>,
 }
 
@@ -38,7 +38,7 @@ impl Judgement {
     pub const HEADER: &'static str = "scenario     provider   | worst 60 s (over) | use  quiet (2 min before) | longest gap | \
                                       received needed repeated 409s | overlaps regressions wrong";
 
-    /// `began`: the start of the run; `needed`: rows that had to be sent at least.
+    /// Judges one provider in a run that started at `began`; `wrong` names the states that are not as expected.
     pub fn of(
         scenario: &Scenario,
         kind: Kind,
@@ -119,13 +119,13 @@ impl Judgement {
         self.faults.extend(faults.into_iter().map(|fault| format!("{place}: {fault}")));
     }
 
-    /// Adds what is wrong besides what the provider saw.
+    /// Adds a fault that is not in what the provider saw.
     pub fn blame(&mut self, fault: String) {
         self.faults.push(format!("{} at {}: {fault}", self.scenario, self.kind.name()));
     }
 }
 
-/// The most rows in any half-open 60 seconds, and how many requests made it more than the limit.
+/// Returns the most rows in any half-open 60 seconds, and the number of requests that made it more than the limit.
 fn fullest(arrivals: &[(Instant, u32)]) -> (u64, usize) {
     let (mut rows, mut oldest, mut worst, mut over) = (0, 0, 0, 0);
     for (at, arrived) in arrivals {

@@ -1,16 +1,22 @@
-//! Several workers in the same groups, as processes that join, leave, die, freeze and thaw while there is more to send than
-//! the limit lets through; judged only by what the simulated providers received, what was committed, and a plain replay.
+//! Tests of replicas that join, leave, die, freeze and thaw while there is more to send than the limit lets through.
 //!
-//! Short scenarios run always, on librdkafka's mock cluster or on the broker that `SLUICEGATE_TEST_BROKERS` names. The long
-//! ones take a quarter of an hour and need a real Kafka:
+//! The replicas are processes in the same groups. The judge knows only what the simulated providers received, what was
+//! committed, and a plain replay.
+//!
+//! The short scenarios always run, on librdkafka's mock cluster or on the broker that `SLUICEGATE_TEST_BROKERS` names.
+//! The long ones take a quarter of an hour and need a real Kafka:
 //!
 //! ```text
 //! SLUICEGATE_LONG_TESTS=1 SLUICEGATE_TEST_BROKERS=127.0.0.1:9092 cargo test --test replicas -- --nocapture
 //! ```
 //!
-//! `SLUICEGATE_SCENARIOS` takes only those whose names contain it, `SLUICEGATE_TEST_PROPERTIES` gives the long
-//! ones `kafka.properties` (`group.protocol: consumer`, `group.instance.id: replica-{name}`), `SLUICEGATE_TEST_BINARY` takes another build of the worker,
-//! and `SLUICEGATE_TEST_LOGS` names a folder for the workers' logs and for when rows arrived.
+//! Four more variables change the runs.
+//!
+//! - `SLUICEGATE_SCENARIOS` takes only the scenarios whose names contain it.
+//! - `SLUICEGATE_TEST_PROPERTIES` gives the long ones `kafka.properties` (`group.protocol: consumer`,
+//!   `group.instance.id: replica-{name}`).
+//! - `SLUICEGATE_TEST_BINARY` takes another build of the worker.
+//! - `SLUICEGATE_TEST_LOGS` names a folder for the workers' logs and the times at which rows arrived.
 
 mod backlog;
 mod judge;
@@ -23,7 +29,7 @@ mod support;
 use judge::Judgement;
 use scenario::Scenario;
 
-/// Plays the scenarios at the same time, since they mostly wait, and tells what each provider saw.
+/// Plays the scenarios at the same time, since they mostly wait, and prints what each provider saw.
 async fn play(scenarios: Vec<Scenario>) {
     let chosen = std::env::var("SLUICEGATE_SCENARIOS").unwrap_or_default();
     let mut playing = tokio::task::JoinSet::new();

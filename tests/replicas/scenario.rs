@@ -1,63 +1,63 @@
-//! The scenarios as data: which replicas come and go when, and what the provider must have seen in the end.
+//! The scenarios as data: the times at which replicas come and go, and what the provider must have seen in the end.
 
 use std::time::Duration;
 
-/// What happens to a replica, by its name.
+/// An action on a replica, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     Join(char),
-    /// SIGTERM; it has to end with 0.
+    /// SIGTERM; the replica has to end with 0.
     Leave(char),
     /// SIGKILL.
     Kill(char),
-    /// SIGSTOP: it keeps its connections and its belief to be a member.
+    /// SIGSTOP: the replica keeps its connections and its belief to be a member.
     Freeze(char),
     /// SIGCONT.
     Thaw(char),
 }
 
-/// One run with more to send than the limit lets through.
+/// A run with more to send than the limit lets through.
 #[derive(Clone, Debug)]
 pub struct Scenario {
     pub name: &'static str,
     pub partitions: i32,
-    /// `kafka.properties`, separated by commas; `{name}` stands for the replica's name.
+    /// The `kafka.properties`, separated by commas; `{name}` is replaced by the replica's name.
     pub properties: String,
-    /// After how long the group gives up a silent member.
+    /// The time after which the group gives up a silent member.
     pub session: Duration,
-    /// `shutdown.drain`: no longer than the session.
+    /// The setting `shutdown.drain`, no longer than the session.
     pub drain: &'static str,
-    /// `request.timeout` of each lane: no longer than the drain.
+    /// The setting `request.timeout` of each lane, no longer than the drain.
     pub timeout: &'static str,
-    /// Bytes of one event, about.
+    /// The rough number of bytes of one event.
     pub event_bytes: usize,
-    /// `buffer.max_bytes` of each lane.
+    /// The setting `buffer.max_bytes` of each lane.
     pub buffer: &'static str,
-    /// How fast a job of Userpilot works.
+    /// The speed of a Userpilot job.
     pub job_rows_per_minute: u32,
-    /// What happens in which second, in order.
+    /// The steps in order, each with its second.
     pub timeline: Vec<(u64, Step)>,
-    /// For how many seconds there is more to send than the limit lets through.
+    /// The number of seconds for which there is more to send than the limit lets through.
     pub seconds: u64,
-    /// Least part of the limit that has to be used over these seconds.
+    /// The least part of the limit that has to be used over these seconds.
     pub use_overall: f64,
     /// The same at Userpilot, where the replicas also wait for each other's jobs.
     pub use_jobs: f64,
-    /// Least part of the limit that has to be used where nothing has happened for [`QUIET`], jobs aside.
+    /// The least part of the limit that has to be used where nothing has happened for [`QUIET`], except at Userpilot.
     pub use_quiet: f64,
 }
 
-/// A stretch counts as quiet when nothing has happened to the group for this long.
+/// The seconds after which a stretch counts as quiet, if nothing has happened to the group.
 pub const QUIET: u64 = 120;
 
 impl Scenario {
-    /// The seconds in which the group may rebalance.
+    /// Returns the seconds in which the group may rebalance.
     pub fn disturbances(&self) -> Vec<u64> {
         let session = self.session.as_secs();
         let mut at: Vec<u64> = Vec::new();
         for (second, step) in &self.timeline {
             at.push(*second);
-            // The group learns of it only when the session ends.
+            // The group notices this only when the session ends.
             if matches!(step, Step::Kill(_) | Step::Freeze(_)) {
                 at.push(second + session);
             }
@@ -66,13 +66,13 @@ impl Scenario {
         at
     }
 
-    /// The stretches of the run, as seconds from and to, in which nothing has happened for [`QUIET`].
+    /// Returns the stretches of the run, as seconds from and to, in which nothing has happened for [`QUIET`].
     pub fn quiet(&self) -> Vec<(u64, u64)> {
         let mut stretches = Vec::new();
         let at = self.disturbances();
         let ends = at.iter().skip(1).copied().chain([self.seconds]);
         for (from, to) in at.iter().copied().zip(ends) {
-            // Half a minute at least: a stretch that is shorter than a few batches says nothing.
+            // Half a minute at least: a stretch of only a few batches shows nothing.
             if to >= from + QUIET + 30 {
                 stretches.push((from + QUIET, to));
             }
@@ -94,24 +94,26 @@ fn three_and(more: &[(u64, Step)]) -> Vec<(u64, Step)> {
     THREE.iter().chain(more).copied().collect()
 }
 
-/// Runs of a minute and a quarter.
+/// Returns runs of a minute and a quarter.
 pub fn short() -> Vec<Scenario> {
     let base = Scenario {
         name: "short",
         partitions: 6,
-        // The least that Kafka takes unless told otherwise (group.min.session.timeout.ms).
+        // The shortest session that Kafka accepts by default (`group.min.session.timeout.ms`).
         properties: classic(6),
         session: Duration::from_secs(6),
         drain: "5s",
-        // Longer than a loaded machine takes for an answer: what times out is sent again while the provider may still work.
+        // Longer than a loaded machine takes for an answer. A request that times out is sent again while the provider
+        // may still work on it.
         timeout: "5s",
         event_bytes: 300,
         buffer: "64MiB",
-        // Fast enough that the limit is what rows wait for.
+        // Fast enough that rows wait for the limit and not for jobs.
         job_rows_per_minute: 12_000,
         timeline: Vec::new(),
         seconds: 75,
-        // Only that nobody stands still: how much is used depends on the machine, and the long runs tell.
+        // These only show that no replica is stuck. The used part of the limit depends on the machine, and the long
+        // runs check it.
         use_overall: 0.2,
         use_jobs: 0.05,
         use_quiet: 0.95,
@@ -135,8 +137,8 @@ pub fn short() -> Vec<Scenario> {
     ]
 }
 
-/// Runs of five minutes of change, and of quiet after it; `properties` is empty for what an operator gets who sets nothing:
-/// classic, cooperative-sticky, a session of 45 s.
+/// Returns runs of five minutes of change, and of quiet after it. Empty `properties` are what an operator has who sets
+/// nothing: classic, cooperative-sticky, a session of 45 s.
 pub fn long(properties: &str) -> Vec<Scenario> {
     let base = Scenario {
         name: "long",
@@ -148,7 +150,7 @@ pub fn long(properties: &str) -> Vec<Scenario> {
         timeout: "10s",
         event_bytes: 300,
         buffer: "256MiB",
-        // As fast as the vendor says.
+        // The speed that the vendor publishes.
         job_rows_per_minute: 1_200,
         timeline: Vec::new(),
         seconds: 480,
@@ -170,7 +172,7 @@ pub fn long(properties: &str) -> Vec<Scenario> {
         },
         Scenario {
             name: "restart",
-            // As a rolling deployment does it.
+            // The steps of a rolling deployment.
             timeline: three_and(&[
                 (60, Leave('a')),
                 (70, Join('a')),
@@ -194,7 +196,7 @@ pub fn long(properties: &str) -> Vec<Scenario> {
                 (60, Freeze('b')),
                 (130, Thaw('b')),
                 (190, Freeze('c')),
-                // Shorter than the session: nobody else takes over.
+                // Shorter than the session, so no other replica takes over.
                 (215, Thaw('c')),
             ]),
             seconds: 440,
@@ -214,7 +216,7 @@ pub fn long(properties: &str) -> Vec<Scenario> {
             buffer: "1MiB",
             timeline: three_and(&[(60, Kill('b')), (60, Kill('c'))]),
             seconds: 300,
-            // Two thirds of the limit lie idle for the session of the dead: 45 of 300 seconds.
+            // Two thirds of the limit are unused for the session of the dead: 45 of 300 seconds.
             use_overall: 0.80,
             use_jobs: 0.60,
             ..base

@@ -13,20 +13,21 @@ use crate::judge::Judgement;
 use crate::scenario::{Scenario, Step};
 use crate::support::{Process, World, metric, without_limits};
 
-/// Newer events a second, all the while: a sixth of what the limit lets through, so that they extend the backlog little.
+/// The number of newer events a second during the run. It is a fifth of what the limit lets through, so that they
+/// extend the backlog little.
 const LIVE: usize = 4;
 
-/// Longest time for what is left to be delivered and committed when the run is over: at Userpilot some thousand rows, at the
-/// speed of its jobs.
+/// The longest time to deliver and commit what is left when the run is over. At Userpilot this is some thousand rows,
+/// at the speed of its jobs.
 const FINISH: Duration = Duration::from_secs(600);
 
-/// Longest time for a worker to end after SIGTERM: its drain of 25 s and leaving the group.
+/// The longest time for a worker to end after SIGTERM: its drain of 25 s, and leaving the group.
 const LEAVE: Duration = Duration::from_secs(45);
 
-/// Names the folder for what helps to understand a run.
+/// The variable that names the folder for files which help to understand a run.
 const LOGS: &str = "SLUICEGATE_TEST_LOGS";
 
-/// A replica that is not there any more: its name, and what was wrong with its end.
+/// A replica that has ended: its name, its log, and what was wrong with its end.
 type Gone = (char, String, Option<String>);
 
 struct Stage {
@@ -37,21 +38,21 @@ struct Stage {
     leaving: JoinSet<Gone>,
     logs: Vec<(char, String)>,
     faults: Vec<String>,
-    /// What the replicas said of themselves, where somebody wants to look at it.
+    /// The figures of the replicas over time, kept if `LOGS` is set.
     diary: String,
     diary_at: Instant,
 }
 
-/// Plays it and tells what each of the three providers saw.
+/// Plays a scenario and returns what each of the three providers saw.
 pub async fn play(scenario: &Scenario) -> Vec<Judgement> {
-    // Without a limit of its own, so that what is left over in the end goes quickly; the judge counts.
+    // The providers have no limit of their own, so that what is left over in the end goes quickly; the judge counts.
     let settings = SimulatorSettings { job_rows_per_minute: scenario.job_rows_per_minute, ..without_limits() };
     let mut world = World::start(scenario.partitions, settings).await;
     for kind in Kind::ALL {
         let latency = Some(Latency { min_ms: 20, max_ms: 200 });
         world.simulator.provider(kind).set_faults(Faults { latency, ..Faults::default() });
     }
-    // Half as many again as the limit lets through, so that no replica runs out while others have more.
+    // Half as many users again as the limit lets through, so that no replica runs out while others have more.
     let users = scenario.seconds as usize * 30;
     let mut backlog = Backlog::new(users, scenario.event_bytes);
     let first = backlog.first();
@@ -62,7 +63,7 @@ pub async fn play(scenario: &Scenario) -> Vec<Judgement> {
             scenario.buffer, scenario.timeout
         );
         let blocks = Kind::ALL.map(|kind| world.block(kind.name(), kind, &more)).concat();
-        // As often as by default.
+        // Commits are as frequent as by default.
         world
             .yaml(&blocks, &scenario.properties, scenario.drain)
             .replace("commit_interval: 200ms", "commit_interval: 1s")
@@ -99,7 +100,7 @@ pub async fn play(scenario: &Scenario) -> Vec<Judgement> {
     }
     let began = stage.began;
     let differences = stage.differences().await;
-    // Whoever comes last has to get through as well.
+    // The last events have to get through as well.
     let last = backlog.more(10);
     world.produce_all(last).await;
     stage.end().await;
@@ -179,7 +180,7 @@ impl Stage {
         }
     }
 
-    /// Notes who has ended, as told or by himself.
+    /// Notes the replicas that have ended, after SIGTERM or by themselves.
     fn look_after(&mut self) {
         while let Some(gone) = self.leaving.try_join_next() {
             let (name, log, fault) = gone.expect("no panic");
@@ -236,7 +237,7 @@ impl Stage {
         }
     }
 
-    /// What the books of those who are left say that they must not.
+    /// Returns the ledger differences of the running replicas, which must have none.
     async fn differences(&mut self) -> Vec<String> {
         let mut found = Vec::new();
         for (name, process) in &mut self.running {
@@ -261,7 +262,7 @@ impl Stage {
     }
 }
 
-/// Writes when how many rows arrived, in milliseconds since the start, where somebody wants to look at it.
+/// Writes the time in milliseconds since the start and the number of rows of each arrival, if `LOGS` is set.
 fn write_arrivals(scenario: &Scenario, kind: Kind, began: Instant, arrivals: &[(Instant, u32)]) {
     let mut text = String::new();
     for (at, rows) in arrivals {
