@@ -1,6 +1,6 @@
-//! What each provider's adapter costs in each mode: rendering rows, building their request, reading its reply.
+//! The cost of each provider's adapter in each mode: rendering rows, building their request, reading its reply.
 //!
-//! `cargo bench --bench adapters`; a request holds one row and, where the mode takes several, 100.
+//! Run it with `cargo bench --bench adapters`. A request holds one row and, if the mode takes several, also 100.
 
 use std::hint::black_box;
 use std::time::{Duration, SystemTime};
@@ -12,10 +12,10 @@ use serde_json::json;
 use sluicegate::event::{Profile, Rules, merge};
 use sluicegate::providers::{Asked, EncodedRow, Provider, ProviderConfig, Reply, Row, Version, build};
 
-/// Rows in a full request: what Vitally takes at most.
+/// The rows in a full request, which is the most that Vitally takes.
 const MANY: usize = 100;
 
-/// Type and mode, and the reply that means success for so many rows.
+/// The type and the mode of each adapter.
 const MODES: [(&str, &str); 8] = [
     ("vitally", "batch"),
     ("vitally", "single"),
@@ -46,7 +46,7 @@ fn row(provider: &dyn Provider, profile: &Profile<'_>, offset: usize) -> Encoded
     provider.row(&Row { profile, record_time_ms: 1_764_000_000_000, version }).expect("a row that the provider takes")
 }
 
-/// The reply that says that all rows were taken, or became a job.
+/// Returns the reply that says that all rows were taken or became a job.
 fn reply(kind: &str, mode: &str, rows: usize) -> Reply {
     let (status, body) = match (kind, mode) {
         ("vitally", _) => (200, json!({ "message": "Success." })),
@@ -97,7 +97,8 @@ fn adapters(criterion: &mut Criterion) {
     }
 }
 
-/// 26 figures: shorter than the other benches', so that the whole of `cargo bench` stays within minutes.
+/// Returns shorter times than those of the other benches, so that 26 figures keep the whole of `cargo bench` within
+/// minutes.
 fn settings() -> Criterion {
     Criterion::default().warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1))
 }

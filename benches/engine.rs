@@ -1,8 +1,10 @@
-//! What the engine costs: decode and merge of events into pending rows, and the memory of a pending user.
+//! The costs of the engine: decoding events and merging them into pending rows, and the memory of a pending user.
 //!
-//! `cargo bench --bench engine` prints both; the memory figure comes from the process's resident size and is printed first.
+//! `cargo bench --bench engine` prints both. The memory figure comes from the process's resident size and is printed
+//! first.
 //!
-//! Where other work disturbs the clock, instructions tell what a change costs: two runs count the same to the last one.
+//! If other work disturbs the clock, the number of instructions shows the cost of a change. Two runs count exactly the
+//! same number:
 //!
 //! ```text
 //! export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="valgrind --tool=callgrind --callgrind-out-file=/dev/null"
@@ -19,11 +21,11 @@ use sluicegate::record::{Offset, PartitionId, Position, Record};
 
 const PARTITION: PartitionId = PartitionId { topic: 0, partition: 0 };
 
-/// Events per iteration, over this many users: 14 events a user, as in a backlog of repeated identifies.
+/// The events per iteration and their users: 14 events a user, as in a backlog of repeated identifies.
 const EVENTS: usize = 140_000;
 const USERS: usize = 10_000;
 
-/// An event whose traits have one of several lists of names.
+/// Returns an event whose traits have one of several lists of names.
 fn event(user: usize, n: usize, list: usize) -> Vec<u8> {
     format!(
         r#"{{"type":"identify","userId":"user-{user:08}","anonymousId":"5f0c2f1e-8f0f-4b7e-9d39-0f4c1f3f6a77","messageId":"ajs-next-{n:013}-1b9d6bcd-bbfd-4b2d","timestamp":"2026-11-22T09:00:00.000Z","receivedAt":"2026-11-22T09:00:00.412Z","context":{{"groupId":"acme-42","ip":"203.0.113.7","library":{{"name":"analytics.js","version":"2.11.1"}},"locale":"en-US","page":{{"path":"/app","url":"https://example.com/app"}}}},"traits":{{"email":"ada@example.com","firstName{list}":"Ada","plan":"growth","seats":{n},"trial":false,"company":{{"id":"acme-42","name":"Acme"}},"createdAt":"2024-03-01T00:00:00Z"}}}}"#
@@ -88,7 +90,7 @@ fn intake(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("intake");
     group.throughput(Throughput::Elements(EVENTS as u64)).sample_size(10);
     for (lists, what) in [(1, "one list of traits"), (8, "eight lists of traits in turn")] {
-        // Users in a scattered order, as partitions deliver them.
+        // The users come in a scattered order, as partitions deliver them.
         let payloads: Vec<Vec<u8>> = (0..EVENTS).map(|n| event(n * 7919 % USERS, n, n / USERS % lists)).collect();
         group.bench_function(format!("600 bytes, 14 events a user, {what}"), |bencher| {
             bencher.iter_batched_ref(
@@ -101,14 +103,14 @@ fn intake(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Resident bytes of this process.
+/// Returns the resident bytes of this process.
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: usize = status.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();
     pages * 4096
 }
 
-/// What a pending user costs beside his raw event, with message ids turned on.
+/// Prints the memory of a pending user in addition to the raw event, with message ids turned on.
 fn memory() {
     const PENDING: usize = 1_000_000;
     let now = Instant::now();
@@ -136,7 +138,7 @@ fn memory() {
 criterion_group!(engine_benches, intake);
 
 fn main() {
-    // As `--test`, which runs each once, it is for counting instructions: see the documentation.
+    // `--test` runs each bench once to count instructions (see above), so the memory is not measured.
     if !std::env::args().any(|argument| argument == "--test") {
         memory();
     }

@@ -1,15 +1,20 @@
-//! How fast a backlog is taken in from a real Kafka, beside what the client library can do: a loop that only counts, one that
-//! also parses, and the worker (decode, repeats, merge, offsets), in one run on one core.
+//! The speed at which the worker takes in a backlog from a real Kafka, compared with what the client library can do.
 //!
-//! `SLUICEGATE_TEST_BROKERS=127.0.0.1:9092 cargo bench --bench intake`. Needs `taskset`; the programs measured run on core 1,
-//! so keep the broker off it: with `SLUICEGATE_BENCH_BROKER_PID` it is pinned to core 0. The events are written once, to
-//! topics of their own, and read again by later runs. `SLUICEGATE_BENCH_ROUNDS=5` measures each program five times.
+//! One run on one core measures three programs: a loop that only counts, a loop that also parses, and the worker
+//! (decode, repeats, merge, offsets).
 //!
-//! Two topics: one where all events name the same traits, as those of one call site do, so that an event takes the place of
-//! its user's last one; one where a user's events name eight lists of traits in turn, so that they have to be merged.
+//! Run it with `SLUICEGATE_TEST_BROKERS=127.0.0.1:9092 cargo bench --bench intake`. It needs `taskset`. The measured
+//! programs run on core 1, so keep the broker off it: `SLUICEGATE_BENCH_BROKER_PID` pins the broker to core 0. The
+//! events are written once, to topics of their own, and later runs read them again. `SLUICEGATE_BENCH_ROUNDS=5`
+//! measures each program five times.
 //!
-//! At the end, what several lanes cost in one process, each of which reads the topic for itself. Instead of that,
-//! `SLUICEGATE_BENCH_OTHER=path/to/sluicegate` measures another binary beside this one, to see what a change has cost.
+//! There are two topics. In one, all events name the same traits, as those of one call site do, so that an event
+//! replaces its user's last one. In the other, a user's events name eight lists of traits in turn, so that they have to
+//! be merged.
+//!
+//! At the end, the bench measures several lanes in one process, each of which reads the topic for itself. With
+//! `SLUICEGATE_BENCH_OTHER=path/to/sluicegate` it measures another binary next to this one instead, to see what a
+//! change has cost.
 
 use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
@@ -23,24 +28,24 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// The topics, and how many lists of traits a user's events have in each.
+/// The topics, and the number of lists of traits that a user's events have in each.
 const TOPICS: [(&str, i64); 2] = [("sluicegate-bench-intake", 1), ("sluicegate-bench-intake-mixed", 8)];
 const PARTITIONS: i32 = 12;
 const EVENTS: i64 = 2_000_000;
 const USERS: u64 = 50_000;
 
-/// Which loop a child runs; absent in the program that measures.
+/// The variable that names the loop of a child; absent in the program that measures.
 const ROLE: &str = "SLUICEGATE_BENCH_ROLE";
 
-/// The topic that a child reads.
+/// The variable that names the topic of a child.
 const TOPIC: &str = "SLUICEGATE_BENCH_TOPIC";
 
 const WORKER: &str = env!("CARGO_BIN_EXE_sluicegate");
 
-/// The core of whatever is measured.
+/// The core of the measured programs.
 const CORE: &str = "1";
 
-/// Nothing here takes longer.
+/// The longest time for anything here.
 const DEADLINE: Duration = Duration::from_secs(120);
 
 fn main() {
@@ -56,7 +61,7 @@ fn main() {
 
 fn measure(brokers: &str) {
     TOPICS.iter().for_each(|(topic, n_lists)| write(brokers, topic, *n_lists));
-    // What measures keeps off the core of what is measured, too.
+    // The program that measures keeps off the core of the measured programs, too.
     let mut pids = vec![std::process::id().to_string()];
     pids.extend(std::env::var("SLUICEGATE_BENCH_BROKER_PID"));
     for pid in pids {
@@ -112,11 +117,11 @@ fn median(mut rates: Vec<f64>) -> f64 {
     rates[rates.len() / 2]
 }
 
-/// An event of about 600 bytes, as the documentation's figures are for.
+/// Returns a key and an event of about 600 bytes, the size that the documentation's figures are for.
 fn event(n: i64, n_lists: i64) -> (String, String) {
     // A prime, so that users come in an order without pattern.
     let user = n as u64 * 1_000_000_007 % USERS;
-    // Which list of traits it is: the n-th event of its user has the n-th, in turn.
+    // The number of the list of traits: a user's n-th event has the n-th list, in turn.
     let list = n / USERS as i64 % n_lists;
     let text = format!(
         r#"{{"type":"identify","userId":"user-{user:08}","anonymousId":"5f0c2f1e-8f0f-4b7e-9d39-0f4c1f3f6a77","messageId":"ajs-next-{n:013}-1b9d6bcd-bbfd-4b2d","timestamp":"2026-11-22T09:00:00.000Z","receivedAt":"2026-11-22T09:00:00.412Z","context":{{"groupId":"acme-42","ip":"203.0.113.7","library":{{"name":"analytics.js","version":"2.11.1"}},"locale":"en-US","page":{{"path":"/app","url":"https://example.com/app"}}}},"traits":{{"email":"ada@example.com","firstName{list}":"Ada","plan":"growth","seats":{n},"trial":false,"company":{{"id":"acme-42","name":"Acme"}},"createdAt":"2024-03-01T00:00:00Z"}}}}"#
@@ -124,7 +129,7 @@ fn event(n: i64, n_lists: i64) -> (String, String) {
     (format!("user-{user:08}"), text)
 }
 
-/// Writes the events, unless an earlier run has.
+/// Writes the events, unless an earlier run has written them.
 fn write(brokers: &str, topic: &str, n_lists: i64) {
     let consumer = consumer(brokers);
     let there: i64 = (0..PARTITIONS)
@@ -161,13 +166,13 @@ fn consumer(brokers: &str) -> BaseConsumer {
         .set("bootstrap.servers", brokers)
         .set("group.id", "sluicegate-bench")
         .set("enable.auto.commit", "false")
-        // Without it fetching pauses for a second whenever the local queue is full.
+        // Without this, fetching pauses for a second whenever the local queue is full.
         .set("fetch.queue.backoff.ms", "10")
         .create()
         .expect("a consumer")
 }
 
-/// Reads the topic from its beginning, as a child does, and prints events a second.
+/// Reads the topic from its beginning, as a child does, and prints the events a second and the CPU seconds.
 fn read(brokers: &str, mut take: impl FnMut(&[u8])) {
     let consumer = consumer(brokers);
     let topic = std::env::var(TOPIC).expect("the topic to read");
@@ -188,7 +193,7 @@ fn read(brokers: &str, mut take: impl FnMut(&[u8])) {
     println!("{rate} {}", cpu_seconds(std::process::id()));
 }
 
-/// What is the least that anybody needs of an event.
+/// The least that any consumer needs of an event.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Parsed<'a> {
@@ -209,7 +214,7 @@ fn pinned(program: &str) -> Command {
     command
 }
 
-/// A loop in a process of its own.
+/// Measures a loop in a process of its own.
 fn baseline(brokers: &str, topic: &str, role: &str) -> Intake {
     let program = std::env::current_exe().expect("a path");
     let output = pinned(&program.to_string_lossy())
@@ -222,7 +227,7 @@ fn baseline(brokers: &str, topic: &str, role: &str) -> Intake {
     Intake { rate: numbers[0], cpu: numbers[1] / (EVENTS as f64 / 1e6) }
 }
 
-/// Kills what it holds when a measurement fails.
+/// A child that is killed when a measurement fails.
 struct Killed(Child);
 
 impl Drop for Killed {
@@ -232,11 +237,11 @@ impl Drop for Killed {
     }
 }
 
-/// What reading the topic was like: the median of some runs, or one.
+/// The figures of reading the topic, as the median of some runs or of one run.
 struct Intake {
-    /// Events a second from the first to the last; of a worker, that each lane has read.
+    /// The events a second from the first to the last; for a worker, those that each lane has read.
     rate: f64,
-    /// CPU seconds of the process per million events of the topic, start included.
+    /// The CPU seconds of the process per million events of the topic, start included.
     cpu: f64,
 }
 
@@ -248,11 +253,11 @@ impl Intake {
     }
 }
 
-/// The worker takes the topic in, with so many lanes whose provider takes nothing.
+/// Measures a worker that takes the topic in, with `n_lanes` lanes whose provider takes nothing.
 fn take_in(brokers: &str, topic: &str, program: &str, n_lanes: usize) -> Intake {
     let port =
         std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
-    // Port 9 is the discard service, which nobody runs any more: connections are refused.
+    // Port 9 is the discard service, which no machine offers today, so connections are refused.
     let lanes: String = (0..n_lanes)
         .map(|n| format!("  lane{n}: {{ type: vitally, base_url: \"http://127.0.0.1:9\", token: none, buffer: {{ max_bytes: 4GiB }} }}\n"))
         .collect();
@@ -299,7 +304,8 @@ fn take_in(brokers: &str, topic: &str, program: &str, n_lanes: usize) -> Intake 
     Intake { rate, cpu }
 }
 
-/// What a process has used of the processor, user and system together; taskset becomes the worker, so its child's id is it.
+/// Returns the CPU seconds that a process has used, user and system together. `taskset` becomes the worker, so the
+/// child's id is the worker's.
 fn cpu_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the worker runs");
     let ticks: f64 = stat
@@ -308,6 +314,6 @@ fn cpu_seconds(pid: u32) -> f64 {
             fields.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum()
         })
         .expect("the fields of proc(5)");
-    // USER_HZ, 100 on every Linux in use.
+    // The unit is USER_HZ, which is 100 on every Linux in use.
     ticks / 100.0
 }

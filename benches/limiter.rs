@@ -1,7 +1,7 @@
-//! What the limit costs: asking when rows may go, reserving them, and settling the reservation when the answer is in.
+//! The cost of the limit: asking when rows may go, reserving them, and settling the reservation when the answer is in.
 //!
-//! `cargo bench --bench limiter`; time is an argument here, so an hour of sending takes no hour. The 256 partitions show
-//! what a replica that owns all of a large topic pays per request.
+//! Run it with `cargo bench --bench limiter`. Time is an argument here, so an hour of sending takes no hour. The 256
+//! partitions show the cost per request for a replica that owns all of a large topic.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -10,10 +10,10 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use sluicegate::engine::limit::{Former, Grant, Limits, RateLimit};
 use sluicegate::record::PartitionId;
 
-/// One row at 1,200 a minute.
+/// The time of one row at 1,200 a minute.
 const PERIOD: Duration = Duration::from_millis(50);
 
-/// How long the provider takes to answer.
+/// The time that the provider takes to answer.
 const ANSWER: Duration = Duration::from_millis(200);
 
 fn limit(partitions: i32, batch: usize, now: Instant) -> RateLimit {
@@ -31,7 +31,7 @@ fn limit(partitions: i32, batch: usize, now: Instant) -> RateLimit {
     limit
 }
 
-/// Sends `rows` when they may go, and settles them a moment later; returns when that was.
+/// Sends `rows` when they may go, settles them a moment later, and returns the time at which they were sent.
 fn send(limit: &mut RateLimit, rows: usize, mut now: Instant) -> Instant {
     loop {
         if let Some(at) = limit.ready_at(rows, now) {
@@ -74,7 +74,8 @@ fn limiter(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Long enough that the middle of 100 samples repeats within 2% on a quiet machine, short enough for the whole of `cargo bench`.
+/// Returns times that are short enough for the whole of `cargo bench`. They are long enough that the median of 100
+/// samples repeats within 2% on a quiet machine.
 fn settings() -> Criterion {
     Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2))
 }

@@ -1,8 +1,9 @@
-//! How the engine's costs grow with the number of pending users, of partitions, and of one user's events; no services.
+//! The growth of the engine's costs with the number of pending users, of partitions, and of one user's events; no services.
 //!
-//! `cargo bench --bench scale` measures up to 1 million users in about a minute; with `SLUICEGATE_BENCH_SCALE=full` up to 10
-//! million (12 GB of memory), 3 minutes. Each point is a process of its own, so that memory is that point's alone. Times are CPU time.
-//! `SLUICEGATE_BENCH_CSV=FILE` also writes the tables there, for `deploy/pictures/plot-scale`.
+//! `cargo bench --bench scale` measures up to 1 million users in about a minute. With `SLUICEGATE_BENCH_SCALE=full` it
+//! measures up to 10 million in 3 minutes, with 12 GB of memory. Each point is a process of its own, so that its memory
+//! is that point's alone. Times are CPU times. `SLUICEGATE_BENCH_CSV=FILE` also writes the tables there, for
+//! `deploy/pictures/plot-scale`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -23,27 +24,29 @@ use sluicegate::record::{Offset, PartitionId, Position, Record};
 use sluicegate::verdict::{Answer, EncodedRow, Verdict};
 use uuid::Uuid;
 
-/// What a child measures: users, partitions and bytes of an event, or a user's events and whether they bring new traits.
+/// The variable that holds the task of a child. For a point it is the users, the partitions and the bytes of an event.
+/// For a hot user it is the events, and 1 if they bring new traits.
 const ROLE: &str = "SLUICEGATE_BENCH_ROLE";
 
 const EVENT_BYTES: usize = 600;
 
-/// Records between two turns of the lane's loop: a batch as the consumer hands them over.
+/// The records between two turns of the lane's loop, as many as in a batch of the consumer.
 const BATCH: usize = 1_000;
 
-/// Users that a point is measured over at least: small sizes are repeated, so that no cost is that of a few milliseconds.
+/// The fewest users that a point is measured over. Small sizes are repeated, so that no cost is that of a few
+/// milliseconds.
 const AT_LEAST: usize = 300_000;
 
-/// Rows that a drain sends and events that join pending rows, at most.
+/// The most rows that a drain sends, and the most events that join pending rows.
 const SAMPLE: usize = 200_000;
 
-/// How long a provider takes to answer, in the time that the engine is told.
+/// The time that a provider takes to answer, in the engine's time.
 const ANSWER: Duration = Duration::from_millis(200);
 
-/// What the last owner sent and nobody answered has ended after this.
+/// The time after which the unanswered requests of the last owner have ended.
 const LAST_OWNER: Duration = Duration::from_secs(20);
 
-/// What a batch of records takes in that time: a million events a second.
+/// The time that a batch of records takes, in the engine's time: a million events a second.
 const PER_BATCH: Duration = Duration::from_millis(1);
 
 /// A prime, so that users come in an order without pattern.
@@ -94,7 +97,7 @@ fn tables() {
     }
 }
 
-/// Prints a line per point as it comes, and the last one again as multiples of the first.
+/// Prints a line per point as it comes, and then the last point as multiples of the first.
 fn table(name: &str, titles: &[&str], points: impl Iterator<Item = (usize, Vec<f64>)>, csv: &mut Option<File>) {
     println!("\n{name:>14}{}", titles.iter().map(|title| format!("{title:>15}")).collect::<String>());
     if let Some(csv) = csv {
@@ -129,7 +132,7 @@ fn print_values(values: &[f64]) {
     println!("{}", values.iter().map(f64::to_string).collect::<Vec<_>>().join(" "));
 }
 
-/// What one size costs, in the order of the titles.
+/// Returns the costs of one size, in the order of the titles.
 fn point(users: usize, partitions: usize, bytes: usize) -> Vec<f64> {
     let mut costs = Costs::default();
     let repeats = AT_LEAST.div_ceil(users);
@@ -152,12 +155,12 @@ fn point(users: usize, partitions: usize, bytes: usize) -> Vec<f64> {
     ]
 }
 
-/// Half of the users are drained, the other half handed over.
+/// Returns the number of users to drain, at most half of them. The others are handed over.
 fn sample(users: usize) -> usize {
     (users / 2).min(SAMPLE)
 }
 
-/// Calls that a figure of a single one comes from.
+/// The number of calls that the figure of a single call comes from.
 const CALLS: usize = 1_000;
 
 #[derive(Default)]
@@ -174,7 +177,7 @@ struct Costs {
 }
 
 impl Costs {
-    /// Takes everybody in, lets events join pending rows, drains some, and hands the rest over to another replica.
+    /// Takes all users in, lets events join pending rows, drains some rows, and hands the rest over to another replica.
     fn add_cycle(&mut self, users: usize, partitions: usize, bytes: usize, is_first: bool) {
         let mut lane = Lane::new(fresh(partitions));
         let mut feed = Feed::new(users, partitions, bytes);
@@ -214,7 +217,7 @@ impl Costs {
     }
 }
 
-/// What a scrape costs besides the lane's own part.
+/// Returns the cost of a scrape without the lane's own part, in nanoseconds.
 fn metrics(partitions: usize) -> f64 {
     let metrics = Metrics::new();
     let mut series = metrics.lane("vitally");
@@ -228,8 +231,8 @@ fn metrics(partitions: usize) -> f64 {
     spent.as_nanos() as f64 / CALLS as f64
 }
 
-/// What one user's events cost, and the most bytes that they and what they are merged into take; `new_traits`: each event
-/// brings a trait that none before it had.
+/// Returns the nanoseconds per event of one user, the most pending bytes, and the pending bytes at the end. With
+/// `new_traits`, each event brings a trait that none before it had.
 fn hot_user(events: usize, new_traits: bool) -> Vec<f64> {
     let mut lane = Lane::new(fresh(1));
     let (mut total, mut at_most, mut state) = (Duration::ZERO, 0, 0);
@@ -255,7 +258,7 @@ fn record(partition: PartitionId, offset: usize, payload: &[u8]) -> Record<'_> {
     Record { partition, offset: Offset(offset as i64), timestamp_ms: 0, key: None, payload: Some(payload) }
 }
 
-/// Partitions that nobody has read.
+/// Returns partitions that no replica has read.
 fn fresh(partitions: usize) -> Vec<Gained> {
     let gained = |partition| Gained {
         partition: partition_id(partition),
@@ -267,18 +270,18 @@ fn fresh(partitions: usize) -> Vec<Gained> {
     (0..partitions).map(gained).collect()
 }
 
-/// The events of a topic, from its first offsets on: each user's first, then each user's second, and so on.
+/// The events of a topic from its first offsets on: each user's first event, then each user's second, and so on.
 struct Feed {
     users: usize,
     partitions: usize,
-    /// Events so far.
+    /// The number of events so far.
     taken: usize,
     payloads: Vec<Vec<u8>>,
     user_at: usize,
     number_at: usize,
 }
 
-/// What taking events in cost, and the slowest batch of it.
+/// The cost of taking events in, and the slowest batch.
 struct Taken {
     spent: Duration,
     worst_batch: Duration,
@@ -301,7 +304,7 @@ impl Feed {
         Feed { users, partitions, taken: 0, payloads, user_at, number_at }
     }
 
-    /// Hands the next `events` over in batches, with a turn of the lane's loop after each.
+    /// Hands over the next `events` in batches, with a turn of the lane's loop after each.
     fn take_in(&mut self, lane: &mut Lane, events: usize) -> Taken {
         let (mut total, mut worst_batch) = (Duration::ZERO, Duration::ZERO);
         let end = self.taken + events;
@@ -328,7 +331,7 @@ impl Feed {
         Taken { spent: total, worst_batch }
     }
 
-    /// Where an event stands: a user's events are all in one partition.
+    /// Returns the partition and offset of an event; a user's events are all in one partition.
     fn place(&self, event: usize) -> (PartitionId, usize) {
         let (round, nth) = (event / self.users, event % self.users);
         let partition = nth % self.partitions;
@@ -344,14 +347,14 @@ fn write_digits(digits: &mut [u8], mut number: usize) {
     }
 }
 
-/// The engine of a lane with what the lane's loop does for it, at no cost and in the engine's own time.
+/// The engine of a lane, with the work of the lane's loop done at no cost and in the engine's own time.
 struct Lane {
     engine: Engine,
     now: Now,
     answers: VecDeque<(Instant, BatchId)>,
     sent: usize,
     released: usize,
-    /// The last commits of its partitions.
+    /// The last commit of each partition.
     last: BTreeMap<PartitionId, Commit>,
 }
 
@@ -365,7 +368,7 @@ impl Lane {
         lane
     }
 
-    /// Does what the engine says until it says nothing.
+    /// Performs the engine's actions until there are no more.
     fn turn(&mut self) {
         while self.answers.front().is_some_and(|(at, _)| *at <= self.now.at)
             && let Some((_, batch)) = self.answers.pop_front()
@@ -397,7 +400,7 @@ impl Lane {
         self.now.wall_ms += time.as_millis() as i64;
     }
 
-    /// Until the engine or an answer is due.
+    /// Waits until the engine or an answer is due.
     fn wait(&mut self) {
         let due = self.answers.front().map(|(at, _)| *at).into_iter().chain(self.engine.next_wakeup()).min();
         // A turn of the loop comes after 5 s at the latest.
@@ -414,7 +417,7 @@ impl Lane {
     }
 }
 
-/// What the next owner of a partition finds of this commit.
+/// Returns a partition as its next owner finds it after this commit.
 fn gained(commit: &Commit) -> Gained {
     Gained {
         partition: commit.partition,
@@ -425,7 +428,7 @@ fn gained(commit: &Commit) -> Gained {
     }
 }
 
-/// A lane as the documentation's defaults make it, with room for everybody.
+/// Returns the policy of a lane with the documented defaults, and with a buffer for all users.
 fn policy() -> Policy {
     Policy {
         rules: Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None, refuse_user_ids: Vec::new() },
@@ -452,7 +455,8 @@ fn policy() -> Policy {
     }
 }
 
-/// CPU time of this thread, which others on the machine disturb less than the time that passes.
+/// Returns the CPU time that this thread takes for some work. Other work on the machine disturbs it less than the time
+/// that passes.
 fn spent(work: impl FnOnce()) -> Duration {
     let clock = || {
         let time = clock_gettime(ClockId::ThreadCPUTime);
@@ -463,7 +467,7 @@ fn spent(work: impl FnOnce()) -> Duration {
     clock() - before
 }
 
-/// Resident bytes of this process.
+/// Returns the resident bytes of this process.
 fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: usize = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();

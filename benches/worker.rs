@@ -1,8 +1,10 @@
-//! The whole worker as a process with three lanes: how long a record takes from the producer to the provider, how long the
-//! start to the first request takes, and what memory and CPU the lanes cost while idle and while the limit holds them back.
+//! The costs of the whole worker, as a process with three lanes: latency, start, memory and CPU time.
 //!
-//! `cargo bench --bench worker`, 100 seconds; broker (embedded) and simulated providers run in this process, the worker in its
-//! own. With `SLUICEGATE_TEST_BROKERS=127.0.0.1:9092` a real Kafka takes the embedded broker's place.
+//! The latency is the time of a record from the producer to the provider, and the start is the time to the first
+//! request. Memory and CPU time are those of idle lanes, and of lanes that the limit holds back.
+//!
+//! `cargo bench --bench worker` takes 100 seconds. The embedded broker and the simulated providers run in this process,
+//! the worker in its own. With `SLUICEGATE_TEST_BROKERS=127.0.0.1:9092` a real Kafka takes the embedded broker's place.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -17,31 +19,31 @@ use sluicegate::testbed::broker::EmbeddedBroker;
 use sluicegate::testbed::simulator::{Kind, Simulator, SimulatorSettings};
 use tempfile::NamedTempFile;
 
-/// As many as a small topic has.
+/// The number of partitions, as many as a small topic has.
 const PARTITIONS: i32 = 8;
 
-/// Records sent one by one for the latency figure.
+/// The number of records sent one by one for the latency figure.
 const PROBES: usize = 10;
 
-/// Starts of a worker whose group has committed positions.
+/// The number of starts of a worker whose group has committed positions.
 const STARTS: usize = 5;
 
-/// How long CPU is measured for in each phase: at 1,200 rows a minute four requests of 100 rows.
+/// The time that CPU is measured for in each phase. At 1,200 rows a minute it is four requests of 100 rows.
 const PHASE: Duration = Duration::from_secs(20);
 
-/// Until joins, first commits and log lines are over.
+/// The time until joins, first commits and log lines are over.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// Nothing waited for here takes longer.
+/// The longest wait for anything here.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Users of the backlog: more than three lanes send in the whole of this bench.
+/// The users of the backlog: more than three lanes send in the whole of this bench.
 const BACKLOG: usize = 20_000;
 
 #[tokio::main]
 async fn main() {
     let topic = format!("sluicegate-bench-worker-{}", std::process::id());
-    // The embedded broker ends with this.
+    // The embedded broker ends when this is dropped.
     let (brokers, embedded) = match std::env::var("SLUICEGATE_TEST_BROKERS") {
         Ok(brokers) => (brokers, None),
         Err(_) => {
@@ -90,8 +92,8 @@ impl Bench {
                 "  {name}: {{ type: {name}, base_url: \"{url}\", token: demo-{name}-token, batch: {{ linger: 0s }} }}\n"
             )
         });
-        // The embedded broker answers a fetch only when its wait is over, where Kafka answers as soon as there is a record:
-        // with the default of 500 ms the latency would be the embedded broker's.
+        // The embedded broker answers a fetch only when its wait is over; Kafka answers as soon as there is a record.
+        // With the default of 500 ms the latency would be the embedded broker's.
         let briefly = if self.is_embedded && group != "lanes" { ", fetch.wait.max.ms: 5" } else { "" };
         let mut file = NamedTempFile::new().expect("a file");
         write!(
@@ -113,7 +115,7 @@ impl Bench {
         self.producer.send(record, Duration::from_secs(10)).await.expect("the broker takes it");
     }
 
-    /// The first arrival at a provider beyond those seen, once it is there.
+    /// Returns the time of the first arrival at a provider beyond those `seen`, once it is there.
     async fn arrival(&self, kind: Kind, seen: usize) -> Instant {
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -136,7 +138,7 @@ impl Bench {
         self.arrival(Kind::Vitally, 0).await;
         let mut took = Vec::new();
         for probe in 0..PROBES {
-            // Long enough for the lane to be idle again, its last commit behind it.
+            // Long enough for the lane to be idle again after its last commit.
             tokio::time::sleep(Duration::from_millis(1500)).await;
             let (seen, sent) = (self.seen(Kind::Vitally), Instant::now());
             self.produce(&format!("probe-{probe}")).await;
@@ -152,7 +154,7 @@ impl Bench {
         );
     }
 
-    /// A worker that left its group cleanly is started again while a record waits.
+    /// Measures the start of a worker that left its group cleanly, while a record waits.
     async fn start(&self) {
         let config = self.config("existing");
         let (mut first, mut last) = (Vec::new(), Vec::new());
@@ -167,7 +169,7 @@ impl Bench {
             }
             first.extend(took.iter().min().copied());
             last.extend(took.iter().max().copied());
-            // The next start is not to find this one's row in flight.
+            // The next start must not find this one's row in flight.
             tokio::time::sleep(Duration::from_secs(2)).await;
             worker.leave();
         }
@@ -211,7 +213,7 @@ impl Drop for Worker {
     }
 }
 
-/// What the threads of one name have used.
+/// The CPU time and the wake-ups of the threads of one name.
 #[derive(Clone, Copy, Default)]
 struct Used {
     threads: usize,
@@ -226,7 +228,7 @@ impl Worker {
         Worker(command.spawn().expect("the worker starts"))
     }
 
-    /// Lets it commit and leave its groups.
+    /// Stops the worker, which commits and leaves its groups.
     fn leave(mut self) {
         let stopped = Command::new("kill").arg(self.0.id().to_string()).status();
         assert!(stopped.is_ok_and(|status| status.success()), "the worker has ended by itself");
@@ -259,12 +261,12 @@ impl Worker {
         }
     }
 
-    /// By thread name, what its threads have used so far.
+    /// Returns what the threads of each name have used so far.
     fn used(&self) -> BTreeMap<String, Used> {
         let mut all: BTreeMap<String, Used> = BTreeMap::new();
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.0.id())).expect("a running worker");
         for task in tasks.flatten() {
-            // A thread may end while it is looked at.
+            // A thread may end while this reads its files.
             let text = |file: &str| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
             let used = all.entry(text("comm").trim().to_owned()).or_default();
             used.threads += 1;

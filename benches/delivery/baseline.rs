@@ -1,4 +1,4 @@
-//! What the client libraries can do alone: a loop that reads and parses, and a loop that posts. Both run as children.
+//! The speed of the client libraries alone: a loop that reads and parses, and a loop that posts, both run as children.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use crate::process::{cpu_seconds, tell};
 use crate::{BATCHES, BODY, DEADLINE, IN_FLIGHT_OF_CHILD, SINGLE, URL, topic};
 
-/// Reads the larger topic from its beginning and parses.
+/// Reads the larger topic from its beginning and parses its events.
 pub fn parse(brokers: &str) {
     let consumer = topic::consumer(brokers, "sluicegate-bench");
     let mut list = TopicPartitionList::new();
@@ -31,7 +31,7 @@ pub fn parse(brokers: &str) {
     tell(seen, began.expect("events"), cpu_before);
 }
 
-/// What is the least that anybody needs of an event.
+/// The least that any consumer needs of an event.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Parsed<'a> {
@@ -46,7 +46,7 @@ fn look_at(payload: &[u8]) {
     std::hint::black_box((parsed.user_id, parsed.traits));
 }
 
-/// Posts one body again and again: what the HTTP client costs alone.
+/// Posts one body again and again, to measure the HTTP client alone.
 pub fn post() {
     let variable = |name| std::env::var(name).expect("set by the parent");
     let in_flight: usize = variable(IN_FLIGHT_OF_CHILD).parse().expect("a number");

@@ -1,10 +1,12 @@
-//! How fast rows are delivered where no limit holds them: from a real Kafka to a provider that answers at once, in batches of
-//! 100 rows and one by one, beside what the client libraries can do alone, in one run with one core for what is measured.
+//! The speed of delivery without a limit, from a real Kafka to a provider that answers at once, next to bare client libraries.
 //!
-//! `SLUICEGATE_TEST_BROKERS=127.0.0.1:9092 cargo bench --bench delivery`, or `-- single` for the cases of that name. Needs
-//! `taskset`; what is measured runs on core 1, everything else here on core 0: with `SLUICEGATE_BENCH_BROKER_PID` the broker
-//! too. The events are written once, to topics of their own, and read again by later runs. `SLUICEGATE_BENCH_ROUNDS=5`
-//! measures each case five times, `SLUICEGATE_BENCH_WORKER=path` another build of the worker.
+//! Rows go in batches of 100 and one by one, in one run with one core for the measured process.
+//!
+//! Run it with `SLUICEGATE_TEST_BROKERS=127.0.0.1:9092 cargo bench --bench delivery`, or add `-- single` for the cases
+//! of that name. It needs `taskset`. The measured process runs on core 1, and everything else here on core 0; with
+//! `SLUICEGATE_BENCH_BROKER_PID` the broker too. The events are written once, to topics of their own, and later runs
+//! read them again. `SLUICEGATE_BENCH_ROUNDS=5` measures each case five times, and `SLUICEGATE_BENCH_WORKER=path`
+//! measures another build of the worker.
 
 mod baseline;
 mod process;
@@ -22,24 +24,24 @@ use rdkafka::{Offset, TopicPartitionList};
 use process::{Figures, Killed, child, cpu_seconds, peak_mib, pin, pinned};
 use provider::Provider;
 
-/// Requests in flight of the cases; 64 is the default of one-row modes.
+/// The requests in flight of the cases; 64 is the default of one-row modes.
 const IN_FLIGHT: [usize; 3] = [1, 8, 64];
 
-/// What a child does instead of measuring, and its arguments.
+/// The variables that hold the role of a child, and the arguments of that role.
 const ROLE: &str = "SLUICEGATE_BENCH_ROLE";
 const BROKERS: &str = "SLUICEGATE_TEST_BROKERS";
 const IN_FLIGHT_OF_CHILD: &str = "SLUICEGATE_BENCH_IN_FLIGHT";
 const URL: &str = "SLUICEGATE_BENCH_URL";
 const BODY: &str = "SLUICEGATE_BENCH_BODY";
 
-/// Reading is faster than sending, so the buffer is full, and its size is most of the peak. A lane without a limit has no use for the
-/// default of 256 MiB, which is for merging what waits.
+/// The buffer of the lane. Reading is faster than sending, so the buffer is full, and its size is most of the peak. A
+/// lane without a limit does not need the default of 256 MiB, which is for merging pending rows.
 const BUFFER: &str = "64MiB";
 
-/// Nothing here takes longer.
+/// The longest time for anything here.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// What an adapter is given to deliver: as many events as take about ten seconds.
+/// The work of an adapter, with as many events as take about ten seconds.
 struct Load {
     name: &'static str,
     /// The mode of the Vitally adapter.
@@ -73,7 +75,7 @@ fn measure(brokers: &str) {
         pin(&pid);
     }
     let rounds = std::env::var("SLUICEGATE_BENCH_ROUNDS").map_or(3, |text| text.parse().expect("a number of rounds"));
-    // Cargo adds `--bench`.
+    // Cargo adds the argument `--bench`.
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     let provider = Provider::start();
     let mut measured: BTreeMap<String, Vec<Figures>> = BTreeMap::new();
@@ -146,13 +148,13 @@ fn median(figures: &[Figures]) -> Figures {
     }
 }
 
-/// The bare loop with a body that the worker sent.
+/// Measures the bare loop with a body that the worker sent.
 fn post(url: &str, body: &str, in_flight: usize) -> Figures {
     let url = format!("{url}/analytics/v1/user");
     child("post", &[(BROKERS, ""), (URL, &url), (BODY, body), (IN_FLIGHT_OF_CHILD, &in_flight.to_string())])
 }
 
-/// The worker with a fresh group, from the first event it reads to the last row that arrives.
+/// Measures the worker with a fresh group, from the first event that it reads to the last row that arrives.
 ///
 /// # Panics
 /// Unless every row arrives once and every partition is committed to its end when the worker has left.
@@ -211,7 +213,7 @@ fn deliver(brokers: &str, load: &Load, in_flight: usize, round: usize, provider:
     figures
 }
 
-/// The last moment at which the worker had read nothing, and its CPU time by then.
+/// Returns the last moment at which the worker had read nothing, and its CPU time by then.
 fn first_event(pid: u32, port: u16) -> (Instant, f64) {
     let url = format!("http://127.0.0.1:{port}/metrics");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");

@@ -15,7 +15,7 @@ pub struct Provider {
 
 #[derive(Default)]
 struct Tally {
-    /// By the user's number.
+    /// True for each user whose row has arrived, by the user's number.
     has_arrived: Vec<bool>,
     missing: usize,
     rows: usize,
@@ -67,7 +67,7 @@ impl Provider {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets what came; next come rows of this many users.
+    /// Forgets the rows so far, and expects rows of this many users.
     pub fn expect(&self, users: usize) {
         *self.tally() = Tally { has_arrived: vec![false; users], missing: users, ..Tally::default() };
     }
@@ -76,19 +76,20 @@ impl Provider {
         self.tally().rows
     }
 
-    /// The first body that came.
+    /// Returns the first body that came.
     pub fn body(&self) -> String {
         String::from_utf8(self.tally().body.clone()).expect("JSON is UTF-8")
     }
 
-    /// When the last row came, once there is one of every user.
+    /// Returns the time of the last row, once there is one of every user.
     pub fn all_arrived(&self) -> Option<Instant> {
         let tally = self.tally();
         tally.last_at.filter(|_| tally.missing == 0)
     }
 }
 
-/// Answers one connection's requests. By hand, so that the core that it shares with the broker has time to spare.
+/// Answers one connection's requests. It parses HTTP by hand, so that the core that it shares with the broker has time
+/// to spare.
 async fn answer(mut stream: TcpStream, tally: Arc<Mutex<Tally>>) -> io::Result<()> {
     const REPLY: &[u8] =
         b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 22\r\n\r\n{\"message\":\"Success.\"}";
