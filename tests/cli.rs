@@ -114,7 +114,7 @@ fn a_missing_file_ends_with_78_and_its_name() {
 }
 
 #[test]
-fn all_problems_are_told_at_once_whatever_the_command() {
+fn all_problems_are_reported_at_once_whatever_the_command() {
     let file = ConfigFile::new("{kafka: {topics: [], strat: x}, destinations: {d: {type: userpilot, linger: 1s}}}");
     for command in [["check"].as_slice(), &["run"], &["config", "print"], &["generate"]] {
         let ended = file.run(command);
@@ -324,7 +324,7 @@ fn the_log_on_a_terminal_has_colors_only_where_they_are_wanted_and_never_module_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_script_can_wait_until_nothing_is_left_and_is_told_what_is() {
+async fn a_script_can_wait_until_nothing_is_left_and_hears_the_rest() {
     let mut board = Board::default();
     let mut reporter = board.lane(LaneStatus {
         destination: "vitally".to_owned(),

@@ -150,7 +150,7 @@ fn odd_but_legal_events_are_delivered_and_what_is_left_out_is_named_with_its_lin
 }
 
 #[test]
-fn events_that_nobody_takes_are_not_said_to_hold() {
+fn events_that_no_provider_takes_are_not_said_to_hold() {
     let (code, _, stderr) = of_input(b"{\"type\":\"track\",\"userId\":\"a\"}\n");
     assert_eq!(code, Some(0), "{stderr}");
     assert!(stderr.ends_with("nothing was delivered: what was left out, and why, stands above\n"), "{stderr}");
@@ -167,7 +167,7 @@ fn a_throttle_is_waited_out() {
 }
 
 #[test]
-fn a_wrong_token_holds_its_lane_until_it_is_mended() {
+fn a_wrong_token_holds_its_lane_until_it_is_fixed() {
     recovers("wrong-token", "userpilot", "account_fault");
 }
 
