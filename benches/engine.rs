@@ -12,11 +12,10 @@
 //! ```
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group};
-use sluicegate::engine::{BatchPolicy, Engine, Gained, GuardPolicy, Now, Policy, RetryPolicy, SettledList};
-use sluicegate::event::Rules;
+use sluicegate::engine::{Engine, Gained, Now, Policy, SettledList};
 use sluicegate::record::{Offset, PartitionId, Position, Record};
 
 const PARTITION: PartitionId = PartitionId { topic: 0, partition: 0 };
@@ -34,29 +33,7 @@ fn event(user: usize, n: usize, list: usize) -> Vec<u8> {
 }
 
 fn engine(now: Instant) -> Engine {
-    let policy = Policy {
-        rules: Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None, refuse_user_ids: Vec::new() },
-        names: vec!["vitally".to_owned()],
-        rows_per_minute: Some(1200),
-        calls_per_minute: None,
-        batch: BatchPolicy {
-            max_rows: 100,
-            max_bytes: 500_000,
-            overhead_bytes: 2,
-            overhead_bytes_per_row: 1,
-            single_below: 0,
-            linger: Duration::from_secs(1),
-        },
-        max_in_flight: 4,
-        request_timeout: Duration::from_secs(10),
-        retry: RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(300), max_attempts: 8 },
-        buffer_bytes: u64::MAX,
-        guard: GuardPolicy { ratio: 0.5, window: 200, rows_per_minute: 60 },
-        message_id_window: 100_000,
-        commit_interval: Duration::from_secs(1),
-        session_timeout: Duration::from_secs(45),
-        seed: 7,
-    };
+    let policy = Policy { buffer_bytes: u64::MAX, ..Policy::example() };
     let mut engine = Engine::new(policy, now);
     engine.assigned(
         &[Gained {

@@ -16,6 +16,9 @@
 //! `SLUICEGATE_BENCH_OTHER=path/to/sluicegate` it measures another binary next to this one instead, to see what a
 //! change has cost.
 
+#[path = "shared/parsed.rs"]
+mod parsed;
+
 use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -25,8 +28,6 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 /// The topics, and the number of lists of traits that a user's events have in each.
 const TOPICS: [(&str, i64); 2] = [("sluicegate-bench-intake", 1), ("sluicegate-bench-intake-mixed", 8)];
@@ -54,7 +55,7 @@ fn main() {
     };
     match std::env::var(ROLE).as_deref() {
         Ok("count") => read(&brokers, |_| {}),
-        Ok("parse") => read(&brokers, parse),
+        Ok("parse") => read(&brokers, parsed::parse),
         _ => measure(&brokers),
     }
 }
@@ -191,21 +192,6 @@ fn read(brokers: &str, mut take: impl FnMut(&[u8])) {
     }
     let rate = EVENTS as f64 / began.expect("events").elapsed().as_secs_f64();
     println!("{rate} {}", cpu_seconds(std::process::id()));
-}
-
-/// The least that any consumer needs of an event.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Parsed<'a> {
-    #[serde(borrow)]
-    user_id: &'a str,
-    #[serde(borrow)]
-    traits: &'a RawValue,
-}
-
-fn parse(payload: &[u8]) {
-    let parsed: Parsed<'_> = serde_json::from_slice(payload).expect("an event");
-    std::hint::black_box((parsed.user_id, parsed.traits));
 }
 
 fn pinned(program: &str) -> Command {

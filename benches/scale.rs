@@ -430,29 +430,7 @@ fn gained(commit: &Commit) -> Gained {
 
 /// Returns the policy of a lane with the documented defaults, and with a buffer for all users.
 fn policy() -> Policy {
-    Policy {
-        rules: Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None, refuse_user_ids: Vec::new() },
-        names: vec!["vitally".to_owned()],
-        rows_per_minute: Some(1200),
-        calls_per_minute: None,
-        batch: BatchPolicy {
-            max_rows: 100,
-            max_bytes: 500 << 10,
-            overhead_bytes: 2,
-            overhead_bytes_per_row: 1,
-            single_below: 0,
-            linger: Duration::from_secs(1),
-        },
-        max_in_flight: 4,
-        request_timeout: Duration::from_secs(10),
-        retry: RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(300), max_attempts: 8 },
-        buffer_bytes: 32 << 30,
-        guard: GuardPolicy { ratio: 0.5, window: 200, rows_per_minute: 60 },
-        message_id_window: 100_000,
-        commit_interval: Duration::from_secs(1),
-        session_timeout: Duration::from_secs(45),
-        seed: 7,
-    }
+    Policy { buffer_bytes: 32 << 30, ..Policy::example() }
 }
 
 /// Returns the CPU time that this thread takes for some work. Other work on the machine disturbs it less than the time

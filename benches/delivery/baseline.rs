@@ -5,8 +5,6 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use crate::process::{cpu_seconds, tell};
 use crate::{BATCHES, BODY, DEADLINE, IN_FLIGHT_OF_CHILD, SINGLE, URL, topic};
@@ -24,26 +22,11 @@ pub fn parse(brokers: &str) {
     while seen < BATCHES.events {
         assert!(Instant::now() < deadline, "{seen} events after {DEADLINE:?}");
         let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
-        look_at(message.expect("a record").payload().expect("a payload"));
+        crate::parsed::parse(message.expect("a record").payload().expect("a payload"));
         began.get_or_insert_with(Instant::now);
         seen += 1;
     }
     tell(seen, began.expect("events"), cpu_before);
-}
-
-/// The least that any consumer needs of an event.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Parsed<'a> {
-    #[serde(borrow)]
-    user_id: &'a str,
-    #[serde(borrow)]
-    traits: &'a RawValue,
-}
-
-fn look_at(payload: &[u8]) {
-    let parsed: Parsed<'_> = serde_json::from_slice(payload).expect("an event");
-    std::hint::black_box((parsed.user_id, parsed.traits));
 }
 
 /// Posts one body again and again, to measure the HTTP client alone.

@@ -9,6 +9,8 @@
 //! measures another build of the worker.
 
 mod baseline;
+#[path = "../shared/parsed.rs"]
+mod parsed;
 mod process;
 mod provider;
 mod topic;

@@ -18,23 +18,10 @@ const USERS: u64 = 6_000;
 /// The time that one row takes at the limit.
 const PER_ROW: Duration = Duration::from_millis(60_000 / LIMIT);
 
-/// Returns settings whose every event is one that each provider takes, and none comes twice. So a sender that does not
-/// merge sends one row per event. No user is busier than others, since the plain replay that judges the end takes long
-/// for busy users.
+/// Returns the events of a backlog. No user is busier than others, since the plain replay that judges the end takes long for
+/// busy users.
 pub(super) fn generated(seed: u64, events: Option<u64>, users: Option<u64>) -> GeneratorSettings {
-    GeneratorSettings {
-        seed,
-        events: events.unwrap_or(EVENTS),
-        users: users.unwrap_or(USERS),
-        hot: 0.0,
-        repeats: 0.0,
-        bad: 0.0,
-        other: 0.0,
-        integrations: 0.0,
-        no_account: 0.0,
-        bad_emails: 0.0,
-        ..GeneratorSettings::default()
-    }
+    GeneratorSettings { seed, ..GeneratorSettings::plain(events.unwrap_or(EVENTS), users.unwrap_or(USERS)) }
 }
 
 /// Returns the time that the rows of these users take at the limit.

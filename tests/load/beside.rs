@@ -42,22 +42,6 @@ struct Scenario {
     properties: &'static str,
 }
 
-/// Generates events of which every one is a row for a sender that does not merge.
-fn clean(events: u64, users: u64) -> Generator {
-    Generator::new(GeneratorSettings {
-        events,
-        users,
-        hot: 0.0,
-        repeats: 0.0,
-        bad: 0.0,
-        other: 0.0,
-        integrations: 0.0,
-        no_account: 0.0,
-        bad_emails: 0.0,
-        ..GeneratorSettings::default()
-    })
-}
-
 fn faults(trouble: Trouble) -> Faults {
     match trouble {
         Trouble::Refuse => Faults { wrong_token: true, ..Faults::default() },
@@ -84,7 +68,9 @@ async fn play(scenario: Scenario) -> String {
     let settings = SimulatorSettings { journal: true, ..SimulatorSettings::default() };
     let mut world = World::start(12, settings).await;
     let provider = world.simulator.provider(Kind::Vibefollow).clone();
-    let mut events = clean(scenario.events, scenario.users).map(|event| (event.key, event.payload)).peekable();
+    let mut events = Generator::new(GeneratorSettings::plain(scenario.events, scenario.users))
+        .map(|event| (event.key, event.payload))
+        .peekable();
     if !scenario.live {
         world.produce_all(events.by_ref()).await;
     }

@@ -57,6 +57,25 @@ pub struct GeneratorSettings {
     pub poison: f64,
 }
 
+impl GeneratorSettings {
+    /// Returns settings whose every event is one that each provider takes, and none comes twice. So a sender that does not
+    /// merge sends one row per event. No user is busier than others.
+    pub fn plain(events: u64, users: u64) -> Self {
+        GeneratorSettings {
+            events,
+            users,
+            hot: 0.0,
+            repeats: 0.0,
+            bad: 0.0,
+            other: 0.0,
+            integrations: 0.0,
+            no_account: 0.0,
+            bad_emails: 0.0,
+            ..GeneratorSettings::default()
+        }
+    }
+}
+
 /// The reach of a repeat, in events. It is so short that any window of message ids still holds the original.
 pub const REPEAT_REACH: usize = 64;
 
