@@ -43,22 +43,26 @@ fn expanded(tree: &str) -> Vec<String> {
     parts.flat_map(|part| expanded(part.trim())).map(|part| format!("{}{part}", before.trim_start())).collect()
 }
 
-/// Returns the imports of a file, each as a flag that is true for a re-export, its path, and its name in the file.
+/// The imports of a file, each with its name there, and true if others may take it from there.
 fn imports(code: &str) -> Vec<(bool, String, String)> {
-    let statements = code.split(';').filter_map(|statement| {
-        let at = statement.rfind("use ")?;
-        let before = statement[..at].rsplit('\n').next().unwrap_or_default().trim();
-        let is_import = before.is_empty() || before.starts_with("pub");
-        is_import.then(|| (!before.is_empty(), &statement[at + "use ".len()..]))
-    });
-    let named = |(is_public, tree): (bool, &str)| {
-        expanded(tree).into_iter().map(move |path| {
+    let mut imports = Vec::new();
+    let mut at = 0;
+    for line in code.split_inclusive('\n') {
+        let start = at;
+        at += line.len();
+        let is_public = line.starts_with("pub use ") || line.starts_with("pub(");
+        let Some((before, _)) = line.split_once("use ") else { continue };
+        if !(before.is_empty() || before == "pub " || before.starts_with("pub(") && before.ends_with(") ")) {
+            continue;
+        }
+        let tree = code[start + before.len() + "use ".len()..].split(';').next().unwrap_or_default();
+        for path in expanded(tree) {
             let (path, name) = path.split_once(" as ").map_or((path.as_str(), None), |(path, name)| (path, Some(name)));
             let name = name.or(path.rsplit("::").next()).unwrap_or_default().to_owned();
-            (is_public, path.trim_end_matches("::self").to_owned(), name)
-        })
-    };
-    statements.flat_map(named).collect()
+            imports.push((is_public, path.trim_end_matches("::self").to_owned(), name));
+        }
+    }
+    imports
 }
 
 /// Returns the paths that a file's code names.

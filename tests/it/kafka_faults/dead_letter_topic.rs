@@ -181,7 +181,9 @@ async fn a_missing_dead_letter_topic_blocks_its_lane_alone_until_it_is_back() {
     let Some(broker) = embedded(&world) else { return };
     let topic = format!("{}.dlq.vitally", world.topic);
     broker.topic_error(&topic, RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART).expect("an answer");
-    let blocks = world.block("vitally", Kind::Vitally, FAST) + &world.block("vibefollow", Kind::Vibefollow, FAST);
+    // VibeFollow takes one row a request in its default mode.
+    let single = FAST.replace("max_rows: 20, ", "");
+    let blocks = world.block("vitally", Kind::Vitally, FAST) + &world.block("vibefollow", Kind::Vibefollow, &single);
     let worker = Worker::start(&world.config(&blocks)).await;
     until("the lane is blocked", async || worker.state("vitally").await == "dead_letter_blocked").await;
     world.wait_committed("vibefollow").await;
