@@ -1,4 +1,4 @@
-//! Where a record sits in the log: partitions, offsets and positions that cannot be confused.
+//! The place of a record in the log: partitions, offsets and positions that cannot be confused.
 
 use std::fmt;
 
@@ -49,7 +49,7 @@ impl fmt::Display for PartitionId {
     }
 }
 
-/// What the engine is told about one Kafka record; the payload is borrowed and copied only if it is kept.
+/// One Kafka record as the engine sees it; the payload is borrowed and copied only if it is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
     pub partition: PartitionId,
@@ -61,11 +61,11 @@ pub struct Record<'a> {
     pub payload: Option<&'a [u8]>,
 }
 
-/// 2000-01-01, in milliseconds since 1970. Kafka is younger, but events from before it may be written with their own times; a time of
-/// 2026 in seconds that was taken for milliseconds lies in 1970.
+/// 2000-01-01, in milliseconds since 1970. Kafka is younger, but producers may write older events with their own times. A time
+/// of 2026 in seconds that was read as milliseconds is in 1970.
 const FIRST_TIME_MS: i64 = 946_684_800_000;
 
-/// How much later than now a record may have been written: a day, for clocks and zones that are off (a guess).
+/// The most time in the future that a record's time may have: a day, for wrong clocks and zones (a guess).
 const AHEAD_MS: i64 = 24 * 60 * 60 * 1000;
 
 impl Record<'_> {

@@ -1,4 +1,5 @@
-//! What a reply means: for one row (`Verdict`) and for one request (`Answer`); the only language providers speak to the engine.
+//! The meaning of a reply for one row (`Verdict`) and for one request (`Answer`): the only language that providers speak to
+//! the engine.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ pub struct EncodedRow {
     pub identity: Uuid,
 }
 
-/// What a reply means for one row; what the lane then does is in the crate docs.
+/// The meaning of a reply for one row; the crate docs say what the lane then does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The provider took the row.
@@ -29,9 +30,9 @@ pub enum Verdict {
     Throttled { retry_after: Option<Duration> },
     /// The outcome is unknown or the provider is ill: back off as a lane, then send again.
     Unavailable(Outage),
-    /// Token, address or account are wrong: nothing will get through until somebody mends it.
+    /// Token, address or account are wrong: nothing gets through until an operator fixes it.
     AccountFault(AccountFault),
-    /// Somebody's job runs and the provider takes one at a time: wait, attempts unchanged.
+    /// A job of another client runs and the provider takes one at a time: wait, attempts unchanged.
     Busy { retry_after: Option<Duration> },
     /// A job ended badly without naming a row: send once more, then halve, then dead letter.
     JobFailed(Rejection),
@@ -41,7 +42,7 @@ pub enum Verdict {
     Untouched,
 }
 
-/// What one reply means for the rows of its request.
+/// The meaning of one reply for the rows of its request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The same for each row.
@@ -56,7 +57,7 @@ pub enum Answer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobId(pub String);
 
-/// Why a row is refused.
+/// The reason why a row is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     pub reason: RejectReason,
@@ -80,7 +81,7 @@ impl Rejection {
 pub enum RejectReason {
     /// Vitally: neither account nor organization is known.
     NoAccount,
-    /// The provider's validation, or ours that stands for it, refuses a field.
+    /// The provider's validation, or ours in its place, refuses a field.
     Invalid,
     /// The user id is blank or longer than the provider takes.
     BadUserId,

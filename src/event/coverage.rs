@@ -1,4 +1,5 @@
-//! Tells when an event says all that an older one of its user said, so that nothing of the older one is left to keep.
+//! Recognizes an event that sets everything that an older one of its user set, so that nothing of the older one is left to
+//! keep.
 
 use std::hash::{BuildHasher as _, Hasher as _};
 
@@ -21,8 +22,8 @@ impl Coverage {
     }
 }
 
-/// Seeds that anybody can read: who makes two lists of names meet spoils the traits of his own event. Two seeds, since a hash that
-/// is fed its own initial state, which is what no names come to, multiplies everything by zero.
+/// Seeds that may be public: a user who forces a collision damages only their own traits. There are two seeds because hashing
+/// an empty list returns the seed, and feeding a seed into a hasher with the same seed gives zero.
 const NAMES: FixedState = FixedState::with_seed(0);
 const COVERAGES: FixedState = FixedState::with_seed(1);
 

@@ -1,16 +1,19 @@
-//! Whether an event wants to reach a destination.
+//! The `integrations` object, by which an event chooses its destinations.
 
 use serde_json::value::RawValue;
 
 use super::{Identify, for_each_entry};
 
 impl Identify<'_> {
-    /// Whether `integrations` lets this event reach a destination that goes by these lower-case names.
+    /// Returns true if `integrations` lets this event reach a destination with these lower-case names.
     ///
-    /// Absent, null or an empty list, which is PHP's empty map: yes. A key that is one of the names (any ASCII case, `_`, `-` and space
-    /// alike; of several, one that says no decides) says `true` or an object: yes, `false`: no; any other value leaves it to `All`. `All`:
-    /// absent is yes, else it has to be `true`. In place of the object, `true` is yes and everything else no. Source: Segment's "Filtering with the integrations object",
-    /// and RudderStack's `processor/integrations` for the types that Segment leaves open.
+    /// Absent, null or an empty list, which is PHP's empty map, means yes. A key that is one of the names counts in any ASCII
+    /// case, with `_`, `-` and space alike. If several do, one that says no decides. `true` or an object means yes, `false`
+    /// means no, and any other value leaves it to `All`. An absent `All` means yes, else it has to be `true`. In place of the
+    /// object, `true` means yes and everything else no.
+    ///
+    /// Sources: Segment's "Filtering with the integrations object", and RudderStack's `processor/integrations` for the types
+    /// that Segment leaves open.
     pub fn allows(&self, names: &[String]) -> bool {
         let Some(integrations) = self.integrations else { return true };
         if !integrations.get().starts_with('{') {

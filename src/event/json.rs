@@ -1,10 +1,10 @@
-//! What serde_json leaves unchecked in text that it skips: nesting, and halves of surrogate pairs.
+//! Checks of text that serde_json skips without a look: nesting, and halves of surrogate pairs.
 
-/// Deepest nesting that is taken. serde_json refuses to build values of 128 levels, and a trait's value stands at least two
-/// levels down, so whatever is accepted can be parsed later.
+/// The deepest nesting that is accepted. serde_json refuses to build values of 128 levels, and a trait's value is at least two
+/// levels down. So an accepted text can be parsed later.
 const MAX_DEPTH: usize = 128;
 
-/// Whether brackets outside strings nest deeper than `MAX_DEPTH`; the text need not be JSON.
+/// Returns true if brackets outside strings nest deeper than `MAX_DEPTH`; the text need not be JSON.
 pub(super) fn is_too_deep(text: &[u8]) -> bool {
     // Setting bit 5 maps '[' to '{' and no other character to it: one comparison a byte. Counting in a byte, in chunks that
     // cannot overflow it, vectorizes: 20 ns for 600 bytes, against 200 ns with a counter of 64 bits.
@@ -40,9 +40,10 @@ fn depth_exceeds(text: &[u8], limit: usize) -> bool {
     false
 }
 
-/// Whether every `\u` escape of a surrogate has its other half, which serde_json checks only where it decodes a string.
+/// Returns true if every `\u` escape of a surrogate has its other half, which serde_json checks only where it decodes a
+/// string.
 ///
-/// Expects JSON: there a backslash stands in strings only, and its escape is complete.
+/// Expects JSON: a backslash is in strings only, and its escape is complete.
 pub(super) fn surrogates_pair_up(json: &str) -> bool {
     // Most texts have no escape at all. In chunks this vectorizes as above: a third of the instructions of a search.
     let has_escape = |chunk: &[u8]| chunk.iter().fold(false, |found, &byte| found | (byte == b'\\'));

@@ -1,4 +1,4 @@
-//! Merges the events of one user into the state that a provider is told, and writes that state as one event.
+//! Merges the events of one user into the state for a provider, and writes that state as one event.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ pub fn merge<'a>(events: impl Iterator<Item = &'a [u8]>, rules: &Rules) -> Optio
 }
 
 impl Profile<'_> {
-    /// What the event that `to_event` writes covers.
+    /// The coverage of the event that `to_event` writes.
     pub fn coverage(&self) -> Coverage {
         let mut names = Names::default();
         self.traits.iter().for_each(|(key, _)| names.add(key));
@@ -45,9 +45,10 @@ impl Profile<'_> {
         Coverage::new(names, self.message_id.is_some(), self.account.is_some(), self.timestamp.is_some())
     }
 
-    /// One identify event that `merge` reads back to this very state, and that merges with later ones as its events would.
+    /// Writes one identify event that `merge` reads back to this very state. It merges with later events as its own events
+    /// would.
     ///
-    /// It can be longer than `Rules::max_bytes`, if the events that it stands for were many; `merge` takes it all the same.
+    /// It can be longer than `Rules::max_bytes` if it holds many events; `merge` accepts it all the same.
     pub fn to_event(&self) -> Vec<u8> {
         let event = Event {
             kind: "identify",
@@ -65,7 +66,7 @@ impl Profile<'_> {
 #[derive(Default)]
 struct Traits<'a> {
     entries: Vec<(Cow<'a, str>, &'a RawValue)>,
-    /// Where each key stands in `entries`; empty until they are more than `LINEAR_UP_TO`.
+    /// The place of each key in `entries`; empty until they are more than `LINEAR_UP_TO`.
     index: BTreeMap<Cow<'a, str>, usize>,
 }
 
@@ -235,7 +236,7 @@ mod tests {
         );
     }
 
-    /// What an event is generated from; few keys and values, so that they meet.
+    /// Generates an event from few keys and values, so that they meet.
     fn an_event() -> impl Strategy<Value = Value> {
         let value = prop_oneof![
             Just(Value::Null),

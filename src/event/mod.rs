@@ -21,21 +21,21 @@ pub use coverage::Coverage;
 pub use decode::decode;
 pub use merge::merge;
 
-/// How events are read; the `events` block of the configuration.
+/// The rules for reading events; the `events` block of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// Longest payload in bytes; a longer one is a dead letter.
     pub max_bytes: usize,
-    /// Whether an `anonymousId` stands in for a missing `userId`.
+    /// True if an `anonymousId` replaces a missing `userId`.
     pub use_anonymous_id: bool,
     /// The trait that names the account where `context.groupId` and `traits.company.id` do not.
     pub account_trait: Option<String>,
-    /// User ids that stand for nobody, as [`bare_id`] leaves them; in any ASCII case.
+    /// User ids that name no user, as [`bare_id`] returns them; in any ASCII case.
     pub refuse_user_ids: Vec<String>,
 }
 
 impl Rules {
-    /// Whether a user id is one of those that stand for nobody, also where a producer has put it in quotes.
+    /// Returns true if a user id is one of those that name no user, also if a producer has put it in quotes.
     fn refuses(&self, user_id: &str) -> bool {
         let bare = bare_id(user_id);
         self.refuse_user_ids.iter().any(|junk| junk.eq_ignore_ascii_case(bare))
@@ -62,7 +62,7 @@ pub struct Identify<'a> {
     pub integrations: Option<&'a RawValue>,
 }
 
-/// What a record holds.
+/// The content of a record.
 #[derive(Clone, Debug)]
 pub enum Decoded<'a> {
     Identify(Identify<'a>),
@@ -109,7 +109,7 @@ impl SkipReason {
     }
 }
 
-/// Why a record cannot be read: the dead letter's precise cause.
+/// The reason why a record cannot be read: the dead letter's precise cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum DecodeError {
     #[error("empty payload")]
@@ -166,7 +166,7 @@ impl DecodeError {
     }
 }
 
-/// The merged state of one user: what a provider is told. Later events win trait by trait; null is a value.
+/// The merged state of one user, as a provider receives it. Later events win trait by trait; null is a value.
 #[derive(Clone, Debug)]
 pub struct Profile<'a> {
     pub user_id: Cow<'a, str>,

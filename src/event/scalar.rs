@@ -1,4 +1,4 @@
-//! How a field that should be text is read: at once where it is plain text, from its raw JSON where it is not.
+//! Reads a field that should be text: at once if it is plain text, from its raw JSON if not.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -23,7 +23,7 @@ pub(super) trait Scalar<'a>: Deserialize<'a> {
     /// A string that is not blank, or a number as it is written.
     fn text_or_number(self) -> Option<Cow<'a, str>>;
 
-    /// Whether it is a string of white space alone, or of nothing.
+    /// Returns true if it is a string of white space alone, or of nothing.
     fn is_blank(&self) -> bool;
 }
 
@@ -59,8 +59,8 @@ impl<'a> Scalar<'a> for &'a RawValue {
     }
 }
 
-/// A string without escapes; anything else is an error. For a whole event of such strings a twelfth faster than from raw JSON,
-/// which is cut out of the text first and looked at again (`benches/decode.rs`).
+/// A string without escapes; anything else is an error. A whole event of such strings is read a twelfth faster than from raw
+/// JSON, which is cut out of the text first and read again (`benches/decode.rs`).
 pub(super) struct Text<'a>(&'a str);
 
 impl<'a> Scalar<'a> for Text<'a> {

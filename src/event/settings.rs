@@ -55,9 +55,10 @@ impl EventSettings {
     }
 }
 
-/// What a bug writes in place of an id, and what many sites write for whoever is not logged in. A row for one of these would melt
-/// different people into one. All that PostHog refuses to identify (`isDistinctIdIllegal`, with our name for a distinct id beside its
-/// own), of Mixpanel's list of invalid distinct ids what is nobody's initials or nickname, and how Objective-C writes a null.
+/// Ids that a bug writes in place of an id, and that many sites write for a user who is not logged in. A row for one of these
+/// would merge different people into one. The list has all that PostHog refuses to identify (`isDistinctIdIllegal`, and our
+/// name for a distinct id next to its own). It has the entries of Mixpanel's list of invalid distinct ids that are no initials
+/// or nicknames, and Objective-C's null.
 const NOBODY: [&str; 27] = [
     "undefined",
     "null",

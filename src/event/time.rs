@@ -9,11 +9,12 @@ use jiff::{Timestamp, civil};
 /// (year 1), or was read in the wrong unit.
 const END: i64 = 4_133_980_800;
 
-/// The first moment of 2000, in seconds: an event is no older, but a time of 2026 in seconds that was taken for milliseconds lies in 1970.
+/// The first moment of 2000, in seconds. No event is older, but a time of 2026 in seconds that was read as milliseconds is in
+/// 1970.
 const FIRST_EVENT: i64 = 946_684_800;
 
-/// What a number says is read only from 1973-03-03 on: up to there (1e8 seconds) it says less of a date than of a mistake. So no number
-/// fits two units.
+/// The smallest unix time that is read, 1973-03-03. A smaller number (below 1e8 seconds) is more likely a mistake than a date.
+/// So no number fits two units.
 const FIRST_NUMBER: f64 = 1e8;
 
 /// Units that a second has in the numbers that are read: seconds, milliseconds, microseconds, nanoseconds.
@@ -21,9 +22,9 @@ const UNITS: [i64; 4] = [1, 1_000, 1_000_000, 1_000_000_000];
 
 /// Reads a date of the years 1970 to 2100; `None` if the text is no date. A date without a zone is taken as UTC.
 ///
-/// Forms: ISO 8601 and RFC 3339, also with a zone's name behind the offset; RFC 2822; unix time in any of `UNITS`; digits from
-/// year to day, minute, second or millisecond; .NET's `/Date(1526387472123)/`; a `Date` of JavaScript, a `time.Time` of Go and a `Time` of
-/// Ruby as text.
+/// Forms: ISO 8601 and RFC 3339, also with a zone's name after the offset; RFC 2822; unix time in any of `UNITS`; digits from
+/// year to day, minute, second or millisecond. It also reads .NET's `/Date(1526387472123)/`, and a `Date` of JavaScript, a
+/// `time.Time` of Go and a `Time` of Ruby as text.
 pub fn date(text: &str) -> Option<Timestamp> {
     let text = text.trim();
     let time = match text.as_bytes().first()? {
@@ -36,14 +37,14 @@ pub fn date(text: &str) -> Option<Timestamp> {
     is_within_years(time).then_some(time)
 }
 
-/// Whether an event can have happened at this time, as far as that can be told without a clock.
+/// Returns true if an event can have happened at this time, as far as that can be decided without a clock.
 pub fn is_event_time(text: &str) -> bool {
     // As nearly all are written, which takes a tenth of reading it to see.
     is_iso_of_this_century(text) || date(text).is_some_and(|time| time.as_second() >= FIRST_EVENT)
 }
 
-/// Whether a text has the form `2018-05-15T12:31:12Z` or `2018-05-15T12:31:12.123Z`, of the years 2000 to 2099 and a day that every
-/// month has.
+/// Returns true if a text has the form `2018-05-15T12:31:12Z` or `2018-05-15T12:31:12.123Z`, of the years 2000 to 2099 and a
+/// day that every month has.
 fn is_iso_of_this_century(text: &str) -> bool {
     let number = |range: Range<usize>| match text.as_bytes()[range] {
         [ten @ b'0'..=b'9', one @ b'0'..=b'9'] => Some(10 * (ten - b'0') + (one - b'0')),
@@ -72,8 +73,8 @@ fn is_within_years(time: Timestamp) -> bool {
     time >= Timestamp::UNIX_EPOCH && time.as_second() < END
 }
 
-/// `20180515`, `201805151231`, `20180515123112`, `20180515123112123`: no unix time in any unit has these lengths and begins as a year does,
-/// but for milliseconds of 1976 and seconds of 1970.
+/// Reads `20180515`, `201805151231`, `20180515123112` and `20180515123112123`. No unix time in any unit has these lengths and
+/// begins as a year does, except for milliseconds of 1976 and seconds of 1970.
 fn digits(text: &str) -> Option<Timestamp> {
     if !matches!(text.len(), 8 | 12 | 14 | 17) || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -108,7 +109,7 @@ fn unix(text: &str) -> Option<Timestamp> {
 }
 
 fn iso(text: &str) -> Option<Timestamp> {
-    // A zone's name says nothing beside an offset. Without one it takes a table of zones, which is not at hand.
+    // A zone's name adds nothing to an offset. Without an offset it needs a table of zones, which is not at hand.
     let (text, has_zone) = text.split_once('[').map_or((text, false), |(text, _)| (text, true));
     let local = |text: &str| {
         let date = text.parse::<civil::DateTime>().ok().filter(|_| !has_zone)?;

@@ -1,4 +1,4 @@
-//! What of an event's traits is read: their names alone, which is all that taking an event in needs, or names and values.
+//! The traits of an event: their names alone, which intake needs, or names and values.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -46,8 +46,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for TraitList<'a> {
     }
 }
 
-/// The names, and the one value that is looked at: a list of all costs a sixteenth more instructions for a whole event (callgrind over
-/// `benches/decode.rs`).
+/// The names, and the one value that is read. A list of all would cost a sixteenth more instructions for a whole event
+/// (callgrind over `benches/decode.rs`).
 #[derive(Default)]
 pub(super) struct TraitNames<'a> {
     names: Names,

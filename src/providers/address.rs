@@ -4,7 +4,7 @@ use http::Uri;
 
 use super::Problem;
 
-/// What is wrong with `base_url`, if anything. A path is allowed, so that a proxy may stand before the provider.
+/// Returns the fault of `base_url`, if it has one. A path is allowed, so that a proxy may be in front of the provider.
 pub fn problem(base_url: &str, example: &str) -> Option<Problem> {
     let problem = |why: &str| {
         let remedy = format!("{why}; write an address like {example}");

@@ -1,4 +1,4 @@
-//! Reads a reply's body as JSON: what an API promises counts, whatever stands beside it.
+//! Reads a reply's body as JSON: the fields that an API promises count, and all others are ignored.
 
 use serde_json::value::RawValue;
 
@@ -11,12 +11,12 @@ pub fn json(reply: &Reply) -> Option<Box<RawValue>> {
     serde_json::from_str(&String::from_utf8_lossy(bare(reply))).ok()
 }
 
-/// Whether the body is something, but not JSON: a page or a line of a proxy, a firewall or a load balancer.
+/// Returns true if there is a body but no JSON: a page or a line of a proxy, a firewall or a load balancer.
 pub fn is_page(reply: &Reply) -> bool {
     !bare(reply).is_empty() && json(reply).is_none()
 }
 
-/// Whether the body is a page in a markup language.
+/// Returns true if the body is a page in a markup language.
 pub fn is_markup(reply: &Reply) -> bool {
     bare(reply).first() == Some(&b'<')
 }

@@ -1,9 +1,11 @@
 //! Runs every file below `tests/fixtures/providers/<type>/`: rows in, request out; reply in, answer out.
 //!
-//! A fixture is JSON. `request_*`: `description`, `destination`, `config` (without `type`), `events` (one per user: the merged
-//! state in the form of an identify event) and what comes of them, `request` or `rejected`. `reply_*`: `description`,
-//! `config`, `rows`, `asked` (`send`, or `job` with `polls`), `reply` (whose `status` may be a list: each is answered so) and
-//! `answer`. A body is JSON, or a string where it is not.
+//! A fixture is JSON, and a body in it is JSON or a string.
+//!
+//! - `request_*` has `description`, `destination`, `config` (without `type`) and `events`, one per user: the merged state in
+//!   the form of an identify event. The expected result is `request` or `rejected`.
+//! - `reply_*` has `description`, `config`, `rows`, `asked` (`send`, or `job` with `polls`), `reply` and `answer`. The
+//!   `status` of a reply may be a list, and each status has the same answer.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,11 +23,11 @@ use super::{Asked, ProviderConfig, Reply, Row, Version, build, userpilot, vibefo
 use crate::event::Profile;
 use crate::verdict::{Answer, JobId, Rejection, Verdict};
 
-/// Where every fixture's first event stands; the following ones follow.
+/// The offset of every fixture's first event; the others follow it.
 const FIRST_OFFSET: i64 = 41;
 /// Kafka's time of every fixture's events: 2018-05-15T12:00:00Z.
 const RECORD_TIME_MS: i64 = 1_526_385_600_000;
-/// When every fixture's reply arrived.
+/// The time when every fixture's reply arrived.
 const RECEIVED_AT: &str = "Tue, 15 May 2018 12:00:00 GMT";
 const TOKEN: &str = "t0ken==";
 

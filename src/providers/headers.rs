@@ -13,15 +13,15 @@ pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// so a longer wait is a broken header.
 const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 
-/// Whether a token can stand in an `Authorization` header: visible ASCII, at most one line end after it. A blank is
-/// refused too: no vendor's token holds one, so it means that a word such as `Basic` was copied with the token.
+/// Returns true if a token fits an `Authorization` header: visible ASCII, at most one line end after it. A blank is refused
+/// too. No vendor's token holds one, so it means that a word such as `Basic` was copied with the token.
 pub fn is_token(token: &str) -> bool {
     let token = without_line_end(token);
     !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// `<scheme> <token>`, marked so that HTTP libraries neither log nor index it. The token goes out as it is: Vitally's is
-/// already in its final form, encoding it again gives a 401 that looks like a wrong token.
+/// Returns `<scheme> <token>`, marked so that HTTP libraries neither log nor index it. The token is sent as it is. Vitally's
+/// is already in its final form, and encoding it again gives a 401 that looks like a wrong token.
 ///
 /// # Panics
 /// If the token does not pass [`is_token`].
@@ -32,10 +32,10 @@ pub fn authorization(scheme: &str, token: &SecretString) -> HeaderValue {
     value
 }
 
-/// How long `Retry-After` says to wait, in seconds or as a date (RFC 9110, 10.2.3); capped. Zero, dates in the past and
-/// anything else say nothing: the lane then uses its own pause, which cannot become a hot loop.
+/// Returns the wait in `Retry-After`, in seconds or as a date (RFC 9110, 10.2.3); capped. Zero, past dates and anything else
+/// give `None`: the lane then uses its own pause, which cannot become a hot loop.
 ///
-/// A date is read beside the reply's own `Date`: both are of the server's clock, which may differ from ours.
+/// A date is compared with the reply's own `Date`. Both are of the server's clock, which may differ from ours.
 pub fn retry_after(reply: &Reply) -> Option<Duration> {
     let text = text(reply, &http::header::RETRY_AFTER)?;
     let wait = match seconds(text) {
@@ -56,13 +56,13 @@ fn text<'a>(reply: &'a Reply, name: &HeaderName) -> Option<&'a str> {
     Some(reply.headers.get(name)?.to_str().ok()?.trim())
 }
 
-/// How long `RateLimit-Reset` says to wait, in seconds, as Vitally documents it for its REST API; capped like `Retry-After`.
+/// Returns the wait in `RateLimit-Reset`, in seconds, as Vitally documents it for its REST API; capped like `Retry-After`.
 pub fn rate_limit_reset(reply: &Reply) -> Option<Duration> {
     usable(seconds(text(reply, &HeaderName::from_static("ratelimit-reset"))?)?)
 }
 
-/// How long to wait for the time that `X-RateLimit-Reset` names, in seconds since 1970, as Vitally's REST API answers; read
-/// beside the reply's own `Date`, and capped.
+/// Returns the wait until the time in `X-RateLimit-Reset`, in seconds since 1970, as Vitally's REST API answers. It is
+/// compared with the reply's own `Date`, and capped.
 pub fn rate_limit_reset_time(reply: &Reply) -> Option<Duration> {
     let since_1970 = seconds(text(reply, &HeaderName::from_static("x-ratelimit-reset"))?)?;
     let reset = SystemTime::UNIX_EPOCH.checked_add(since_1970)?;

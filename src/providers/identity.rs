@@ -9,10 +9,10 @@ use super::{EncodedRow, Version};
 /// Drawn once at random; changing it would make every row in flight look new to the providers.
 const NAMESPACE: Uuid = Uuid::from_u128(0x5a0d_6f1e_93c7_4b52_8e14_d2b7_60fa_39c8);
 
-/// The identity of one row: `body` is the row without the id itself.
+/// Returns the identity of one row; `body` is the row without the id itself.
 ///
-/// The log position is part of it because content alone is not enough: A, then B, then A again within a vendor's 24 h window
-/// would otherwise make the second A a replay without effect.
+/// The log position is part of it because content alone is not enough. If a user has state A, then B, then A within a vendor's
+/// window of 24 h, the second A would be a replay without effect.
 pub fn of_row(destination: &str, version: Version<'_>, body: &[u8]) -> Uuid {
     let Version { topic, partition, last_offset, rekeyed } = version;
     // The numbers, the truth value and the zeros take 41 bytes at most.

@@ -47,7 +47,7 @@ pub enum ProviderConfig {
 }
 
 impl ProviderConfig {
-    /// What `type` may be.
+    /// The values of `type`.
     pub const TYPES: [&str; 3] = ["vitally", "vibefollow", "userpilot"];
 
     /// The value of `type`.
@@ -68,7 +68,7 @@ impl ProviderConfig {
         }
     }
 
-    /// What is wrong with the settings; empty if they may be given to [`build`].
+    /// Returns the faults of the settings; empty if they may be given to [`build`].
     pub fn problems(&self) -> Vec<Problem> {
         match self {
             ProviderConfig::Vitally(config) => config.problems(),
@@ -83,9 +83,9 @@ impl ProviderConfig {
 pub struct Problem {
     /// The setting's name inside its block.
     pub field: &'static str,
-    /// What was given, without anything that may be a secret.
+    /// The given value, without anything that may be a secret.
     pub value: String,
-    /// What to write instead, and why.
+    /// The value to write instead, and why.
     pub remedy: String,
 }
 
@@ -106,7 +106,7 @@ pub struct Row<'a> {
     pub profile: &'a Profile<'a>,
     /// Kafka's time of the row's newest event, milliseconds since 1970: stands in for a missing timestamp.
     pub record_time_ms: i64,
-    /// Where the newest event sits in the log: what makes A, B, then A again three versions.
+    /// The place of the newest event in the log, which makes A, B, then A again three versions.
     pub version: Version<'a>,
 }
 
@@ -126,27 +126,27 @@ pub struct Reply {
     pub status: http::StatusCode,
     pub headers: http::HeaderMap,
     pub body: Bytes,
-    /// When it arrived: stands in for a missing `Date`, so that a `Retry-After` date needs no clock.
+    /// The time when it arrived. It replaces a missing `Date`, so that a `Retry-After` date needs no clock.
     pub received_at: SystemTime,
 }
 
-/// What a request was about, for reading its reply.
+/// The purpose of a request, for reading its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked<'a> {
     /// A send of this many rows.
     Send { rows: usize },
-    /// How a job of this many rows stands; `polls` counts the polls before this one.
+    /// Asks for the progress of a job of this many rows; `polls` counts the polls before this one.
     Job { job: &'a JobId, rows: usize, polls: u32 },
 }
 
-/// What a request may hold and how many may run at once, before the user's settings narrow it.
+/// The most that a request holds and the most requests at once, before the user's settings narrow them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// Most rows in one request.
     pub max_rows: usize,
     /// Most bytes in one request's body.
     pub max_bytes: usize,
-    /// Bytes of a request's body beside its rows, and per row.
+    /// Bytes of a request's body in addition to its rows, and per row.
     pub overhead_bytes: usize,
     pub overhead_bytes_per_row: usize,
     /// Fewer waiting rows than this leave one by one (`auto` modes); 0 where it does not apply.
@@ -163,7 +163,7 @@ pub struct Shape {
 
 /// A vendor's API as pure functions.
 pub trait Provider: Send + Sync {
-    /// What requests of the configured mode may hold.
+    /// Returns the limits of requests in the configured mode.
     fn shape(&self) -> Shape;
 
     /// The names under which `integrations` may address this provider, lower case.
@@ -175,7 +175,7 @@ pub trait Provider: Send + Sync {
     /// The rejection that the provider would answer with, or a stand-in where it would misread the row.
     fn row(&self, row: &Row<'_>) -> Result<EncodedRow, Rejection>;
 
-    /// Builds the request that tells the provider about these rows (never empty, never over `shape`).
+    /// Builds the request that sends these rows to the provider (never empty, never over `shape`).
     ///
     /// # Panics
     /// If `token` does not pass [`headers::is_token`].
@@ -195,7 +195,7 @@ pub trait Provider: Send + Sync {
 
 /// A row as JSON. The buffer is measured first: growing from nothing would copy most rows twice.
 fn json(row: &impl Serialize, profile: &Profile<'_>) -> Vec<u8> {
-    // Vitally's members beside the traits, the longest, take 165 bytes with ids of 13.
+    // Vitally's members next to the traits, the longest, take 165 bytes with ids of 13.
     const BESIDE_TRAITS: usize = 256;
     let traits: usize = profile.traits.iter().map(|(key, raw)| key.len() + raw.get().len() + r#""":,"#.len()).sum();
     let mut bytes = Vec::with_capacity(BESIDE_TRAITS + traits);

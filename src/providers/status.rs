@@ -1,7 +1,7 @@
-//! What the statuses mean on which all providers agree, and how refusals are worded.
+//! The statuses with one meaning at all providers, and the wording of refusals.
 //!
-//! A row is refused only in the vendor's own error envelope. Whatever else stands before the API answers with pages of its
-//! own (nginx's 400, a firewall's 403), for reasons that end without anybody touching the row.
+//! A row is refused only in the vendor's own error envelope. A gateway in front of the API answers with pages of its own
+//! (nginx's 400, a firewall's 403). Their reasons can end although the row stays the same.
 //!
 //! | status | in the vendor's envelope | otherwise |
 //! |---|---|---|
@@ -90,7 +90,7 @@ pub fn refusal(
     Rejection { reason, field, status: Some(status), message }
 }
 
-/// Whether a text from a reply can only be a code or the path of a field, not a sentence and not an e-mail.
+/// Returns true if a text from a reply can only be a code or the path of a field, not a sentence and not an e-mail.
 fn is_name(text: &str) -> bool {
     // A guess: three times the longest code that a vendor documents (`idempotency_key_reuse`).
     const LONGEST: usize = 64;

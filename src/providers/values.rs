@@ -118,11 +118,11 @@ pub fn full_name(profile: &Profile<'_>) -> Option<String> {
     }
 }
 
-/// A trait that is a date, as ISO 8601 in UTC with milliseconds, or null as it is. `None` for what cannot be read as a date: a provider
-/// would refuse the row for it, or make up a year.
+/// Returns a trait that is a date, as ISO 8601 in UTC with milliseconds, or null as it is. `None` for a value that is no date,
+/// because a provider would refuse the row for it, or make up a year.
 ///
-/// Segment and RudderStack let `createdAt` be ISO 8601, unix seconds or unix milliseconds, as a number or as a string; for what else
-/// producers write see [`time::date`]. An object is a date of MongoDB.
+/// Segment and RudderStack let `createdAt` be ISO 8601, unix seconds or unix milliseconds, as a number or as a string.
+/// [`time::date`] lists the other forms that producers write. An object is a date of MongoDB.
 pub fn date(raw: &RawValue) -> Option<Value<'_>> {
     let found = match kind(raw) {
         Kind::Null => return Some(Value::Raw(raw)),
@@ -144,7 +144,7 @@ fn mongo(raw: &RawValue) -> Option<Timestamp> {
     }
 }
 
-/// When an event happened, else when its record was written; `None` if neither can be told.
+/// Returns the time of an event, or else that of its record; `None` if neither is known.
 pub fn event_time(event: Option<&str>, record_time_ms: i64) -> Option<String> {
     /// An event comes before its record, but for clocks and zones that are off by a day (a guess).
     const AHEAD_MS: i64 = 24 * 60 * 60 * 1000;
@@ -155,7 +155,7 @@ pub fn event_time(event: Option<&str>, record_time_ms: i64) -> Option<String> {
     event.and_then(time::date).filter(is_past).or(record).map(written)
 }
 
-/// Whether this is a list without entries, which is what PHP makes of an empty map.
+/// Returns true for a list without entries, which PHP writes for an empty map.
 pub fn is_empty_list(raw: &RawValue) -> bool {
     raw.get().strip_prefix('[').is_some_and(|rest| rest.trim_start() == "]")
 }

@@ -1,8 +1,8 @@
 //! VibeFollow's API: users one by one, or up to 1,000 in a bulk whose answer names each refused row.
 //!
-//! The body has no time and no message id, so arrival decides; a resend is recognized by its `Idempotency-Key`, which
-//! VibeFollow binds to the exact bytes for 24 h. `company` is a name there: of a company object only the name (else the id)
-//! fits, its other members are not sent.
+//! The body has no time and no message id, so arrival decides. VibeFollow recognizes a resend by its `Idempotency-Key`, which
+//! it binds to the exact bytes for 24 h. `company` is a name there. Of a company object only the name (else the id) fits, and
+//! its other members are not sent.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -23,8 +23,8 @@ use crate::verdict::{Answer, JobId, Outage, RejectReason, Rejection, Verdict};
 
 const VENDOR: &str = "vibefollow";
 
-/// How long to wait when 50,000 jobs are queued at VibeFollow and it names no time. A guess: a queue of that length does
-/// not empty within the seconds that an ordinary limit takes.
+/// The wait when 50,000 jobs are queued at VibeFollow and it names no time. A guess: a queue of that length does not empty
+/// within the seconds of an ordinary limit.
 const QUEUE_FULL_WAIT: Duration = Duration::from_secs(5 * 60);
 
 /// Settings of a VibeFollow destination.
@@ -55,7 +55,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What is wrong with the settings.
+    /// Returns the faults of the settings.
     pub fn problems(&self) -> Vec<Problem> {
         address::problem(&self.base_url, "https://api.vibefollow.com").into_iter().collect()
     }
@@ -102,7 +102,7 @@ const BULK_CLOSE: &str = "]}";
 
 impl Provider for Vibefollow {
     fn shape(&self) -> Shape {
-        // No size is published: about 1 MB is what common servers take without being told otherwise.
+        // No size is published: about 1 MB is the default of common servers.
         const MAX_BYTES: usize = 1_000_000;
         match self.mode {
             Mode::Single => Shape {
@@ -290,9 +290,9 @@ fn is_accepted(body: Option<&RawValue>) -> bool {
     accepted.is_some_and(|accepted| accepted.get() == "true")
 }
 
-/// A bulk's success is none as such. An entry refuses the row that it names, as often as it does and in any order. The other
-/// rows are taken if the counts say so of each of them: `accepted` and `rejected` are the rows sent, and every rejected one
-/// is named. Else their outcome is unknown.
+/// Returns the verdicts of a bulk's reply. Success alone means nothing. An entry refuses the row that it names, any number of
+/// times and in any order. The other rows are taken if the counts cover each of them: `accepted` and `rejected` add up to the
+/// rows sent, and an entry names every rejected one. Otherwise their outcome is unknown.
 fn bulk_answer(rows: usize, reply: &Reply, body: Option<&RawValue>) -> Answer {
     let data = body.and_then(|body| member(body, "data"));
     let mut verdicts = vec![Verdict::Unavailable(Outage::UnreadableSuccess); rows];

@@ -44,7 +44,7 @@ pub enum Mode {
 }
 
 impl Config {
-    /// What is wrong with the settings.
+    /// Returns the faults of the settings.
     pub fn problems(&self) -> Vec<Problem> {
         const EXAMPLE: &str = "https://<subdomain>.api.vitally.io";
         let mut problems = Vec::new();
@@ -91,7 +91,7 @@ impl Vitally {
     }
 }
 
-/// A message in the vendor's words ("Request Body"), but for the `messageId`; a batch's messages have a `type` besides.
+/// A message in the vendor's words ("Request Body"), without the `messageId`; a batch's messages also have a `type`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Message<'a> {
@@ -245,8 +245,8 @@ fn says_success(reply: &Reply) -> bool {
     body::json(reply).and_then(|body| body::string(&body, "message")).is_some_and(|message| message == "Success.")
 }
 
-/// Whether the body is Vitally's error envelope. A guess: its analytics pages show none, its REST API answers a wrong token
-/// with `{"error": "..."}`.
+/// Returns true if the body is Vitally's error envelope. A guess: its analytics pages show none, and its REST API answers a
+/// wrong token with `{"error": "..."}`.
 fn is_own_error(reply: &Reply) -> bool {
     body::json(reply).is_some_and(|body| body::string(&body, "error").is_some())
 }

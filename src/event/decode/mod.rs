@@ -1,4 +1,4 @@
-//! What one record holds: an identify event, something to skip, or something that cannot be read.
+//! Reads one record: an identify event, a record to skip, or one that cannot be read.
 
 use std::borrow::Cow;
 
@@ -14,12 +14,13 @@ use super::{DecodeError, Decoded, Identify, Rules, SkipReason, for_each_entry, t
 
 /// Reads one record's payload.
 ///
-/// A record that is to be skipped is skipped whatever else is wrong with its fields: type first, then user, then shapes.
+/// A record to skip is skipped whatever else is wrong with its fields. The order is: type, then user, then shapes.
 ///
 /// # Errors
-/// In this order: `TooLarge`, `Empty` (also white space alone), `UnsupportedEncoding`, `NotUtf8`, `TooDeep`, `NotJson` (also a string
-/// anywhere that names half a surrogate pair), `WrongType` (no object at the top, or a field of ours twice in it or in `context`; after
-/// the user: `traits`, `context` or `context.traits` neither object, empty list nor null), `BadUserId`, `NoUserId` and `JunkUserId`.
+/// In this order: `TooLarge`, `Empty` (also white space alone), `UnsupportedEncoding`, `NotUtf8`, `TooDeep`, `NotJson`,
+/// `WrongType`, `BadUserId`, `NoUserId` and `JunkUserId`. `NotJson` covers a string that names half a surrogate pair.
+/// `WrongType` is a text without an object at the top, or one of our fields twice in it or in `context`. After the user it is
+/// `traits`, `context` or `context.traits` that is neither object, empty list nor null.
 pub fn decode<'a>(payload: Option<&'a [u8]>, rules: &Rules) -> Result<Decoded<'a>, DecodeError> {
     let Some(payload) = payload else { return Ok(Decoded::Skipped(SkipReason::Tombstone)) };
     if payload.len() > rules.max_bytes {
@@ -58,8 +59,8 @@ enum Found<'a, T> {
     Skipped(SkipReason),
 }
 
-/// Reads a payload with its traits that `decode` has accepted, or that such payloads were merged into: the limit on one event's
-/// length is none on what many of them add up to. `None` for anything else.
+/// Reads a payload with its traits that `decode` has accepted, or one that such payloads were merged into. The limit on the
+/// length of one event does not apply to merged ones. `None` for anything else.
 pub(super) fn content<'a>(payload: &'a [u8], rules: &Rules) -> Option<Content<'a, TraitList<'a>>> {
     let payload = str::from_utf8(trimmed(payload)).ok()?;
     match read::<TraitList<'a>>(payload, rules)? {
@@ -68,7 +69,7 @@ pub(super) fn content<'a>(payload: &'a [u8], rules: &Rules) -> Option<Content<'a
     }
 }
 
-/// What a text says; `None` if it cannot be read in one go.
+/// Reads a text; `None` if it cannot be read in one go.
 fn read<'a, T: Traits<'a>>(payload: &'a str, rules: &Rules) -> Option<Result<Found<'a, T>, DecodeError>> {
     match parse::<Text<'a>, T, Context<Text<'a>, T>>(payload) {
         Some(fields) => Some(event(fields, rules)),
@@ -102,8 +103,8 @@ fn event<'a, S: Scalar<'a>, T: Traits<'a>>(
     Ok(Found::Event(Content { identify, context_traits, traits }))
 }
 
-/// Says what is wrong with a text that could not be read in one go: a field of another shape than it should have, which may
-/// not matter, or no JSON.
+/// Returns the fault of a text that could not be read in one go: a field of another shape than expected, which may not matter,
+/// or no JSON.
 fn refuse<'a>(payload: &'a str, rules: &Rules) -> Result<Decoded<'a>, DecodeError> {
     match parse::<&RawValue, &RawValue, &RawValue>(payload) {
         Some(fields) if surrogates_pair_up(payload) => {
@@ -144,12 +145,12 @@ fn trimmed(payload: &[u8]) -> &[u8] {
     payload.strip_prefix(b"\xef\xbb\xbf").unwrap_or(payload).trim_ascii()
 }
 
-/// Whether a payload begins as no JSON text in UTF-8 does, but as something that producers write in its place.
+/// Returns true if a payload begins like another encoding that producers write, and not like JSON in UTF-8.
 fn is_in_another_encoding(payload: &[u8]) -> bool {
     matches!(
         payload,
-        // Schema registries: Confluent's magic byte and four bytes of a schema's id; AWS Glue's version, its compression (none or zlib),
-        // and 16 bytes of a schema's version.
+        // Schema registries. Confluent writes a magic byte and four bytes of a schema's id. AWS Glue writes its version, its
+        // compression (none or zlib), and 16 bytes of a schema's version.
         [0, _, _, _, _, ..] | [3, 0 | 5, ..]
             // Avro: a file, and a single object.
             | [b'O', b'b', b'j', 1, ..] | [0xc3, 1, ..]
@@ -181,7 +182,7 @@ fn parse<'a, S: Deserialize<'a>, T: Deserialize<'a>, C: Deserialize<'a>>(
     if payload.starts_with('{') { serde_json::from_str(payload).ok() } else { None }
 }
 
-/// Whose event it is, or why nobody's.
+/// The user of an event, or the reason why it has none.
 enum User<'a> {
     Known(Cow<'a, str>),
     Skipped(SkipReason),
@@ -197,7 +198,7 @@ fn user<'a, S: Scalar<'a>>(
         return Ok(User::Skipped(SkipReason::Type));
     }
     let anonymous_id = anonymous_id.and_then(Scalar::id);
-    // A blank one beside an anonymous id is how SDKs write "not known yet".
+    // SDKs write a blank one next to an anonymous id for a user that they do not know yet.
     let user_id = user_id.filter(|user_id| anonymous_id.is_none() || !user_id.is_blank());
     match (user_id, anonymous_id) {
         (Some(user_id), _) => user_id.id().map(User::Known).ok_or(DecodeError::BadUserId),

@@ -1,4 +1,5 @@
-//! What SDKs write, as far as it differs from a plain object of strings. Each event is written by hand after the source that is named.
+//! The events of SDKs, as far as they differ from a plain object of strings. Each is written by hand after the source that it
+//! names.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What each payload is read as.
+//! Tables of payloads, each with the result of reading it.
 
 use super::*;
 
@@ -226,8 +226,9 @@ fn a_user_id_that_stands_for_nobody_is_refused_in_any_case_in_quotes_and_as_a_nu
     assert_eq!(error(r#"{"anonymousId":"undefined"}"#, &rules), Some(DecodeError::JunkUserId));
 }
 
-/// Confluent: docs.confluent.io, "Wire format"; AWS Glue: `AWSSchemaRegistryConstants`; Avro: its specification, "Object container
-/// files" and "Single-object encoding"; the others are the magic numbers of RFC 1952, RFC 8878, LZ4's and Snappy's frame formats.
+/// Confluent: docs.confluent.io, "Wire format". AWS Glue: `AWSSchemaRegistryConstants`. Avro: its specification, "Object
+/// container files" and "Single-object encoding". The others are the magic numbers of RFC 1952, RFC 8878, LZ4's and Snappy's
+/// frame formats.
 #[test]
 fn another_encoding_is_told_from_broken_json() {
     let event = br#"{"userId":"u"}"#;

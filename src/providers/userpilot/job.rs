@@ -12,8 +12,8 @@ const PER_ROW: Duration = Duration::from_millis(50);
 const CLOSING: Duration = Duration::from_millis(100);
 /// The first poll comes no earlier: a job of a few rows still has to be queued and validated. A guess.
 const FIRST_POLL: Duration = Duration::from_millis(250);
-/// Pauses between polls: from here, half as long again each time, up to `SLOWEST_POLL`. A guess: a job that needs its
-/// announced time is seen within a second of its end, and a stuck one costs two requests a minute.
+/// The first pause between polls; each one is half as long again, up to `SLOWEST_POLL`. A guess: the lane sees the end of a
+/// job within a second of its announced time, and a stuck job costs two requests a minute.
 const NEXT_POLL: Duration = Duration::from_millis(500);
 const SLOWEST_POLL: Duration = Duration::from_secs(30);
 /// The least pause after a poll that failed. A guess.
@@ -23,8 +23,8 @@ const AFTER_FAILED_POLL: Duration = Duration::from_secs(5);
 /// (`bulk:jobs:NX-...:<uuid>`) has under 100 bytes.
 const LONGEST_ID: usize = 512;
 
-/// The path that tells how a job stands. The id is opaque and may hold colons, so everything else than letters, digits,
-/// `-`, `_` and `~` is encoded.
+/// Returns the path of a job's progress. The id is opaque and may hold colons, so everything except letters, digits, `-`, `_`
+/// and `~` is encoded.
 pub fn path(job: &JobId) -> String {
     let mut path = "/v1/background_jobs/".to_owned();
     for byte in job.0.bytes() {
@@ -36,7 +36,7 @@ pub fn path(job: &JobId) -> String {
     path
 }
 
-/// What a 2xx on a bulk means: a job, which can still fail, or an answer that the API does not promise.
+/// Returns the meaning of a 2xx on a bulk: a job, which can still fail, or an answer that the API does not promise.
 pub fn accepted(rows: usize, reply: &Reply) -> Answer {
     match body::json(reply).and_then(|body| body::string(&body, "job_id")) {
         Some(job_id) if !job_id.trim().is_empty() && job_id.len() <= LONGEST_ID => {
@@ -48,8 +48,8 @@ pub fn accepted(rows: usize, reply: &Reply) -> Answer {
     }
 }
 
-/// What the answer to a poll means. A poll that fails says nothing about the job: it is asked again, until the deadline that
-/// the engine keeps.
+/// Returns the meaning of the answer to a poll. A failed poll says nothing about the job: the lane polls again, until the
+/// deadline that the engine keeps.
 pub fn polled(job: &JobId, rows: usize, polls: u32, reply: &Reply) -> Answer {
     let again = |poll_after| Answer::Pending { job: job.clone(), poll_after };
     let failed_poll =
@@ -85,7 +85,7 @@ enum Progress {
     Failed,
 }
 
-/// How the job stands; `None` if the body is not a job's.
+/// Returns the progress of a job; `None` if the body is not a job's.
 fn progress(reply: &Reply) -> Option<Progress> {
     let body = body::json(reply)?;
     Some(match body::string(&body, "status")?.as_str() {

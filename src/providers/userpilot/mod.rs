@@ -1,7 +1,7 @@
-//! Userpilot's identify API: bulk jobs of up to 10,000 users (JSON or a file), one by one, or whichever suits the count.
+//! Userpilot's identify API: bulk jobs of up to 10,000 users (JSON or a file), one by one, or the mode that suits the count.
 //!
-//! A bulk that is accepted is only queued: its rows are delivered when the job has completed. The environment runs one job
-//! at a time, whoever started it, and answers 409 meanwhile. Rows are upserts by user id, so a resend is harmless.
+//! A bulk that is accepted is only queued: its rows are delivered when the job has completed. The environment runs one job at
+//! a time, of any client, and answers 409 during it. Rows are upserts by user id, so a resend is harmless.
 
 mod flatten;
 mod job;
@@ -66,8 +66,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What is wrong with the settings. A wrong host is a start-up error: Userpilot answers 202 in the wrong region, and the
-    /// user never appears.
+    /// Returns the faults of the settings. A wrong host is a start-up error: Userpilot answers 202 in the wrong region, and
+    /// the user never appears.
     pub fn problems(&self) -> Vec<Problem> {
         const EXAMPLE: &str = "https://analytex.userpilot.io or https://analytex-eu.userpilot.io";
         if let Some(problem) = address::problem(&self.base_url, EXAMPLE) {
@@ -107,7 +107,7 @@ impl Userpilot {
         }
     }
 
-    /// Whether a request of this many rows uses the endpoint for one user.
+    /// Returns true if a request of this many rows uses the endpoint for one user.
     fn is_single(&self, rows: usize) -> bool {
         match self.config.mode {
             Mode::Single => true,
@@ -287,10 +287,10 @@ impl Provider for Userpilot {
     }
 }
 
-/// The rows as a file in a multipart body: its content type and its bytes ("File Upload": "a key called `file`").
+/// Returns the rows as a file in a multipart body: its content type and its bytes ("File Upload": "a key called `file`").
 ///
 /// The boundary is made from the rows' identities, so equal rows give equal bytes. It cannot occur in a row: a delimiter
-/// begins with a line end, which JSON as it is rendered here never holds.
+/// begins with a line end, which a rendered row never holds.
 fn file(rows: &[EncodedRow]) -> (HeaderValue, Bytes) {
     let boundary = format!("sluicegate-{}", identity::of_rows(rows).simple());
     let mut body = format!(
