@@ -73,7 +73,7 @@ impl fmt::Display for ByteCount {
     }
 }
 
-/// How many rows a destination takes in any 60 seconds: a number, or `unlimited`.
+/// The number of rows that a destination takes in any 60 seconds, or `unlimited`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowsPerMinute {
     Limited(NonZeroU32),

@@ -14,7 +14,7 @@ use crate::providers::{self, ProviderConfig};
 use crate::sender::tls::{Tls, TlsSettings};
 use crate::sender::token::TokenSource;
 
-/// One target: a provider's own settings beside those that every destination has. In YAML they are one flat block.
+/// One target: the settings of its provider, and those that every destination has. In YAML they are one flat block.
 #[derive(Clone, Debug, Serialize)]
 pub struct Destination {
     #[serde(flatten)]
@@ -61,7 +61,7 @@ impl Destination {
     }
 }
 
-/// What every destination has, whatever its provider.
+/// The settings that every destination has, whatever its provider.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DestinationSettings {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::providers::Shape;
 use crate::units::{ByteCount, HumanDuration, RowsPerMinute};
 
-/// How many rows the destination takes.
+/// The rate of the destination.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limit {
@@ -15,7 +15,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// What is configured, else what the provider takes.
+    /// Returns the configured limit, or else the provider's.
     pub fn rows_per_minute(&self, shape: &Shape) -> RowsPerMinute {
         let default = || {
             std::num::NonZeroU32::new(shape.default_rows_per_minute)
@@ -25,7 +25,7 @@ impl Limit {
     }
 }
 
-/// What one request holds.
+/// The size of one request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Batch {
@@ -34,7 +34,7 @@ pub struct Batch {
     pub max_rows: Option<u32>,
     /// Most bytes in one request's body.
     pub max_bytes: Option<ByteCount>,
-    /// How long a row may wait for others to share its request.
+    /// The time that a row waits for others to share its request.
     pub linger: HumanDuration,
 }
 
@@ -45,11 +45,11 @@ impl Default for Batch {
 }
 
 impl Batch {
-    /// What a request's body holds at most where nothing is configured: half a MiB is far above 100 rows of ordinary
-    /// size and far below what the vendors' gateways refuse; a guess.
+    /// The most bytes of a request's body if none are configured. A guess: half a MiB is far above 100 rows of ordinary size
+    /// and far below the bounds of the vendors' gateways.
     pub const DEFAULT_MAX_BYTES: ByteCount = ByteCount::kib(500);
 
-    /// What is configured, else the provider's default; never more than the limit lets through in a minute.
+    /// Returns the configured number, or else the provider's default; never more than the limit of a minute.
     pub fn max_rows(&self, shape: &Shape, limit: RowsPerMinute) -> u32 {
         let most = match limit {
             RowsPerMinute::Limited(rows) => rows.get(),
@@ -58,13 +58,13 @@ impl Batch {
         self.max_rows.unwrap_or_else(|| count(shape.default_rows).min(most))
     }
 
-    /// What is configured, else 500 KiB or the provider's bound, whichever is lower.
+    /// Returns the configured size, or else 500 KiB or the provider's bound, whichever is lower.
     pub fn max_bytes(&self, shape: &Shape) -> ByteCount {
         self.max_bytes.unwrap_or_else(|| Self::DEFAULT_MAX_BYTES.min(ByteCount(shape.max_bytes)))
     }
 }
 
-/// How requests are made.
+/// The settings of requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Request {
@@ -82,13 +82,13 @@ impl Default for Request {
 }
 
 impl Request {
-    /// What is configured, else the provider's default.
+    /// Returns the configured number, or else the provider's default.
     pub fn max_in_flight(&self, shape: &Shape) -> u32 {
         self.max_in_flight.unwrap_or_else(|| count(shape.default_in_flight))
     }
 }
 
-/// How long a row that failed waits for its next try, and how often it is tried.
+/// The waits and the tries of a row that failed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retry {
@@ -96,7 +96,7 @@ pub struct Retry {
     pub initial: HumanDuration,
     /// The longest wait.
     pub max: HumanDuration,
-    /// Least tries of a row that fails while others succeed, before it is a dead letter; more where the provider fails others
+    /// The least tries of a row that fails while others succeed, before it is a dead letter. More if the provider fails others
     /// too, until chance does not explain it.
     #[schemars(range(min = 1))]
     pub max_attempts: u32,
@@ -108,7 +108,7 @@ impl Default for Retry {
     }
 }
 
-/// How much the lane holds in memory.
+/// The memory of the lane.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Buffer {
@@ -122,7 +122,7 @@ impl Default for Buffer {
     }
 }
 
-/// Where refused rows go, and when their flood slows the lane.
+/// The topic of refused rows, and the guard against a flood of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeadLetter {
@@ -161,14 +161,14 @@ impl DeadLetter {
     }
 }
 
-/// When most recent rows end as dead letters, the lane slows down instead of emptying the topic into the dead letters.
+/// The guard: if most recent rows end as dead letters, the lane slows down and does not empty the topic into the dead letters.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Guard {
     /// Share of dead letters among the recent rows from which the guard closes.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub ratio: f64,
-    /// How many recent rows count.
+    /// The number of recent rows that count.
     #[schemars(range(min = 1))]
     pub window: u32,
     /// The pace while the guard is closed; never above the destination's limit.

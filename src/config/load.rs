@@ -1,7 +1,7 @@
 //! Lays files over each other and the environment over them, into one tree of values.
 //!
-//! The `config` crate does the layering; the traps that it leaves are closed here: an empty block in a later file does
-//! not wipe the earlier one's, and `kafka.properties`, whose keys hold dots, is not split by them.
+//! The `config` crate does the layering, and this module closes two traps. An empty block in a later file does not remove the
+//! earlier one's. The keys of `kafka.properties` hold dots, and are not split by them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,11 +12,11 @@ use config::{ConfigBuilder, ConfigError, Environment, File, FileFormat, Map, Sou
 
 use super::{Problem, Problems};
 
-/// What our variables start with. Two underscores, so that what Kubernetes sets for a service named `sluicegate`
-/// (`SLUICEGATE_PORT`) is not taken for a setting.
+/// The prefix of our variables. It ends with two underscores, because Kubernetes sets `SLUICEGATE_PORT` for a service named
+/// `sluicegate`, which is no setting.
 const PREFIX: &str = "SLUICEGATE__";
 
-/// Where variables set librdkafka's properties; `_` in the rest of the name stands for a dot.
+/// The prefix of variables that set librdkafka's properties; `_` in the rest of the name means a dot.
 const PROPERTIES: &str = "SLUICEGATE__KAFKA__PROPERTIES__";
 
 pub(super) type Tree = serde_json::Map<String, serde_json::Value>;
@@ -43,7 +43,8 @@ pub(super) fn read_files(files: &[PathBuf]) -> Result<Vec<(String, String)>, Pro
 fn text(bytes: Vec<u8>) -> Result<String, &'static str> {
     let text = match bytes.as_slice() {
         [0xef, 0xbb, 0xbf, text @ ..] => text,
-        // With a mark, or with the zeros that UTF-16 puts beside ASCII: YAML settings begin with an ASCII character.
+        // With a byte order mark, or with the zeros that UTF-16 puts next to ASCII: YAML settings begin with an ASCII
+        // character.
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..] => {
             return Err("is UTF-16 text: save it as UTF-8");
         }

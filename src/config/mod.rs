@@ -69,11 +69,11 @@ impl Config {
         Config::from_layers(vec![("configuration".to_owned(), text.to_owned())], [], &[])
     }
 
-    /// Where the process with these settings answers operators, whatever else is wrong with them: a health check must
-    /// not depend on a token that only the worker is given.
+    /// Returns the address where the process with these settings answers operators, whatever else is wrong with them. A health
+    /// check must not depend on a token that only the worker is given.
     ///
     /// # Errors
-    /// What cannot be read on the way to `http.listen`.
+    /// The settings that cannot be read on the way to `http.listen`.
     pub fn listen(
         files: &[PathBuf],
         environment: impl IntoIterator<Item = (String, String)>,
@@ -122,10 +122,10 @@ impl Config {
             .map(|(id, destination)| (id.as_str(), destination))
     }
 
-    /// What librdkafka is given, with the password from `kafka.password_file`, which is read.
+    /// Returns librdkafka's properties, with the password from `kafka.password_file`, which is read.
     ///
     /// # Errors
-    /// What is wrong with the file, without the password.
+    /// The fault of the file, without the password.
     pub fn kafka_properties(&self) -> Result<BTreeMap<String, String>, Problem> {
         self.kafka.client_properties().map_err(|remedy| {
             let file = self.kafka.password_file.as_ref().map(|file| file.display().to_string());
@@ -136,8 +136,8 @@ impl Config {
     /// Reads Kafka's password, and the token and the certificates of each enabled destination, as `run` will.
     ///
     /// # Errors
-    /// Each file that cannot be read or does not hold what it should, and destinations that share an account and ask more of
-    /// it together than it has.
+    /// Each file that cannot be read or has unfit content, and destinations that share an account and ask more of it together
+    /// than it has.
     pub fn check_files(&self) -> Result<(), Problems> {
         let faults = |(id, destination): (&str, &Destination)| {
             [destination.token_source(id).err(), destination.tls(id).err()].into_iter().flatten()
@@ -148,7 +148,7 @@ impl Config {
         if unreadable.is_empty() { Ok(()) } else { Err(Problems(unreadable)) }
     }
 
-    /// What is valid and hardly meant so; nothing stops for it.
+    /// Returns the settings that are valid and probably not intended; nothing stops for them.
     pub fn warnings(&self) -> Vec<Problem> {
         vendors::warnings(self)
     }
@@ -158,8 +158,8 @@ impl Config {
         serde_norway::to_string(self).expect("settings hold only text keys and plain values")
     }
 
-    /// Names the effective settings without their secrets: equal settings have equal hashes, also in other processes. What
-    /// tells the processes of one installation apart (`--destinations`, `group.instance.id`) does not count.
+    /// Names the effective settings without their secrets: equal settings have equal hashes, also in other processes. Settings
+    /// that differ between the processes of one installation (`--destinations`, `group.instance.id`) do not count.
     pub fn hash(&self) -> &str {
         &self.hash
     }
@@ -200,17 +200,17 @@ impl Config {
     }
 }
 
-/// How the process ends.
+/// The end of the process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ShutdownSettings {
-    /// How long SIGTERM waits for what is in flight.
+    /// The time that SIGTERM waits for rows in flight.
     pub drain: HumanDuration,
 }
 
 impl Default for ShutdownSettings {
     fn default() -> Self {
-        // Kubernetes kills after 30 seconds unless told otherwise; 5 are left for the last commit.
+        // Kubernetes kills after 30 seconds by default; 5 are left for the last commit.
         ShutdownSettings { drain: HumanDuration::from_secs(25) }
     }
 }

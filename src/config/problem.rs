@@ -1,4 +1,4 @@
-//! What is wrong with a configuration: where, what stands there, and what to do.
+//! A fault of a configuration: its place, the value there, and the remedy.
 
 use std::fmt;
 
@@ -7,13 +7,13 @@ use std::fmt;
 pub struct Problem {
     /// The setting, such as `destinations.vitally.batch.max_rows`; or a file, or a variable.
     pub path: String,
-    /// What stands there; `None` for a secret, for what is missing, and for what says nothing.
+    /// The value; `None` for a secret, for a missing one, and for one without meaning.
     pub value: Option<String>,
-    /// What to do.
+    /// The remedy.
     pub remedy: String,
 }
 
-/// Longest value shown; a guess at what still fits beside its path.
+/// The longest value that is shown; a guess at what still fits next to its path.
 const LONGEST_VALUE: usize = 80;
 
 impl Problem {

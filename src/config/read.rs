@@ -105,11 +105,11 @@ fn block<T: Default + Serialize + DeserializeOwned>(path: &str, value: Value, pr
     parse(read).expect("each setting was read alone")
 }
 
-/// Walks given values beside the defaults, which say what is a block and which keys there are.
+/// Walks given values next to the defaults, which show the blocks and their keys.
 struct Reader<'a> {
     /// The defaults of the whole block, for suggestions.
     shape: &'a Tree,
-    /// Whether the block can be read with this setting alone.
+    /// Returns an error if the block cannot be read with this setting alone.
     check: &'a dyn Fn(Tree) -> Result<(), serde_json::Error>,
 }
 
@@ -221,7 +221,7 @@ fn unreadable(path: String, key: &str, value: &Value, error: &str) -> Problem {
     Problem::new(path, shown(value), remedy)
 }
 
-/// What serde expects, in an operator's words.
+/// Returns an expectation of serde in an operator's words.
 fn plainly(expected: &str) -> &str {
     match expected {
         "u16" | "u32" | "u64" | "usize" => "a whole number that is not negative",
@@ -249,7 +249,7 @@ fn unknown(path: &str, key: &str, siblings: &Tree, block: &Tree) -> Problem {
     Problem::new(path, None, remedy)
 }
 
-/// How many letters have to be inserted, removed or replaced (Levenshtein).
+/// Returns the number of letters that have to be inserted, removed or replaced (Levenshtein).
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

@@ -15,7 +15,7 @@ pub fn json_schema() -> Value {
     schema.to_value()
 }
 
-/// One flat block per destination: what every destination has beside the keys of its type.
+/// One flat block per destination: the settings of every destination, and the keys of its type.
 pub(super) fn destinations(generator: &mut SchemaGenerator) -> Schema {
     let shared = DestinationSettings::json_schema(generator).to_value();
     let mut types = ProviderConfig::json_schema(generator).to_value();
@@ -111,7 +111,7 @@ mod tests {
         }
     }
 
-    /// Whether a value has the type, or is one of the constants, of a schema without references.
+    /// Returns true if a value has the type, or is one of the constants, of a schema without references.
     fn accepts(schema: &Value, value: &Value) -> bool {
         if let Some(choices) = schema["enum"].as_array() {
             return choices.contains(value);

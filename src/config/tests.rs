@@ -10,7 +10,7 @@ use secrecy::ExposeSecret;
 use super::*;
 use crate::providers::ProviderConfig;
 
-/// What every table row starts from: one valid destination.
+/// The start of every table row: one valid destination.
 const VALID: &str = "destinations: {d: {type: userpilot, token: t0}}";
 
 fn env(variables: &[(&str, &str)]) -> Vec<(String, String)> {

@@ -1,4 +1,5 @@
-//! What single values cannot show: blanks, contradictions between settings, and what Kafka or a provider refuses.
+//! Faults that single values cannot show: blanks, contradictions between settings, and settings that Kafka or a provider
+//! refuses.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -15,7 +16,7 @@ use crate::units::{ByteCount, RowsPerMinute};
 /// Longest topic name (Kafka's `Topic.MAX_NAME_LENGTH`).
 const LONGEST_TOPIC: usize = 249;
 
-/// Longest destination id: a guess that leaves a topic's and a group's name room beside it.
+/// The longest destination id: a guess that leaves room for the names of a topic and a group.
 const LONGEST_ID: usize = 64;
 
 /// Smallest request body that is worth configuring: a user with a handful of traits; a guess.
@@ -94,7 +95,7 @@ fn kafka(config: &Config, found: &mut Findings) {
     }
 }
 
-/// Why Kafka does not take a topic's name.
+/// Returns the reason why Kafka does not take a topic's name.
 fn topic_fault(topic: &str) -> Option<&'static str> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if topic.trim().is_empty() {
@@ -143,8 +144,8 @@ fn properties(config: &Config, found: &mut Findings) {
 /// The ways to log in that librdkafka is built with and that need nothing but a name and a password.
 const MECHANISMS: [&str; 3] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"];
 
-/// What librdkafka would refuse when the client is made, or wait for in vain: nobody fetches tokens for OAUTHBEARER, Kerberos is
-/// not built in, and the default is Kerberos.
+/// Finds settings that librdkafka would refuse when the client is made, or wait for in vain. The worker fetches no tokens for
+/// OAUTHBEARER, Kerberos is not built in, and the default is Kerberos.
 fn sasl(config: &Config, found: &mut Findings) {
     let remedy = "use SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN with sasl.username and kafka.password_file, or a certificate \
                   (security.protocol: ssl)";
@@ -255,7 +256,7 @@ fn identity(id: &str, destination: &Destination, found: &mut Findings) {
     }
 }
 
-/// Why a text cannot name a file. It is not shown: what stands there instead may be the secret itself.
+/// Returns the reason why a text cannot name a file. The text is not shown, because it may be the secret itself.
 fn path_fault(file: &Path) -> Option<&'static str> {
     let is_path = file.is_absolute() || file.starts_with(".") || file.starts_with("..");
     (!is_path).then_some(

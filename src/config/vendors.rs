@@ -1,4 +1,4 @@
-//! What is known of the vendors' addresses and limits: which settings cannot work there, and which ones hardly will.
+//! The vendors' addresses and limits: settings that cannot work with them, and settings that hardly do.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ const USERPILOT_OTHERS: [&str; 9] = ["", "app", "run", "www", "docs", "help", "j
 const API_PATHS: [&str; 8] =
     ["/analytics/v1", "/analytics", "/api/v1", "/api", "/v1", "/users", "/identify", "/bulk_identify"];
 
-/// What is wrong with an address at a vendor's own host; nothing where the host is somebody else's, such as a proxy's.
+/// Returns the fault of an address at a vendor's own host; `None` if the host is another one, such as a proxy's.
 pub(super) fn address_fault(destination: &Destination) -> Option<String> {
     let address: Uri = destination.provider.base_url()?.parse().ok()?;
     let vendor = destination.provider.type_name();
@@ -79,7 +79,7 @@ fn right_address(vendor: &str, label: &str) -> String {
     }
 }
 
-/// Why a token is not one: somebody was to put it there, or something was to replace it.
+/// Returns the reason why a token is a placeholder, which an operator or a template was to replace.
 fn placeholder(token: &str) -> Option<&'static str> {
     const WORDS: [&str; 8] = ["changeme", "replaceme", "todo", "tbd", "fixme", "placeholder", "xxx", "secret"];
     let token = token.trim();
@@ -109,7 +109,7 @@ fn placeholder(token: &str) -> Option<&'static str> {
     None
 }
 
-/// What may be meant so, and hardly is.
+/// Returns the settings that may be intended, and hardly are.
 pub(super) fn warnings(config: &Config) -> Vec<Problem> {
     let mut found = Vec::new();
     for (id, destination) in config.enabled() {
@@ -148,8 +148,8 @@ pub(super) fn warnings(config: &Config) -> Vec<Problem> {
     found
 }
 
-/// Destinations that share an account, told by vendor, host and token, may not take more together than it has. A token file
-/// that cannot be read is told elsewhere.
+/// Finds destinations that share an account (vendor, host and token) and take more together than it has. Another check reports
+/// a token file that cannot be read.
 pub(super) fn shared_accounts(config: &Config) -> Vec<Problem> {
     type Account<'a> = (&'a str, String, String);
     let mut accounts: BTreeMap<Account<'_>, Vec<(&str, &Destination)>> = BTreeMap::new();
@@ -184,7 +184,7 @@ fn too_much(vendor: &str, sharing: &[(&str, &Destination)]) -> Option<Problem> {
     Some(Problem::new(format!("destinations.{first}.limit.rows_per_minute"), value, remedy))
 }
 
-/// What the vendor takes in the destination's mode.
+/// Returns the vendor's limit in the destination's mode.
 fn known_limit(destination: &Destination, id: &str) -> u32 {
     providers::build(&destination.provider, id).shape().default_rows_per_minute
 }
@@ -196,13 +196,13 @@ fn rows(limit: RowsPerMinute) -> u64 {
     }
 }
 
-/// Whether a host is this machine, where simulated providers run.
+/// Returns true if a host is this machine, where simulated providers run.
 fn is_this_machine(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// What is wrong with a token, without showing it; `None` where it can be sent in a header.
+/// Returns the fault of a token, without showing it; `None` if a header can hold it.
 pub(super) fn token_fault(token: &str) -> Option<&'static str> {
     if token.trim().is_empty() {
         return Some("holds no token: put the provider's API token there");
@@ -230,8 +230,8 @@ mod tests {
         Config::from_yaml(&format!("{{destinations: {{{destinations}}}}}"))
     }
 
-    /// Hosts and paths: the vendors' pages for what is right; the login host of Vitally stands in its page ("the URL used to
-    /// log into Vitally"), the export host and the EU host of Userpilot in its documentation.
+    /// Hosts and paths from the vendors' pages. The login host of Vitally is in its page ("the URL used to log into Vitally"),
+    /// the export host and the EU host of Userpilot in its documentation.
     #[test]
     fn an_address_at_a_vendor_that_cannot_work_is_refused_with_the_right_one() {
         for (vendor, address, right) in [

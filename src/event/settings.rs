@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{Rules, bare_id};
 use crate::units::ByteCount;
 
-/// How events are read.
+/// The rules for reading events.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventSettings {
@@ -17,11 +17,11 @@ pub struct EventSettings {
     pub anonymous_id: AnonymousId,
     /// The trait that names the account where neither `context.groupId` nor `traits.company.id` does.
     pub account_trait: Option<String>,
-    /// How many `messageId`s are remembered per partition, fewer where those of all partitions would take more
+    /// The number of `messageId`s that are remembered per partition. It is lower if those of all partitions would take more
     /// than an eighth of the lane's buffer; 0 turns it off.
     pub message_id_window: usize,
-    /// User ids that stand for nobody, such as `undefined`: an event with one is a dead letter. Compared without white space, quotes and
-    /// ASCII case; in the environment a list separated by commas; an empty list turns it off.
+    /// User ids that name no user, such as `undefined`: an event with one is a dead letter. Compared without white space,
+    /// quotes and ASCII case. In the environment a list separated by commas. An empty list turns it off.
     #[serde(deserialize_with = "ids")]
     pub refuse_user_ids: Vec<String>,
 }
@@ -105,11 +105,11 @@ fn ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Err
     }
 }
 
-/// What becomes of an event that has only an `anonymousId`.
+/// The treatment of an event that has only an `anonymousId`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AnonymousId {
     Skip,
-    /// It stands for the user's id.
+    /// It is used as the user id.
     Use,
 }

@@ -33,11 +33,11 @@ const QUEUE_FULL_WAIT: Duration = Duration::from_secs(5 * 60);
 pub struct Config {
     pub base_url: String,
     pub mode: Mode,
-    /// Whether a trait that became null is sent as null; what VibeFollow does with it is not documented.
+    /// True if a trait that became null is sent as null; the effect at VibeFollow is not documented.
     pub send_nulls: bool,
 }
 
-/// Which endpoint takes the rows.
+/// The endpoint that takes the rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {

@@ -32,7 +32,7 @@ pub struct Config {
     pub organization_trait: Option<String>,
 }
 
-/// Which endpoint takes the rows.
+/// The endpoint that takes the rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {

@@ -33,13 +33,13 @@ pub struct Config {
     /// The EU's is `https://analytex-eu.userpilot.io`; Enterprise has its own on the Environment page.
     pub base_url: String,
     pub mode: Mode,
-    /// Whether numbers and booleans are sent as strings; one of the vendor's pages allows strings only.
+    /// True if numbers and booleans are sent as strings; one of the vendor's pages allows strings only.
     pub stringify: bool,
-    /// Whether a single user's company object also gets a `company_id`, which the vendor's API description asks for.
+    /// True if a single user's company object also gets a `company_id`, which the vendor's API description asks for.
     pub single_company_id: bool,
 }
 
-/// Which endpoint takes the rows.
+/// The endpoint that takes the rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
