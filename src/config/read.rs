@@ -109,7 +109,7 @@ fn block<T: Default + Serialize + DeserializeOwned>(path: &str, value: Value, pr
 struct Reader<'a> {
     /// The defaults of the whole block, for suggestions.
     shape: &'a Tree,
-    /// Returns an error if the block cannot be read with this setting alone.
+    /// The check that the block can be read with this setting alone.
     check: &'a dyn Fn(Tree) -> Result<(), serde_json::Error>,
 }
 

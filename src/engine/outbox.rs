@@ -439,4 +439,19 @@ mod tests {
         assert_eq!(requests(4, batch), [1; 4]);
         assert_eq!(requests(5, batch), [5]);
     }
+
+    #[test]
+    fn rows_come_out_of_the_outbox_in_their_order_and_the_wait_for_the_budget_counts_once() {
+        let now = crate::engine::testing::start();
+        let mut outbox = Outbox::default();
+        outbox.of(Turn::Suspects).push_back((7, 1));
+        outbox.of(Turn::Others).extend([(1, 2), (2, 3)]);
+        outbox.begin_limited(now);
+        outbox.begin_limited(now + Duration::from_secs(1));
+        assert!(outbox.is_limited());
+        assert_eq!(outbox.end_limited(now + Duration::from_secs(3)), Duration::from_secs(3));
+        assert_eq!(outbox.end_limited(now + Duration::from_secs(9)), Duration::ZERO);
+        assert_eq!(outbox.take_rows().collect::<Vec<_>>(), [(1, 2), (2, 3), (7, 1)]);
+        assert!(outbox.is_empty());
+    }
 }
