@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use strsim::levenshtein;
 
 use super::load::Tree;
 use super::{Config, Destination, DestinationSettings, Problem};
@@ -235,9 +236,9 @@ fn plainly(expected: &str) -> &str {
 /// A key that does not exist, with the one that was probably meant. The value is not shown: it may be a secret under a
 /// misspelled key.
 fn unknown(path: &str, key: &str, siblings: &Tree, block: &Tree) -> Problem {
-    let near = siblings.keys().min_by_key(|known| distance(key, known)).filter(|known| {
+    let near = siblings.keys().min_by_key(|known| levenshtein(key, known)).filter(|known| {
         // A third of the letters, at least two: "tokn", "broker", "maxrows".
-        distance(key, known) <= (known.len() / 3).max(2)
+        levenshtein(key, known) <= (known.len() / 3).max(2)
     });
     let near = near.or_else(|| siblings.keys().find(|known| key.starts_with(known.as_str())));
     let deeper = block.iter().find(|(_, inner)| inner.as_object().is_some_and(|inner| inner.contains_key(key)));
@@ -247,20 +248,4 @@ fn unknown(path: &str, key: &str, siblings: &Tree, block: &Tree) -> Problem {
         (None, None) => format!("no such setting: use one of {}", keys(siblings)),
     };
     Problem::new(path, None, remedy)
-}
-
-/// Returns the number of letters that have to be inserted, removed or replaced (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }

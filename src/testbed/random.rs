@@ -1,22 +1,19 @@
-//! A small seeded source of random numbers (SplitMix64), so that a run can be repeated from its seed.
+//! A small seeded source of random numbers, so that a run can be repeated from its seed.
 
-/// The generator SplitMix64 (Steele, Lea, Flood 2014). It has one word of state and passes `BigCrush`. It must never be
-/// used for secrets.
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
+
+/// Random numbers for generated events and faults. They must never be used for secrets.
 #[derive(Clone, Debug)]
-pub struct Random(u64);
+pub struct Random(SplitMix64);
 
 impl Random {
     pub fn new(seed: u64) -> Self {
-        Random(seed)
+        Random(SplitMix64::seed_from_u64(seed))
     }
 
-    /// Returns the next 64 random bits. The three constants are the published ones.
     pub fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
+        self.0.next_u64()
     }
 
     /// Returns a number below `bound`, or 0 if `bound` is 0. The bias of the remainder is below 2^-32 for bounds below

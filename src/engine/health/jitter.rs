@@ -1,30 +1,25 @@
-//! A small generator for jitter.
+//! The jitter of waits and draws.
 
-/// A small generator for jitter, from the seed that the engine is given (splitmix64, public domain, Vigna 2015).
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
+
+/// A small generator for jitter, from the seed that the engine is given.
 #[derive(Clone, Debug)]
-pub struct Jitter(u64);
+pub struct Jitter(SplitMix64);
 
 impl Jitter {
     pub fn new(seed: u64) -> Self {
-        Jitter(seed)
+        Jitter(SplitMix64::seed_from_u64(seed))
     }
 
     /// A number in 0.5..1.0: waits are jittered downwards, so that no wait exceeds its cap.
     pub fn factor(&mut self) -> f64 {
-        0.5 + (self.next() >> 11) as f64 / (1u64 << 54) as f64
+        0.5 + (self.0.next_u64() >> 11) as f64 / (1u64 << 54) as f64
     }
 
     /// A number below `n`.
     pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        (self.0.next_u64() % n.max(1) as u64) as usize
     }
 }
 
