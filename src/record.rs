@@ -13,19 +13,19 @@ pub struct PartitionId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Offset(pub i64);
 
-/// The offset of the next record to read; the only thing that is ever committed.
+/// The offset of the next record to read. Only positions are committed.
 ///
 /// librdkafka has both conventions (`store_offset` adds one, `store_offsets` does not), hence two types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Position(pub i64);
 
 impl Offset {
-    /// The position of a reader that has read this record.
+    /// Returns the position of a reader that has read this record.
     pub fn next(self) -> Position {
         Position(self.0.saturating_add(1))
     }
 
-    /// The position of a reader that will read this record next.
+    /// Returns the position of a reader that reads this record next.
     pub fn position(self) -> Position {
         Position(self.0)
     }
@@ -49,12 +49,12 @@ impl fmt::Display for PartitionId {
     }
 }
 
-/// One Kafka record as the engine sees it; the payload is borrowed and copied only if it is kept.
+/// The parts of one Kafka record that the engine receives. The payload is borrowed, and is copied only if the engine keeps it.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
     pub partition: PartitionId,
     pub offset: Offset,
-    /// Kafka's record time in milliseconds since 1970, where it is plausible; what latency is counted from.
+    /// Kafka's record time in milliseconds since 1970, if it is plausible. Latency is counted from it.
     pub timestamp_ms: i64,
     pub key: Option<&'a [u8]>,
     /// `None` for a tombstone.
@@ -65,12 +65,12 @@ pub struct Record<'a> {
 /// of 2026 in seconds that was read as milliseconds is in 1970.
 const FIRST_TIME_MS: i64 = 946_684_800_000;
 
-/// The most time in the future that a record's time may have: a day, for wrong clocks and zones (a guess).
+/// The longest time after now at which a record may have been written: a day, for clocks and zones that are off (a guess).
 const AHEAD_MS: i64 = 24 * 60 * 60 * 1000;
 
 impl Record<'_> {
-    /// The record with a time at which it can have been written: its own, or `now_ms`, as if the producer had given none. Producers
-    /// set the time as they like: to zero, seconds, microseconds, or dates in the future.
+    /// Returns the record with a time at which it can have been written: its own, or `now_ms`, as if the producer had given
+    /// none. Producers also set the time to zero, seconds, microseconds, or dates in the future.
     pub fn with_plausible_time(self, now_ms: i64) -> Self {
         let is_plausible = (FIRST_TIME_MS..=now_ms.saturating_add(AHEAD_MS)).contains(&self.timestamp_ms);
         if is_plausible { self } else { Record { timestamp_ms: now_ms, ..self } }
@@ -97,7 +97,7 @@ mod tests {
         for plausible in [FIRST_TIME_MS, NOW_MS - 1, NOW_MS, NOW_MS + AHEAD_MS] {
             assert_eq!(time(plausible), plausible);
         }
-        // None, zero, seconds, before 2000, tomorrow's tomorrow, microseconds.
+        // None, zero, seconds, before 2000, more than a day ahead, microseconds.
         for odd in [-1, 0, NOW_MS / 1000, FIRST_TIME_MS - 1, NOW_MS + AHEAD_MS + 1, NOW_MS * 1000, i64::MAX, i64::MIN] {
             assert_eq!(time(odd), NOW_MS, "{odd}");
         }

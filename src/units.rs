@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, Unexpected, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-/// A duration with its unit: `500ms`, `10s`, `1m 30s`. A number without a unit is refused, `0s` is not.
+/// A duration with its unit: `500ms`, `10s`, `1m 30s`. A number without a unit is refused; `0s` is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HumanDuration(pub Duration);
 
@@ -62,7 +62,7 @@ impl FromStr for ByteCount {
 }
 
 impl fmt::Display for ByteCount {
-    /// The largest unit that names the size exactly, so that it reads back as the same number.
+    /// Writes the size in the largest unit that is exact, so that it reads back as the same number.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, bytes) in [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
             if self.0 > 0 && self.0.is_multiple_of(bytes) {
@@ -165,7 +165,7 @@ where
     }
 
     fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
-        // The text form words the refusal, so that 0 and "0" read the same.
+        // The text form words the refusal, so that 0 and "0" give the same message.
         (self.0)(number).map_or_else(|| self.visit_str(&number.to_string()), Ok)
     }
 

@@ -1,5 +1,4 @@
-//! The meaning of a reply for one row (`Verdict`) and for one request (`Answer`): the only language that providers speak to
-//! the engine.
+//! The meaning of a reply for one row (`Verdict`) and for one request (`Answer`), all that providers say to the engine.
 
 use std::time::Duration;
 
@@ -9,47 +8,52 @@ use uuid::Uuid;
 /// A row in the provider's own bytes, ready to be put into a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodedRow {
-    /// The row as it stands in the request: a JSON object.
+    /// The row as it is in the request: a JSON object.
     pub body: Bytes,
-    /// The identity of this content and version; what a single request's idempotency key is, and what a batch's key is made from.
+    /// The identity of this content and version. A single request uses it as its idempotency key, and the key of a batch is
+    /// made from the identities of its rows.
     pub identity: Uuid,
 }
 
-/// The meaning of a reply for one row; the crate docs say what the lane then does.
+/// The meaning of a reply for one row. `engine::answers` acts on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The provider took the row.
     Delivered,
-    /// The provider refuses this row, whatever else it takes: a dead letter.
+    /// The provider refuses this row, whatever else it takes. The row becomes a dead letter.
     Rejected(Rejection),
-    /// A refusal that may also mean that the account refuses every row (Vitally's 400): decided by the rows of other users.
+    /// A refusal that may also mean that the account refuses every row (Vitally's 400). The rows of other users decide which it
+    /// is.
     Suspect(Rejection),
-    /// The request was refused as a whole without naming a row: halve it, down to single rows.
+    /// The provider refused the request as a whole without naming a row. The lane halves it, down to single rows.
     Split,
-    /// The provider says wait. `None`: it did not say how long.
+    /// The provider asks to wait. `None` if it gives no time.
     Throttled { retry_after: Option<Duration> },
-    /// The outcome is unknown or the provider is ill: back off as a lane, then send again.
+    /// The outcome is unknown or the provider fails. The lane backs off as a whole and then sends again.
     Unavailable(Outage),
-    /// Token, address or account are wrong: nothing gets through until an operator fixes it.
+    /// The token, the address or the account is wrong. No row gets through until an operator fixes it.
     AccountFault(AccountFault),
-    /// A job of another client runs and the provider takes one at a time: wait, attempts unchanged.
+    /// Another job runs, and the provider takes one at a time. The lane waits, and the attempts of its rows do not change.
     Busy { retry_after: Option<Duration> },
-    /// A job ended badly without naming a row: send once more, then halve, then dead letter.
+    /// A job failed without naming a row. The lane sends its rows in smaller requests and then alone, until each row passes or
+    /// is to blame.
     JobFailed(Rejection),
-    /// The idempotency key was seen with other bytes: send once more under a new key, then dead letter.
+    /// The provider has seen the idempotency key with other bytes. The lane sends the row once more under a new key. If the
+    /// provider refuses that too, the row becomes a dead letter.
     KeyReused(Rejection),
-    /// The connection closed and declared the request untouched: send the row again at once, free of the limit.
+    /// The connection closed and declared the request untouched. The lane sends the row again at once, and the limit does not
+    /// count it.
     Untouched,
 }
 
 /// The meaning of one reply for the rows of its request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The same for each row.
+    /// The same verdict for each row.
     All(Verdict),
-    /// One verdict per row, in the order sent; always as many as rows were sent.
+    /// One verdict per row, in the order sent, and as many as there are rows.
     PerRow(Vec<Verdict>),
-    /// The rows became a job, or the job still runs: ask again after `poll_after`. The rows stay in flight.
+    /// The rows became a job, or the job still runs. The lane asks again after `poll_after`, and the rows stay in flight.
     Pending { job: JobId, poll_after: Duration },
 }
 
@@ -57,39 +61,39 @@ pub enum Answer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobId(pub String);
 
-/// The reason why a row is refused.
+/// The reason for which a row is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     pub reason: RejectReason,
     /// The field that the provider or the preflight names; a key, never a value.
     pub field: Option<String>,
-    /// The HTTP status; `None` where no request was made.
+    /// The HTTP status; `None` if no request was made.
     pub status: Option<u16>,
     /// A short text without personal data for the dead letter's header.
     pub message: String,
 }
 
 impl Rejection {
-    /// A refusal by the local preflight: no request was made, no budget spent.
+    /// Returns a refusal by the local preflight, which made no request and used nothing of the limit.
     pub fn local(reason: RejectReason, field: Option<&str>, message: impl Into<String>) -> Self {
         Rejection { reason, field: field.map(str::to_owned), status: None, message: message.into() }
     }
 }
 
-/// Closed set of reasons for a refused row: metric labels and dead-letter headers.
+/// The closed set of reasons for a refused row. Their labels are metric labels and dead-letter headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RejectReason {
-    /// Vitally: neither account nor organization is known.
+    /// Vitally needs an account or an organization, and neither is known.
     NoAccount,
-    /// The provider's validation, or ours in its place, refuses a field.
+    /// The provider's validation, or this worker's in its place, refuses a field.
     Invalid,
     /// The user id is blank or longer than the provider takes.
     BadUserId,
     /// One row alone is larger than a request may be.
     RowTooLarge,
-    /// The idempotency key was refused twice.
+    /// The provider refused the idempotency key twice.
     KeyReused,
-    /// A job with this row alone failed twice.
+    /// Jobs with this row failed until the row was to blame.
     JobFailed,
 }
 
@@ -103,7 +107,7 @@ impl RejectReason {
         RejectReason::JobFailed,
     ];
 
-    /// The metric label and header value.
+    /// Returns the metric label, which is also the header's value.
     pub fn label(self) -> &'static str {
         match self {
             RejectReason::NoAccount => "no_account",
@@ -116,7 +120,7 @@ impl RejectReason {
     }
 }
 
-/// Closed set of reasons why a provider counts as unavailable.
+/// The closed set of reasons for which a provider counts as unavailable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outage {
     Server,
@@ -127,11 +131,12 @@ pub enum Outage {
     Reset,
     /// A status or body that the API does not promise.
     Protocol,
-    /// A page of something that stands before the API (proxy, firewall, load balancer), whatever its status.
+    /// A page of a proxy, a firewall or a load balancer in front of the API, whatever its status.
     Edge,
-    /// A success whose body is not the one that the API promises: the provider may have taken the rows.
+    /// A success whose body is not the one that the API promises. The provider may have taken the rows.
     UnreadableSuccess,
-    /// The provider forgot the job (404 on its status).
+    /// The provider no longer knows the job (404 on its status), or the job missed its deadline or counted fewer rows than were
+    /// sent.
     JobLost,
 }
 
@@ -165,7 +170,7 @@ impl Outage {
     }
 }
 
-/// Closed set of account faults.
+/// The closed set of account faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AccountFault {
     /// 401: the token is wrong.
@@ -176,7 +181,7 @@ pub enum AccountFault {
     WrongAddress,
     /// A redirect, which is never followed with a token.
     Redirected,
-    /// The account blocks this message type (Vitally): a run of refusals from distinct users.
+    /// The account blocks this message type (Vitally), as a run of refusals from distinct users shows.
     Blocked,
 }
 

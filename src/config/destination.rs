@@ -14,7 +14,7 @@ use crate::providers::{self, ProviderConfig};
 use crate::sender::tls::{Tls, TlsSettings};
 use crate::sender::token::TokenSource;
 
-/// One target: the settings of its provider, and those that every destination has. In YAML they are one flat block.
+/// One destination: the provider's own settings, and the settings that every destination has. In YAML they are one flat block.
 #[derive(Clone, Debug, Serialize)]
 pub struct Destination {
     #[serde(flatten)]
@@ -24,10 +24,10 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// Opens the token from where it is configured; a file is read.
+    /// Returns the source of the configured token. Reads the file if the token is in one.
     ///
     /// # Errors
-    /// Where to look, without the token.
+    /// A problem that names the file, without the token.
     pub fn token_source(&self, id: &str) -> Result<TokenSource, Problem> {
         let settings = &self.settings;
         TokenSource::new(settings.token.clone(), settings.token_file.clone()).map_err(|error| {
@@ -36,10 +36,10 @@ impl Destination {
         })
     }
 
-    /// Reads the certificates that its connections need.
+    /// Reads the certificates that the destination's connections need.
     ///
     /// # Errors
-    /// The file that is unfit, without what stands in it.
+    /// The file that cannot be used, without its content.
     pub fn tls(&self, id: &str) -> Result<Tls, Problem> {
         let settings = &self.settings.tls;
         settings.read().map_err(|error| {
@@ -49,7 +49,7 @@ impl Destination {
         })
     }
 
-    /// Puts the provider's defaults where nothing is set.
+    /// Sets the provider's default for each setting that is not set.
     pub(super) fn fill(&mut self, id: &str) {
         let shape = providers::build(&self.provider, id).shape();
         let settings = &mut self.settings;

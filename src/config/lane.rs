@@ -1,4 +1,4 @@
-//! The blocks of a destination's configuration that steer its lane: limit, batch, request, retry, buffer, dead letters.
+//! The settings of a destination that control its lane: limit, batch, request, retry, buffer, dead letters.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::providers::Shape;
 use crate::units::{ByteCount, HumanDuration, RowsPerMinute};
 
-/// The rate of the destination.
+/// The rate at which the destination takes rows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limit {
@@ -15,7 +15,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// Returns the configured limit, or else the provider's.
+    /// Returns the configured rate, else the rate that the provider takes.
     pub fn rows_per_minute(&self, shape: &Shape) -> RowsPerMinute {
         let default = || {
             std::num::NonZeroU32::new(shape.default_rows_per_minute)
@@ -25,7 +25,7 @@ impl Limit {
     }
 }
 
-/// The size of one request.
+/// The size of one request, and the time that rows wait for it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Batch {
@@ -34,7 +34,7 @@ pub struct Batch {
     pub max_rows: Option<u32>,
     /// Most bytes in one request's body.
     pub max_bytes: Option<ByteCount>,
-    /// The time that a row waits for others to share its request.
+    /// The longest time that a row waits for others to share its request.
     pub linger: HumanDuration,
 }
 
@@ -45,11 +45,12 @@ impl Default for Batch {
 }
 
 impl Batch {
-    /// The most bytes of a request's body if none are configured. A guess: half a MiB is far above 100 rows of ordinary size
-    /// and far below the bounds of the vendors' gateways.
+    /// The most bytes in a request's body if nothing is configured. A guess: 500 KiB is far above 100 rows of ordinary size and
+    /// far below the bodies that the vendors' gateways refuse.
     pub const DEFAULT_MAX_BYTES: ByteCount = ByteCount::kib(500);
 
-    /// Returns the configured number, or else the provider's default; never more than the limit of a minute.
+    /// Returns the configured number of rows. If none is set, returns the provider's default, but at most the rows that the
+    /// limit lets through in a minute.
     pub fn max_rows(&self, shape: &Shape, limit: RowsPerMinute) -> u32 {
         let most = match limit {
             RowsPerMinute::Limited(rows) => rows.get(),
@@ -58,13 +59,13 @@ impl Batch {
         self.max_rows.unwrap_or_else(|| count(shape.default_rows).min(most))
     }
 
-    /// Returns the configured size, or else 500 KiB or the provider's bound, whichever is lower.
+    /// Returns the configured number of bytes, else 500 KiB or the provider's bound, whichever is lower.
     pub fn max_bytes(&self, shape: &Shape) -> ByteCount {
         self.max_bytes.unwrap_or_else(|| Self::DEFAULT_MAX_BYTES.min(ByteCount(shape.max_bytes)))
     }
 }
 
-/// The settings of requests.
+/// The timeout of requests, and the most requests at once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Request {
@@ -82,13 +83,13 @@ impl Default for Request {
 }
 
 impl Request {
-    /// Returns the configured number, or else the provider's default.
+    /// Returns the configured number of requests, else the provider's default.
     pub fn max_in_flight(&self, shape: &Shape) -> u32 {
         self.max_in_flight.unwrap_or_else(|| count(shape.default_in_flight))
     }
 }
 
-/// The waits and the tries of a row that failed.
+/// The waits of a row that failed, and the number of its tries.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retry {
@@ -96,7 +97,7 @@ pub struct Retry {
     pub initial: HumanDuration,
     /// The longest wait.
     pub max: HumanDuration,
-    /// The least tries of a row that fails while others succeed, before it is a dead letter. More if the provider fails others
+    /// Least tries of a row that fails while others succeed, before it is a dead letter; more where the provider fails others
     /// too, until chance does not explain it.
     #[schemars(range(min = 1))]
     pub max_attempts: u32,
@@ -108,7 +109,7 @@ impl Default for Retry {
     }
 }
 
-/// The memory of the lane.
+/// The memory for the lane's pending rows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Buffer {
@@ -122,7 +123,7 @@ impl Default for Buffer {
     }
 }
 
-/// The topic of refused rows, and the guard against a flood of them.
+/// The topic for refused rows, and the guard that slows the lane while most recent rows are refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeadLetter {
@@ -138,9 +139,9 @@ impl Default for DeadLetter {
 }
 
 impl DeadLetter {
-    /// The dead-letter topic of a source topic.
+    /// Returns the name of the dead-letter topic of a source topic.
     pub fn topic_of(&self, source: &str, destination: &str) -> String {
-        // Placeholders are replaced from left to right, so that a topic's name is never read as a placeholder.
+        // Replaces placeholders from left to right, so that a topic's name is never read as a placeholder.
         let mut name = String::new();
         let mut rest = self.topic.as_str();
         while let Some(open) = rest.find('{') {
@@ -161,7 +162,7 @@ impl DeadLetter {
     }
 }
 
-/// The guard: if most recent rows end as dead letters, the lane slows down and does not empty the topic into the dead letters.
+/// The guard slows the lane while most recent rows end as dead letters, so that the lane does not empty the topic into them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Guard {
@@ -182,7 +183,7 @@ impl Default for Guard {
     }
 }
 
-/// A provider's bound as the settings' integer; the bounds are small.
+/// Converts a provider's bound to the settings' integer. All bounds are small enough for it.
 fn count(bound: usize) -> u32 {
     u32::try_from(bound).unwrap_or(u32::MAX)
 }

@@ -1,7 +1,7 @@
-//! Lays files over each other and the environment over them, into one tree of values.
+//! Merges the files and then the environment into one tree of values.
 //!
-//! The `config` crate does the layering, and this module closes two traps. An empty block in a later file does not remove the
-//! earlier one's. The keys of `kafka.properties` hold dots, and are not split by them.
+//! The `config` crate merges the layers, and this file closes two gaps of that crate. An empty block in a later file does not
+//! erase the block of an earlier file. The keys of `kafka.properties` hold dots and are not split at them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,16 +12,16 @@ use config::{ConfigBuilder, ConfigError, Environment, File, FileFormat, Map, Sou
 
 use super::{Problem, Problems};
 
-/// The prefix of our variables. It ends with two underscores, because Kubernetes sets `SLUICEGATE_PORT` for a service named
-/// `sluicegate`, which is no setting.
+/// The prefix of this worker's variables. It has two underscores, because Kubernetes sets variables such as `SLUICEGATE_PORT`
+/// for a service named `sluicegate`, and these are not settings.
 const PREFIX: &str = "SLUICEGATE__";
 
-/// The prefix of variables that set librdkafka's properties; `_` in the rest of the name means a dot.
+/// The prefix of variables that set librdkafka's properties. In the rest of the name, `_` means a dot.
 const PROPERTIES: &str = "SLUICEGATE__KAFKA__PROPERTIES__";
 
 pub(super) type Tree = serde_json::Map<String, serde_json::Value>;
 
-/// The files' names and texts.
+/// Reads the files and returns their names and texts.
 pub(super) fn read_files(files: &[PathBuf]) -> Result<Vec<(String, String)>, Problems> {
     let mut layers = Vec::new();
     let mut problems = Vec::new();
@@ -39,12 +39,11 @@ pub(super) fn read_files(files: &[PathBuf]) -> Result<Vec<(String, String)>, Pro
     if problems.is_empty() { Ok(layers) } else { Err(Problems(problems)) }
 }
 
-/// The text of a file, without the byte order mark that editors on Windows put before it.
+/// Returns the text of a file, without the byte order mark that editors on Windows put before it.
 fn text(bytes: Vec<u8>) -> Result<String, &'static str> {
     let text = match bytes.as_slice() {
         [0xef, 0xbb, 0xbf, text @ ..] => text,
-        // With a byte order mark, or with the zeros that UTF-16 puts next to ASCII: YAML settings begin with an ASCII
-        // character.
+        // UTF-16 text has a mark, or a zero byte next to each ASCII character. YAML settings begin with an ASCII character.
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..] => {
             return Err("is UTF-16 text: save it as UTF-8");
         }
@@ -53,7 +52,7 @@ fn text(bytes: Vec<u8>) -> Result<String, &'static str> {
     String::from_utf8(text.to_vec()).map_err(|_| "is not UTF-8 text: save it as UTF-8")
 }
 
-/// The merged tree of files, given by name and text, and environment; later wins.
+/// Merges the files, given by name and text, and then the environment. A later value replaces an earlier one.
 pub(super) fn merged(
     files: Vec<(String, String)>,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -75,10 +74,10 @@ pub(super) fn merged(
         }
     }
 
-    // In the order of their names, so that the result does not depend on the order the process got them in.
+    // Sorts the variables by name, so that the result does not depend on their order in the process.
     let variables: BTreeMap<String, String> = environment
         .into_iter()
-        // An empty variable is one that is not set, as in OpenTelemetry's environment variables.
+        // An empty variable counts as not set, as in OpenTelemetry's environment variables.
         .filter(|(name, value)| name.starts_with(PREFIX) && !value.is_empty())
         .collect();
     let mut properties = Vec::new();
@@ -108,7 +107,7 @@ pub(super) fn merged(
     Ok(tree)
 }
 
-/// Parses one YAML text, or says what is wrong in which line.
+/// Parses one YAML text, or returns the problem and its line.
 fn parse(name: &str, text: &str) -> Result<Map<String, Value>, Problem> {
     let cause = match File::from_str(text, FileFormat::Yaml).collect() {
         Ok(settings) => return Ok(settings),
@@ -119,7 +118,7 @@ fn parse(name: &str, text: &str) -> Result<Map<String, Value>, Problem> {
     if cause.starts_with("invalid type: unit value") {
         return Ok(Map::new());
     }
-    // That message repeats the text, which may be a token: someone may name the wrong file.
+    // That message repeats the text, which may be a token if the operator names the wrong file.
     let remedy = if cause.starts_with("invalid type") {
         "cannot be read as YAML settings: write blocks such as kafka: and destinations:".to_owned()
     } else {
@@ -128,7 +127,8 @@ fn parse(name: &str, text: &str) -> Result<Map<String, Value>, Problem> {
     Err(Problem::new(name, None, remedy))
 }
 
-/// Removes entries without a value where a block stands below: all lines of a block commented out say nothing.
+/// Removes entries without a value if an earlier file gives a block there. Such an entry is a block with all its lines
+/// commented out, which sets nothing.
 fn drop_empty_blocks(below: &Value, layer: &mut Map<String, Value>) {
     let ValueKind::Table(below) = &below.kind else { return };
     layer.retain(|key, value| {
@@ -142,7 +142,7 @@ fn drop_empty_blocks(below: &Value, layer: &mut Map<String, Value>) {
     }
 }
 
-/// One file's content.
+/// The content of one file.
 #[derive(Clone, Debug)]
 struct Layer(Map<String, Value>);
 
@@ -160,7 +160,7 @@ fn is_segment(segment: &str) -> bool {
     !segment.is_empty() && segment.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// Values stay text here: parsing them would turn a token of digits into a number.
+/// Adds one variable with its value as text. Parsing the value here would turn a token of digits into a number.
 fn add_variable(builder: ConfigBuilder<DefaultState>, name: String, value: String) -> ConfigBuilder<DefaultState> {
     let variable = Environment::with_prefix("SLUICEGATE")
         .prefix_separator("__")
@@ -174,7 +174,7 @@ fn insert_properties(tree: &mut Tree, properties: Vec<(String, String)>) {
     if kafka.is_null() {
         *kafka = serde_json::Value::Object(Tree::new());
     }
-    // Where a block is no block, reading it says so.
+    // If `kafka` is not a block, `read::config` reports that.
     let Some(kafka) = kafka.as_object_mut() else { return };
     let known = kafka.entry("properties").or_insert(serde_json::Value::Null);
     if known.is_null() {

@@ -1,4 +1,4 @@
-//! Composes the components' settings into one configuration, and says everything that is wrong with it at once.
+//! Builds one configuration from the components' settings, and reports all of its problems at once.
 
 mod destination;
 pub mod lane;
@@ -45,13 +45,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the files in order, then the environment over them; later wins.
+    /// Reads the files in order and then the environment. A later value replaces an earlier one.
     ///
-    /// `environment` is what the process was given; variables that do not start with `SLUICEGATE__` are ignored. With
-    /// ids in `only`, all other destinations are turned off, so that their tokens need not be here.
+    /// `environment` holds the variables of the process; those that do not start with `SLUICEGATE__` are ignored. If `only`
+    /// holds ids, all other destinations are turned off, so that this process needs no tokens for them.
     ///
     /// # Errors
-    /// Everything that is wrong, at once; no text of it holds a secret.
+    /// All problems at once. No text of them holds a secret.
     pub fn load(
         files: &[PathBuf],
         environment: impl IntoIterator<Item = (String, String)>,
@@ -64,16 +64,16 @@ impl Config {
     /// Reads one YAML text as if it were the only file, without an environment.
     ///
     /// # Errors
-    /// Everything that is wrong, at once.
+    /// All problems at once.
     pub fn from_yaml(text: &str) -> Result<Config, Problems> {
         Config::from_layers(vec![("configuration".to_owned(), text.to_owned())], [], &[])
     }
 
-    /// Returns the address where the process with these settings answers operators, whatever else is wrong with them. A health
-    /// check must not depend on a token that only the worker is given.
+    /// Returns the address at which a process with these settings answers operators (`http.listen`). All other problems of the
+    /// settings are ignored, because a health check must not depend on a token that only the worker has.
     ///
     /// # Errors
-    /// The settings that cannot be read on the way to `http.listen`.
+    /// Each file, variable or address that prevents reading `http.listen`.
     pub fn listen(
         files: &[PathBuf],
         environment: impl IntoIterator<Item = (String, String)>,
@@ -100,7 +100,7 @@ impl Config {
         let mut common = config.clone();
         config.keep_only(only, &mut problems);
         let found = validate::problems(&config);
-        // A value that could not be read stands at its default, which must not be complained about as well.
+        // A value that could not be read has its default here. A second problem about that default would mislead the operator.
         let follow_ups = |problem: &Problem| !problems.iter().any(|first| first.path == problem.path);
         let mut found: Vec<Problem> = found.into_iter().filter(follow_ups).collect();
         problems.append(&mut found);
@@ -122,10 +122,10 @@ impl Config {
             .map(|(id, destination)| (id.as_str(), destination))
     }
 
-    /// Returns librdkafka's properties, with the password from `kafka.password_file`, which is read.
+    /// Returns the properties for librdkafka. Reads the password from `kafka.password_file` if that is set.
     ///
     /// # Errors
-    /// The fault of the file, without the password.
+    /// The problem of the password file, without the password.
     pub fn kafka_properties(&self) -> Result<BTreeMap<String, String>, Problem> {
         self.kafka.client_properties().map_err(|remedy| {
             let file = self.kafka.password_file.as_ref().map(|file| file.display().to_string());
@@ -133,11 +133,11 @@ impl Config {
         })
     }
 
-    /// Reads Kafka's password, and the token and the certificates of each enabled destination, as `run` will.
+    /// Reads Kafka's password, and the token and the certificates of each enabled destination, as `run` does.
     ///
     /// # Errors
-    /// Each file that cannot be read or has unfit content, and destinations that share an account and ask more of it together
-    /// than it has.
+    /// Each file that cannot be read or has the wrong content. Destinations that share an account are an error too if together
+    /// they ask for more rows a minute than it has.
     pub fn check_files(&self) -> Result<(), Problems> {
         let faults = |(id, destination): (&str, &Destination)| {
             [destination.token_source(id).err(), destination.tls(id).err()].into_iter().flatten()
@@ -148,18 +148,19 @@ impl Config {
         if unreadable.is_empty() { Ok(()) } else { Err(Problems(unreadable)) }
     }
 
-    /// Returns the settings that are valid and probably not intended; nothing stops for them.
+    /// Returns the settings that are valid but probably a mistake. They do not stop the process.
     pub fn warnings(&self) -> Vec<Problem> {
         vendors::warnings(self)
     }
 
-    /// The effective settings as YAML, secrets masked.
+    /// Returns the effective settings as YAML, with secrets masked.
     pub fn to_yaml(&self) -> String {
         serde_norway::to_string(self).expect("settings hold only text keys and plain values")
     }
 
-    /// Names the effective settings without their secrets: equal settings have equal hashes, also in other processes. Settings
-    /// that differ between the processes of one installation (`--destinations`, `group.instance.id`) do not count.
+    /// Returns a name of the effective settings without their secrets. Equal settings have equal hashes, also in other
+    /// processes. Settings in which the processes of one installation differ do not count (`--destinations`,
+    /// `group.instance.id`).
     pub fn hash(&self) -> &str {
         &self.hash
     }
@@ -168,7 +169,7 @@ impl Config {
         self.kafka.properties.remove("group.instance.id");
         let text = self.to_yaml();
         let mut hash = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, text.as_bytes()).simple().to_string();
-        // 48 bits tell the configurations of one installation apart.
+        // 48 bits are enough to distinguish the configurations of one installation.
         hash.truncate(12);
         hash
     }
@@ -200,22 +201,22 @@ impl Config {
     }
 }
 
-/// The end of the process.
+/// The settings of the shutdown.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ShutdownSettings {
-    /// The time that SIGTERM waits for rows in flight.
+    /// The longest time after SIGTERM in which the lanes finish their requests, dead letters and commits.
     pub drain: HumanDuration,
 }
 
 impl Default for ShutdownSettings {
     fn default() -> Self {
-        // Kubernetes kills after 30 seconds by default; 5 are left for the last commit.
+        // Kubernetes kills a pod after 30 seconds by default, so a drain of 25 leaves 5 for the last commit.
         ShutdownSettings { drain: HumanDuration::from_secs(25) }
     }
 }
 
-/// The file that documents every setting, for the tests that keep it true.
+/// The file that documents every setting. Tests compare it with the code.
 #[cfg(test)]
 fn documented_file() -> PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config/sluicegate.yaml")

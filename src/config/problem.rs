@@ -1,19 +1,19 @@
-//! A fault of a configuration: its place, the value there, and the remedy.
+//! A problem of a configuration: the setting, its value, and the remedy.
 
 use std::fmt;
 
-/// One thing that is wrong.
+/// One problem of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The setting, such as `destinations.vitally.batch.max_rows`; or a file, or a variable.
+    /// The setting, such as `destinations.vitally.batch.max_rows`, or the name of a file or a variable.
     pub path: String,
-    /// The value; `None` for a secret, for a missing one, and for one without meaning.
+    /// The value of the setting. `None` for a secret, for a missing value, and for a value that would not help the operator.
     pub value: Option<String>,
-    /// The remedy.
+    /// The action that fixes the problem.
     pub remedy: String,
 }
 
-/// The longest value that is shown; a guess at what still fits next to its path.
+/// The most characters of a value that are shown. A guess: they fit on a line next to the path.
 const LONGEST_VALUE: usize = 80;
 
 impl Problem {
@@ -36,7 +36,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Masks what stands before the host of an address: it may hold a password.
+/// Masks the user info before the host of an address, because it may hold a password.
 fn without_userinfo(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else {
         return text.to_owned();
@@ -48,7 +48,7 @@ fn without_userinfo(text: &str) -> String {
     }
 }
 
-/// Everything that is wrong, one line each.
+/// All problems of a configuration, one per line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 

@@ -1,4 +1,4 @@
-//! Reads the merged tree into settings, value by value, so that every wrong one is named and not only the first.
+//! Reads the merged tree into settings, value by value, so that it reports every wrong value and not only the first.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -10,7 +10,7 @@ use super::{Config, Destination, DestinationSettings, Problem};
 use crate::kafka::settings::is_secret;
 use crate::providers::ProviderConfig;
 
-/// Reads the whole tree; what cannot be read is reported and stands at its default.
+/// Reads the whole tree. A value that cannot be read is reported and keeps its default.
 pub(super) fn config(tree: Tree, problems: &mut Vec<Problem>) -> Config {
     let mut config = Config::default();
     let shape = tree_of(&config);
@@ -38,7 +38,7 @@ pub(super) fn config(tree: Tree, problems: &mut Vec<Problem>) -> Config {
     config
 }
 
-/// Reads one flat block into the provider's settings and those that every destination has.
+/// Reads one flat block into the provider's settings and the settings that every destination has.
 fn destination(id: &str, value: Value, problems: &mut Vec<Problem>) -> Option<Destination> {
     let path = format!("destinations.{id}");
     let types = ProviderConfig::TYPES.join(", ");
@@ -106,7 +106,7 @@ fn block<T: Default + Serialize + DeserializeOwned>(path: &str, value: Value, pr
     parse(read).expect("each setting was read alone")
 }
 
-/// Walks given values next to the defaults, which show the blocks and their keys.
+/// Reads given values one by one. The defaults show which keys exist and which of them are blocks.
 struct Reader<'a> {
     /// The defaults of the whole block, for suggestions.
     shape: &'a Tree,
@@ -115,9 +115,9 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Returns what can be read; `at` are the keys from the block down to `given`.
+    /// Returns the values that can be read. `at` holds the keys from the block down to `given`.
     fn fields(&self, path: &str, shape: &Tree, given: Tree, at: &mut Vec<String>, problems: &mut Vec<Problem>) -> Tree {
-        // A map of free keys, such as kafka.properties, is empty by default; a block never is.
+        // A map of free keys, such as `kafka.properties`, is empty by default; a block never is.
         let free = shape.is_empty() && !at.is_empty();
         let mut read = Tree::new();
         for (key, value) in given {
@@ -147,8 +147,8 @@ impl Reader<'_> {
         read
     }
 
-    /// Tries a value as it is, then text as the number or truth value that it may stand for: the environment has only
-    /// text. In this order, so that a token of digits stays text.
+    /// Tries a value as it is, and then a text as the number or boolean that it may mean, because the environment has only
+    /// text. In this order a token of digits stays text.
     fn leaf(&self, at: &[String], value: &Value) -> Result<Value, serde_json::Error> {
         let alone = |value: &Value| {
             let mut leaf = value.clone();
@@ -184,7 +184,7 @@ fn keys(shape: &Tree) -> String {
     shape.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
-/// A value that may be shown: scalars; what else stands there says nothing in a line.
+/// Returns a value in a form that may be shown. A list or a block does not fit in one line, so only its kind is returned.
 fn shown(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -195,7 +195,7 @@ fn shown(value: &Value) -> Option<String> {
 }
 
 fn not_a_block(path: &str, value: &Value, keys: &str) -> Problem {
-    // Not the value: a token may have slipped to the wrong place.
+    // Leaves out the value, because it may be a token in the wrong place.
     let what = if value.is_array() { "a list" } else { "a single value" };
     let holds = if keys.is_empty() { String::new() } else { format!(" that holds {keys}") };
     Problem::new(path, Some(what.to_owned()), format!("make it a block{holds}"))
@@ -208,7 +208,7 @@ fn unreadable(path: String, key: &str, value: &Value, error: &str) -> Problem {
     if value.is_null() {
         return Problem::new(path, None, "has no value: give one, or remove the line");
     }
-    // serde repeats the value before it says what it expected.
+    // serde's message repeats the value before the type that it expected.
     let remedy = match error.rsplit_once(", expected ") {
         Some((before, expected)) if before.starts_with("unknown variant") => {
             format!("no such choice: use {}", expected.replace('`', ""))
@@ -222,7 +222,7 @@ fn unreadable(path: String, key: &str, value: &Value, error: &str) -> Problem {
     Problem::new(path, shown(value), remedy)
 }
 
-/// Returns an expectation of serde in an operator's words.
+/// Returns the type that serde expects, in an operator's words.
 fn plainly(expected: &str) -> &str {
     match expected {
         "u16" | "u32" | "u64" | "usize" => "a whole number that is not negative",
@@ -233,11 +233,11 @@ fn plainly(expected: &str) -> &str {
     }
 }
 
-/// A key that does not exist, with the one that was probably meant. The value is not shown: it may be a secret under a
-/// misspelled key.
+/// Returns the problem of a key that does not exist, with the key that was probably meant. The value is not shown, because it
+/// may be a secret under a misspelled key.
 fn unknown(path: &str, key: &str, siblings: &Tree, block: &Tree) -> Problem {
     let near = siblings.keys().min_by_key(|known| levenshtein(key, known)).filter(|known| {
-        // A third of the letters, at least two: "tokn", "broker", "maxrows".
+        // The distance may be a third of the letters, and at least two: "tokn", "broker", "maxrows".
         levenshtein(key, known) <= (known.len() / 3).max(2)
     });
     let near = near.or_else(|| siblings.keys().find(|known| key.starts_with(known.as_str())));

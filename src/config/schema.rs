@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Config, DestinationSettings};
 use crate::providers::ProviderConfig;
 
-/// The schema of the whole file. The environment's forms (numbers as text, lists with commas) are not part of it.
+/// Returns the schema of the whole file. The environment's forms (numbers as text, lists with commas) are not part of it.
 pub fn json_schema() -> Value {
     let mut schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<Config>();
     schema.insert("title".to_owned(), "Sluicegate".into());
@@ -15,7 +15,8 @@ pub fn json_schema() -> Value {
     schema.to_value()
 }
 
-/// One flat block per destination: the settings of every destination, and the keys of its type.
+/// Returns the schema of `destinations`: one flat block per destination, with the settings of every destination and those of
+/// its type.
 pub(super) fn destinations(generator: &mut SchemaGenerator) -> Schema {
     let shared = DestinationSettings::json_schema(generator).to_value();
     let mut types = ProviderConfig::json_schema(generator).to_value();
@@ -32,7 +33,7 @@ pub(super) fn destinations(generator: &mut SchemaGenerator) -> Schema {
     schema.try_into().expect("an object is a schema")
 }
 
-/// Adds the shared keys to a type's own.
+/// Adds the shared keys to the keys of one type.
 fn flat(mut choice: Value, shared: &Value) -> Value {
     if let (Some(own), Some(shared)) = (choice["properties"].as_object_mut(), shared["properties"].as_object()) {
         own.extend(shared.clone());

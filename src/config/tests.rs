@@ -1,4 +1,4 @@
-//! Tables of what is refused and what is taken, and what is never shown.
+//! Tables of settings that are refused or taken, and tests that secrets are never shown.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,14 +10,14 @@ use secrecy::ExposeSecret;
 use super::*;
 use crate::providers::ProviderConfig;
 
-/// The start of every table row: one valid destination.
+/// The settings that every table row starts from: one valid destination.
 const VALID: &str = "destinations: {d: {type: userpilot, token: t0}}";
 
 fn env(variables: &[(&str, &str)]) -> Vec<(String, String)> {
     variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-/// Lays texts over each other, as files would be.
+/// Loads texts as if they were files, in this order.
 fn load(texts: &[&str], variables: &[(&str, &str)], only: &[&str]) -> Result<Config, Problems> {
     let layers = texts.iter().enumerate().map(|(index, text)| (format!("{index}.yaml"), (*text).to_owned())).collect();
     let only: Vec<String> = only.iter().map(|id| (*id).to_owned()).collect();
@@ -28,7 +28,7 @@ fn refused(texts: &[&str], variables: &[(&str, &str)]) -> Problems {
     load(texts, variables, &[]).expect_err("must be refused")
 }
 
-/// Asserts that exactly one thing is wrong.
+/// Asserts that the settings have exactly this one problem.
 fn assert_one(yaml: &str, path: &str, remedy: &str) {
     let problems = refused(&[VALID, yaml], &[]);
     let [problem] = problems.0.as_slice() else { panic!("{yaml}\nhas these problems:\n{problems}") };
@@ -215,7 +215,7 @@ fn contradictions_are_refused_with_path_and_remedy() {
 }
 
 #[test]
-fn all_problems_are_told_at_once_and_one_per_line() {
+fn all_problems_are_reported_at_once_and_one_per_line() {
     let yaml = "{kafka: {brokers: '', strat: x}, destinations: {d: {linger: 1s, batch: {max_rows: x, linger: 5}}}}";
     let problems = refused(&[VALID, yaml], &[]);
     let paths: BTreeSet<&str> = problems.0.iter().map(|problem| problem.path.as_str()).collect();
@@ -364,7 +364,7 @@ fn a_secret_is_shown_nowhere() {
     );
     assert!(!format!("{config:?} {config:#?}").contains("MARKED"));
 
-    // Each puts the secret where reading or checking it goes wrong.
+    // Each text puts the secret into a place where reading or checking fails.
     let slips = [
         "destinations: {d: {tokn: MARKED}}",
         "destinations: {d: {token: [MARKED]}}",
@@ -457,7 +457,7 @@ fn a_byte_order_mark_is_skipped_and_other_encodings_are_named() {
 }
 
 #[test]
-fn ids_that_stand_for_nobody_are_a_list_of_whatever_yaml_takes_them_for_and_an_empty_one_turns_it_off() {
+fn ids_that_name_no_user_are_a_list_of_whatever_yaml_takes_them_for_and_an_empty_one_turns_it_off() {
     let refused = |yaml: &str| load(&[VALID, yaml], &[], &[]).expect("valid").events.rules().refuse_user_ids;
     let documented = Config::load(&[documented_file()], env(&[]), &[]).expect("valid").events;
     assert_eq!(documented.refuse_user_ids, EventSettings::default().refuse_user_ids, "as the documented file says");
@@ -472,7 +472,7 @@ fn ids_that_stand_for_nobody_are_a_list_of_whatever_yaml_takes_them_for_and_an_e
         config.events.rules().refuse_user_ids
     };
     assert_eq!(variable("undefined, guest"), ["undefined", "guest"]);
-    // An empty variable is none; a list without a name is empty.
+    // An empty variable is not set. A comma alone is an empty list.
     assert_eq!(variable(","), [""; 0]);
     let expected = "use a list of user ids, such as [undefined, guest]";
     assert_one("events: {refuse_user_ids: {a: b}}", "events.refuse_user_ids", expected);

@@ -1,5 +1,4 @@
-//! Faults that single values cannot show: blanks, contradictions between settings, and settings that Kafka or a provider
-//! refuses.
+//! Finds problems of the settings as a whole: blanks, contradictions, and values that Kafka or a provider refuses.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -13,13 +12,13 @@ use crate::providers::{self, ProviderConfig};
 use crate::sender::tls::TlsSettings;
 use crate::units::{ByteCount, RowsPerMinute};
 
-/// Longest topic name (Kafka's `Topic.MAX_NAME_LENGTH`).
+/// The most characters of a topic's name (Kafka's `Topic.MAX_NAME_LENGTH`).
 const LONGEST_TOPIC: usize = 249;
 
-/// The longest destination id: a guess that leaves room for the names of a topic and a group.
+/// The most characters of a destination's id. A guess: the names of topics and groups have room for it.
 const LONGEST_ID: usize = 64;
 
-/// Smallest request body that is worth configuring: a user with a handful of traits; a guess.
+/// The smallest bound of a request's body that is worth configuring. A guess: one user with a handful of traits.
 const SMALLEST_BATCH: ByteCount = ByteCount::kib(1);
 
 /// Collects problems under the paths of their settings.
@@ -36,7 +35,7 @@ impl Findings {
     }
 }
 
-/// Everything that is wrong with settings that could be read.
+/// Returns all problems of settings that could be read.
 pub(super) fn problems(config: &Config) -> Vec<Problem> {
     let mut found = Findings::default();
     kafka(config, &mut found);
@@ -47,7 +46,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
         identity(id, destination, &mut found);
         tls(id, destination, &mut found);
         request(id, config, destination, &mut found);
-        // A provider can only be built from settings that it has nothing against.
+        // Only settings without problems can build a provider.
         if destination.provider.problems().is_empty() {
             provider_bounds(id, destination, &mut found);
         }
@@ -95,7 +94,7 @@ fn kafka(config: &Config, found: &mut Findings) {
     }
 }
 
-/// Returns the reason why Kafka does not take a topic's name.
+/// Returns the reason for which Kafka does not take a topic's name.
 fn topic_fault(topic: &str) -> Option<&'static str> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if topic.trim().is_empty() {
@@ -121,14 +120,15 @@ fn properties(config: &Config, found: &mut Findings) {
         let path = format!("kafka.properties.{property}");
         let fault = owned_property(property).map(str::to_owned).or_else(|| refused_property(property, value));
         if let Some(fault) = fault {
-            // A name that librdkafka does not know may be a secret's, misspelled.
+            // A property that librdkafka does not know may be the misspelled name of a secret.
             let known = !fault.contains("No such configuration property");
             let shown = (known && !is_secret(property)).then(|| value.clone());
             found.0.push(Problem::new(path, shown, fault));
         }
     }
     if properties.get("group.protocol").is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer")) {
-        // librdkafka refuses both at creation with this protocol (KIP-848): the broker decides.
+        // With this protocol (KIP-848) the broker decides both, and librdkafka refuses to create a client that sets one of
+        // them.
         for property in ["session.timeout.ms", "heartbeat.interval.ms"] {
             if let Some(value) = properties.get(property) {
                 found.add(
@@ -141,11 +141,11 @@ fn properties(config: &Config, found: &mut Findings) {
     }
 }
 
-/// The ways to log in that librdkafka is built with and that need nothing but a name and a password.
+/// The SASL mechanisms that this build of librdkafka has and that need only a name and a password.
 const MECHANISMS: [&str; 3] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"];
 
-/// Finds settings that librdkafka would refuse when the client is made, or wait for in vain. The worker fetches no tokens for
-/// OAUTHBEARER, Kerberos is not built in, and the default is Kerberos.
+/// Finds SASL settings that librdkafka would refuse when the client is made, or with which it would wait forever. This worker
+/// fetches no tokens for OAUTHBEARER. Kerberos is librdkafka's default and is not built in.
 fn sasl(config: &Config, found: &mut Findings) {
     let remedy = "use SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN with sasl.username and kafka.password_file, or a certificate \
                   (security.protocol: ssl)";
@@ -208,7 +208,7 @@ fn process(config: &Config, found: &mut Findings) {
     }
 }
 
-/// The problem of a destination without a token.
+/// Returns the problem of a destination without a token.
 pub(super) fn missing_token(id: &str) -> Problem {
     Problem::new(
         format!("destinations.{id}.token"),
@@ -256,7 +256,7 @@ fn identity(id: &str, destination: &Destination, found: &mut Findings) {
     }
 }
 
-/// Returns the reason why a text cannot name a file. The text is not shown, because it may be the secret itself.
+/// Returns the reason for which a text cannot name a file. The text is not shown, because it may be the secret itself.
 fn path_fault(file: &Path) -> Option<&'static str> {
     let is_path = file.is_absolute() || file.starts_with(".") || file.starts_with("..");
     (!is_path).then_some(
@@ -374,7 +374,7 @@ fn dead_letters(id: &str, config: &Config, destination: &Destination, found: &mu
     } else if literal.contains(['{', '}']) {
         found.add(path("topic"), template, "has an unknown placeholder: there are {topic} and {destination}");
     } else {
-        // A source topic that is wrong itself is reported at its own place.
+        // `kafka` reports a source topic whose own name is wrong.
         for source in config.kafka.topics.iter().filter(|topic| topic_fault(topic).is_none()) {
             let topic = settings.topic_of(source, id);
             let fault = if config.kafka.topics.contains(&topic) {

@@ -1,4 +1,4 @@
-//! The vendors' addresses and limits: settings that cannot work with them, and settings that hardly do.
+//! Finds settings that cannot work, or hardly will, with the vendors' known addresses and limits.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::kafka::settings::MASK;
 use crate::providers::{self, headers::is_token};
 use crate::units::RowsPerMinute;
 
-/// Domains of the vendors (their pages; `vitally-eu.io` and `userpilot.com` from their public documentation).
+/// The vendors' domains, from their pages; `vitally-eu.io` and `userpilot.com` are from their public documentation.
 const DOMAINS: [(&str, &str); 5] = [
     ("vitally.io", "vitally"),
     ("vitally-eu.io", "vitally"),
@@ -19,14 +19,15 @@ const DOMAINS: [(&str, &str); 5] = [
     ("userpilot.com", "userpilot"),
 ];
 
-/// Hosts of Userpilot that serve people, scripts or exports. Not a full list: an Enterprise environment has a host of its own.
+/// The labels of Userpilot's hosts that serve people, scripts or exports. The list is not complete. The hosts that take users
+/// cannot be listed instead, because an Enterprise environment has a host of its own.
 const USERPILOT_OTHERS: [&str; 9] = ["", "app", "run", "www", "docs", "help", "js", "cdn", "appex"];
 
-/// Ends of a path that the adapters add themselves.
+/// The endings of a path that the adapters add themselves.
 const API_PATHS: [&str; 8] =
     ["/analytics/v1", "/analytics", "/api/v1", "/api", "/v1", "/users", "/identify", "/bulk_identify"];
 
-/// Returns the fault of an address at a vendor's own host; `None` if the host is another one, such as a proxy's.
+/// Returns the fault of an address at a vendor's host. Returns `None` if the host belongs to no vendor, such as a proxy's.
 pub(super) fn address_fault(destination: &Destination) -> Option<String> {
     let address: Uri = destination.provider.base_url()?.parse().ok()?;
     let vendor = destination.provider.type_name();
@@ -54,12 +55,12 @@ pub(super) fn address_fault(destination: &Destination) -> Option<String> {
     None
 }
 
-/// `label` is what stands before the vendor's domain.
+/// Returns true if the vendor takes users at this host. `label` is the part of the host before the vendor's domain.
 fn is_api_host(domain: &str, label: &str) -> bool {
     match domain {
-        // `rest.` is the REST API, which takes another token; a subdomain alone is where people log in.
+        // `rest.` is the REST API, which takes another token. A subdomain alone is the host at which people log in.
         "vitally.io" => label == "api" || label.ends_with(".api"),
-        // The host of the EU's Analytics API is in no public page.
+        // No public page names the host of the EU's Analytics API.
         "vitally-eu.io" => !(label.is_empty() || label == "rest" || label.ends_with(".rest")),
         "vibefollow.com" => label == "api",
         "userpilot.io" => !USERPILOT_OTHERS.contains(&label),
@@ -79,7 +80,7 @@ fn right_address(vendor: &str, label: &str) -> String {
     }
 }
 
-/// Returns the reason why a token is a placeholder, which an operator or a template was to replace.
+/// Returns the reason for which a token is a placeholder: a template did not replace it, or an operator copied an example.
 fn placeholder(token: &str) -> Option<&'static str> {
     const WORDS: [&str; 8] = ["changeme", "replaceme", "todo", "tbd", "fixme", "placeholder", "xxx", "secret"];
     let token = token.trim();
@@ -109,7 +110,7 @@ fn placeholder(token: &str) -> Option<&'static str> {
     None
 }
 
-/// Returns the settings that may be intended, and hardly are.
+/// Returns the settings that can work but are probably a mistake.
 pub(super) fn warnings(config: &Config) -> Vec<Problem> {
     let mut found = Vec::new();
     for (id, destination) in config.enabled() {
@@ -148,8 +149,8 @@ pub(super) fn warnings(config: &Config) -> Vec<Problem> {
     found
 }
 
-/// Finds destinations that share an account (vendor, host and token) and take more together than it has. Another check reports
-/// a token file that cannot be read.
+/// Returns the problems of destinations that share an account and together ask for more rows a minute than it has. Destinations
+/// share an account if their vendor, host and token are equal. Other checks report a token file that cannot be read.
 pub(super) fn shared_accounts(config: &Config) -> Vec<Problem> {
     type Account<'a> = (&'a str, String, String);
     let mut accounts: BTreeMap<Account<'_>, Vec<(&str, &Destination)>> = BTreeMap::new();
@@ -184,7 +185,7 @@ fn too_much(vendor: &str, sharing: &[(&str, &Destination)]) -> Option<Problem> {
     Some(Problem::new(format!("destinations.{first}.limit.rows_per_minute"), value, remedy))
 }
 
-/// Returns the vendor's limit in the destination's mode.
+/// Returns the rows a minute that the vendor takes in the destination's mode.
 fn known_limit(destination: &Destination, id: &str) -> u32 {
     providers::build(&destination.provider, id).shape().default_rows_per_minute
 }
@@ -202,7 +203,7 @@ fn is_this_machine(host: &str) -> bool {
     bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// Returns the fault of a token, without showing it; `None` if a header can hold it.
+/// Returns the fault of a token without showing the token. Returns `None` if a header can hold it.
 pub(super) fn token_fault(token: &str) -> Option<&'static str> {
     if token.trim().is_empty() {
         return Some("holds no token: put the provider's API token there");
@@ -230,8 +231,8 @@ mod tests {
         Config::from_yaml(&format!("{{destinations: {{{destinations}}}}}"))
     }
 
-    /// Hosts and paths from the vendors' pages. The login host of Vitally is in its page ("the URL used to log into Vitally"),
-    /// the export host and the EU host of Userpilot in its documentation.
+    /// The right hosts and paths are from the vendors' pages. Vitally's page names its login host ("the URL used to log into
+    /// Vitally"). Userpilot's documentation names its export host and its EU host.
     #[test]
     fn an_address_at_a_vendor_that_cannot_work_is_refused_with_the_right_one() {
         for (vendor, address, right) in [
@@ -280,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_nobody_filled_in_is_refused_without_being_shown() {
+    fn a_token_that_was_not_filled_in_is_refused_without_being_shown() {
         for token in [
             "${MARKED_TOKEN}",
             "$MARKED",

@@ -1,19 +1,18 @@
-//! Recognizes an event that sets everything that an older one of its user set, so that nothing of the older one is left to
-//! keep.
+//! Identifies the names and fields of an event, so that the engine can drop an older event that has the same ones.
 
 use std::hash::{BuildHasher as _, Hasher as _};
 
 use foldhash::fast::{FixedState, FoldHasher};
 
-/// The names of an event's traits, in order, and which of its message id, account and time are there, as a hash.
+/// A hash of the names of an event's traits, in order, and of whether it has a message id, an account and a time.
 ///
-/// Of two events of one user with the same coverage, merging leaves the newer one alone. Two coverages that differ are taken
-/// for the same with a probability of 5e-20 a pair.
+/// If two events of one user have the same coverage, merging both gives the same state as the newer one alone. Two different
+/// coverages have the same hash with a probability of 5e-20 per pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Coverage(u64);
 
 impl Coverage {
-    /// `names`: of the context's traits, and of the event's own.
+    /// `names` holds the names of the context's traits and the names of the event's own traits.
     pub(super) fn new(names: [Names; 2], has_message_id: bool, has_account: bool, has_timestamp: bool) -> Self {
         let mut hasher = COVERAGES.build_hasher();
         names.into_iter().for_each(|Names(names)| hasher.write_u64(names.finish()));
@@ -22,12 +21,13 @@ impl Coverage {
     }
 }
 
-/// Seeds that may be public: a user who forces a collision damages only their own traits. There are two seeds because hashing
-/// an empty list returns the seed, and feeding a seed into a hasher with the same seed gives zero.
+/// The seeds are public. A producer that makes the hashes of two lists of names equal spoils only the traits of its own events.
+/// Two seeds are needed, because an empty list of names hashes to the initial state of `NAMES`. A hasher that is fed its own
+/// initial state multiplies everything by zero.
 const NAMES: FixedState = FixedState::with_seed(0);
 const COVERAGES: FixedState = FixedState::with_seed(1);
 
-/// A list of names.
+/// The running hash of a list of names.
 #[derive(Clone)]
 pub(super) struct Names(FoldHasher<'static>);
 
@@ -40,7 +40,7 @@ impl Default for Names {
 impl Names {
     pub fn add(&mut self, name: &str) {
         self.0.write(name.as_bytes());
-        // No UTF-8 text holds this byte, so that the ends of names count.
+        // UTF-8 text never holds this byte, so it marks the end of a name.
         self.0.write_u8(0xff);
     }
 }
@@ -68,7 +68,7 @@ mod tests {
             r#""traits":{"\u0062":null},"receivedAt":1577836800,"context":{"traits":{"a":{}},"ip":"::1","groupId":7},"messageId":"2""#,
         );
         assert_eq!(one, same);
-        // A time that is none counts as none.
+        // A time that cannot be read counts as absent.
         assert_eq!(coverage(r#""traits":{},"timestamp":"soon""#), coverage(r#""traits":[],"context":[]"#));
     }
 

@@ -1,18 +1,20 @@
-//! The `integrations` object, by which an event chooses its destinations.
+//! Decides by an event's `integrations` if it may reach a destination.
 
 use serde_json::value::RawValue;
 
 use super::{Identify, for_each_entry};
 
 impl Identify<'_> {
-    /// Returns true if `integrations` lets this event reach a destination with these lower-case names.
+    /// Returns true if `integrations` lets this event reach a destination that has these lower-case names.
     ///
-    /// Absent, null or an empty list, which is PHP's empty map, means yes. A key that is one of the names counts in any ASCII
-    /// case, with `_`, `-` and space alike. If several do, one that says no decides. `true` or an object means yes, `false`
-    /// means no, and any other value leaves it to `All`. An absent `All` means yes, else it has to be `true`. In place of the
-    /// object, `true` means yes and everything else no.
+    /// - An absent field, null and an empty list (PHP's empty map) mean yes.
+    /// - A key that is one of the names decides: `true` or an object means yes, `false` means no. Any ASCII case matches, and
+    ///   `_`, `-` and space are alike. If several keys match, one that says no decides.
+    /// - Any other value of such a key leaves the decision to `All`.
+    /// - `All` means yes if it is absent or `true`, else no.
+    /// - In place of the object, `true` means yes and every other value means no.
     ///
-    /// Sources: Segment's "Filtering with the integrations object", and RudderStack's `processor/integrations` for the types
+    /// Sources are Segment's "Filtering with the integrations object", and RudderStack's `processor/integrations` for the types
     /// that Segment leaves open.
     pub fn allows(&self, names: &[String]) -> bool {
         let Some(integrations) = self.integrations else { return true };
@@ -72,7 +74,7 @@ mod tests {
     fn an_event_without_integrations_goes_everywhere() {
         assert!(allows("null"));
         assert!(allows("{}"));
-        // An empty array of PHP, which analytics-php leaves as it is.
+        // An empty array of PHP, which analytics-php sends as it is.
         assert!(allows("[]") && allows("[ ]"));
         assert!(allows(r#"{"Userpilot": false}"#));
     }

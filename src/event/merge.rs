@@ -1,4 +1,4 @@
-//! Merges the events of one user into the state for a provider, and writes that state as one event.
+//! Merges the events of one user into the state that a provider receives, and writes that state as one event.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,12 +10,12 @@ use super::coverage::Names;
 use super::decode::{Content, content};
 use super::{Coverage, Profile, Rules};
 
-/// Up to this many traits, comparing each key costs less than keeping a map (a guess; few users have more).
+/// The most traits for which comparing each key costs less than keeping a map. A guess; few users have more.
 const LINEAR_UP_TO: usize = 50;
 
-/// Merges payloads of one user, oldest first, that `decode` has accepted under the same rules; others are passed over.
+/// Merges payloads of one user, oldest first, that `decode` has accepted under the same rules. Skips any other payload.
 ///
-/// `None` if no payload holds an identify event.
+/// Returns `None` if no payload holds an identify event.
 pub fn merge<'a>(events: impl Iterator<Item = &'a [u8]>, rules: &Rules) -> Option<Profile<'a>> {
     let mut traits = Traits::default();
     let mut merged: Option<Profile<'a>> = None;
@@ -37,7 +37,7 @@ pub fn merge<'a>(events: impl Iterator<Item = &'a [u8]>, rules: &Rules) -> Optio
 }
 
 impl Profile<'_> {
-    /// The coverage of the event that `to_event` writes.
+    /// Returns the coverage of the event that `to_event` writes.
     pub fn coverage(&self) -> Coverage {
         let mut names = Names::default();
         self.traits.iter().for_each(|(key, _)| names.add(key));
@@ -45,10 +45,10 @@ impl Profile<'_> {
         Coverage::new(names, self.message_id.is_some(), self.account.is_some(), self.timestamp.is_some())
     }
 
-    /// Writes one identify event that `merge` reads back to this very state. It merges with later events as its own events
+    /// Writes one identify event that `merge` reads back as this state. It merges with later events as the original events
     /// would.
     ///
-    /// It can be longer than `Rules::max_bytes` if it holds many events; `merge` accepts it all the same.
+    /// The event can be longer than `Rules::max_bytes` if it replaces many events; `merge` accepts it anyway.
     pub fn to_event(&self) -> Vec<u8> {
         let event = Event {
             kind: "identify",
@@ -62,11 +62,11 @@ impl Profile<'_> {
     }
 }
 
-/// Traits by key, in order of first appearance.
+/// The merged traits in order of first appearance.
 #[derive(Default)]
 struct Traits<'a> {
     entries: Vec<(Cow<'a, str>, &'a RawValue)>,
-    /// The place of each key in `entries`; empty until they are more than `LINEAR_UP_TO`.
+    /// The index of each key in `entries`. Empty while there are at most `LINEAR_UP_TO` keys.
     index: BTreeMap<Cow<'a, str>, usize>,
 }
 
@@ -236,7 +236,7 @@ mod tests {
         );
     }
 
-    /// Generates an event from few keys and values, so that they meet.
+    /// Generates an event from a few keys and values, so that events often have some in common.
     fn an_event() -> impl Strategy<Value = Value> {
         let value = prop_oneof![
             Just(Value::Null),
@@ -261,7 +261,7 @@ mod tests {
         )
     }
 
-    /// The rules as plainly as they can be said.
+    /// The rules of merging in their plainest form.
     #[derive(Debug, Default, PartialEq)]
     struct Model {
         traits: Map<String, Value>,
@@ -329,7 +329,7 @@ mod tests {
             }
             let tail_alone = [&grouped[..1], &payloads[cut..]].concat();
             assert_same(&merged(&tail_alone, &rules), &whole);
-            // Grouping the tail as well keeps every value; context traits of a later event may only change places.
+            // Grouping the tail as well keeps every value. Only the order of a later event's context traits may change.
             prop_assert_eq!(Model::from_profile(&merged(&grouped, &rules)), Model::of(&events));
         }
 
@@ -338,7 +338,7 @@ mod tests {
             let mut newer = older.clone();
             for traits in ["/traits", "/context/traits"] {
                 if let Some(Value::Object(traits)) = newer.pointer_mut(traits) {
-                    // A company without an id would take the account away, which is another coverage.
+                    // A company without an id would remove the account, which changes the coverage.
                     traits.iter_mut().filter(|(key, _)| *key != "company" && *key != "org").for_each(|(_, value)| *value = json!("new"));
                 }
             }
@@ -359,7 +359,7 @@ mod tests {
         #[test]
         fn an_event_is_the_same_whether_its_traits_are_listed_or_only_named(event in an_event()) {
             let payload = event.to_string();
-            // Where a trait may name the account, all are listed.
+            // If a trait may name the account, `decode` lists all traits.
             let listing = Rules { account_trait: Some("none has this name".to_owned()), ..RULES };
             let [named, listed] = [RULES, listing].map(|rules| format!("{:?}", decode(Some(payload.as_bytes()), &rules)));
             prop_assert_eq!(named, listed);

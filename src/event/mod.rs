@@ -21,42 +21,42 @@ pub use coverage::Coverage;
 pub use decode::decode;
 pub use merge::merge;
 
-/// The rules for reading events; the `events` block of the configuration.
+/// The rules for reading events, from the `events` block of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// Longest payload in bytes; a longer one is a dead letter.
+    /// The most bytes of a payload. A longer one becomes a dead letter.
     pub max_bytes: usize,
     /// True if an `anonymousId` replaces a missing `userId`.
     pub use_anonymous_id: bool,
-    /// The trait that names the account where `context.groupId` and `traits.company.id` do not.
+    /// The trait that names the account if `context.groupId` and `traits.company.id` do not.
     pub account_trait: Option<String>,
-    /// User ids that name no user, as [`bare_id`] returns them; in any ASCII case.
+    /// The user ids that name no user, in any ASCII case and in the form that [`bare_id`] returns.
     pub refuse_user_ids: Vec<String>,
 }
 
 impl Rules {
-    /// Returns true if a user id is one of those that name no user, also if a producer has put it in quotes.
+    /// Returns true if a user id is one of `refuse_user_ids`, also if the producer has put it in quotes.
     fn refuses(&self, user_id: &str) -> bool {
         let bare = bare_id(user_id);
         self.refuse_user_ids.iter().any(|junk| junk.eq_ignore_ascii_case(bare))
     }
 }
 
-/// An id without the white space and the quotes around it.
+/// Returns an id without the white space and the quotes around it.
 pub fn bare_id(id: &str) -> &str {
     id.trim_matches(|c: char| c.is_whitespace() || matches!(c, '"' | '\''))
 }
 
-/// One identify event but for its traits, borrowed from its payload.
+/// One identify event without its traits, borrowed from its payload.
 ///
-/// Ids are never blank: strings as written, integers as their digits. Every string in the payload decodes, so reading
-/// traits later cannot fail. Numbers are not judged: `1e400` stays the text it is.
+/// Ids are never blank; a string is as written, and an integer is its digits. Every string in the payload can be decoded, so
+/// reading the traits later cannot fail. Numbers are not checked, so `1e400` stays the text that it is.
 #[derive(Clone, Debug)]
 pub struct Identify<'a> {
     pub user_id: Cow<'a, str>,
     pub message_id: Option<Cow<'a, str>>,
     pub account: Option<Cow<'a, str>>,
-    /// `timestamp`, else `originalTimestamp`, else `receivedAt`, as written; one that can be no event's time is as good as absent.
+    /// The first of `timestamp`, `originalTimestamp` and `receivedAt` that can be an event's time, as written.
     pub timestamp: Option<Cow<'a, str>>,
     pub coverage: Coverage,
     pub integrations: Option<&'a RawValue>,
@@ -69,20 +69,20 @@ pub enum Decoded<'a> {
     Skipped(SkipReason),
 }
 
-/// Closed set of reasons for events that are knowingly not delivered: metric labels.
+/// The closed set of reasons for not delivering an event on purpose. Their labels are metric labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SkipReason {
-    /// `type` is something else than identify.
+    /// The event's `type` is not `identify`.
     Type,
-    /// Only an `anonymousId`.
+    /// The event has only an `anonymousId`.
     Anonymous,
-    /// A null payload.
+    /// The payload is null.
     Tombstone,
-    /// The `messageId` was seen before.
+    /// An earlier event had the same `messageId`.
     Duplicate,
-    /// `integrations` opts out of this destination.
+    /// The event's `integrations` opt out of this destination.
     OptedOut,
-    /// Settled by the last owner before it left, beyond the position that it could commit.
+    /// The previous owner settled the event, beyond the position that it could commit before it left.
     Settled,
 }
 
@@ -96,7 +96,7 @@ impl SkipReason {
         SkipReason::Settled,
     ];
 
-    /// The metric label.
+    /// Returns the metric label.
     pub fn label(self) -> &'static str {
         match self {
             SkipReason::Type => "type",
@@ -109,7 +109,7 @@ impl SkipReason {
     }
 }
 
-/// The reason why a record cannot be read: the dead letter's precise cause.
+/// The reason for which a record cannot be read, as its dead letter names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum DecodeError {
     #[error("empty payload")]
@@ -118,7 +118,7 @@ pub enum DecodeError {
     NotUtf8,
     #[error("payload is not JSON")]
     NotJson,
-    /// A schema registry's frame, Avro, UTF-16, or compressed by the producer.
+    /// The payload is a schema registry's frame, Avro, UTF-16 or UTF-32, or the producer compressed it.
     #[error("payload is in another encoding than JSON in UTF-8")]
     UnsupportedEncoding,
     #[error("payload nests deeper than 128 levels")]
@@ -149,7 +149,7 @@ impl DecodeError {
         DecodeError::JunkUserId,
     ];
 
-    /// The metric label and header value.
+    /// Returns the metric label, which is also the header's value.
     pub fn label(self) -> &'static str {
         match self {
             DecodeError::Empty => "empty",
@@ -166,24 +166,25 @@ impl DecodeError {
     }
 }
 
-/// The merged state of one user, as a provider receives it. Later events win trait by trait; null is a value.
+/// The merged state of one user, which the provider receives. A later event replaces earlier values trait by trait; null is a
+/// value.
 #[derive(Clone, Debug)]
 pub struct Profile<'a> {
     pub user_id: Cow<'a, str>,
-    /// Of the last event that has one.
+    /// The message id of the last event that has one.
     pub message_id: Option<Cow<'a, str>>,
-    /// Of the last event that names one.
+    /// The account of the last event that names one.
     pub account: Option<Cow<'a, str>>,
-    /// Of the last event that has one.
+    /// The time of the last event that has one.
     pub timestamp: Option<Cow<'a, str>>,
-    /// In order of first appearance, each key once.
+    /// The traits in order of first appearance, each key once.
     pub traits: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
 
-/// Hands each entry of a JSON object to `visit`, in order, repeated keys included; anything else has no entries.
+/// Calls `visit` with each entry of a JSON object, in order and including repeated keys. Any other value has no entries.
 fn for_each_entry<'a>(object: &'a RawValue, visit: impl FnMut(Cow<'a, str>, &'a RawValue)) {
     let mut deserializer = serde_json::Deserializer::from_str(object.get());
-    // An error can only mean that this is no object: `decode` has accepted the text.
+    // An error can only mean that this is no object, because `decode` has accepted the text.
     let _ = deserializer.deserialize_map(Entries(visit));
 }
 
@@ -208,7 +209,7 @@ impl<'a, F: FnMut(Cow<'a, str>, &'a RawValue)> Visitor<'a> for Entries<F> {
     }
 }
 
-/// Takes an empty list for a map without entries.
+/// Reads an empty list as a map without entries.
 fn no_entries<'a, A: SeqAccess<'a>>(mut list: A) -> Result<(), A::Error> {
     match list.next_element::<IgnoredAny>()? {
         None => Ok(()),
@@ -216,7 +217,7 @@ fn no_entries<'a, A: SeqAccess<'a>>(mut list: A) -> Result<(), A::Error> {
     }
 }
 
-/// A key that borrows where it has no escapes; a bare `Cow` would always allocate.
+/// A key that is borrowed if it has no escapes. A bare `Cow` would always allocate.
 #[derive(Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 

@@ -1,4 +1,4 @@
-//! Reads a field that should be text: at once if it is plain text, from its raw JSON if not.
+//! Reads a field that should be text: at once if it is plain text, and from its raw JSON if it is not.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,23 +7,23 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-/// A value of any type, which an event may hold where text belongs.
+/// A value of any type, which an event may hold in a field that should be text.
 pub(super) trait Scalar<'a>: Deserialize<'a> {
-    /// A string's content; borrowed where it has no escapes.
+    /// Returns a string's content, borrowed if it has no escapes.
     fn string(self) -> Option<Cow<'a, str>>;
 
-    /// A string that is not blank, or an integer's exact digits, however many; `1.0` and `1e3` are no integers.
+    /// Returns a string that is not blank, or the exact digits of an integer of any length. `1.0` and `1e3` are not integers.
     fn id(self) -> Option<Cow<'a, str>>;
 
-    /// A string that is not blank.
+    /// Returns a string that is not blank.
     fn text(self) -> Option<Cow<'a, str>> {
         self.string().filter(|text| !is_blank(text))
     }
 
-    /// A string that is not blank, or a number as it is written.
+    /// Returns a string that is not blank, or a number as it is written.
     fn text_or_number(self) -> Option<Cow<'a, str>>;
 
-    /// Returns true if it is a string of white space alone, or of nothing.
+    /// Returns true if the value is an empty string or a string of white space.
     fn is_blank(&self) -> bool;
 }
 
@@ -59,8 +59,8 @@ impl<'a> Scalar<'a> for &'a RawValue {
     }
 }
 
-/// A string without escapes; anything else is an error. A whole event of such strings is read a twelfth faster than from raw
-/// JSON, which is cut out of the text first and read again (`benches/decode.rs`).
+/// A string without escapes; anything else is an error. Reading an event of such strings is a twelfth faster than reading it
+/// from raw JSON (`benches/decode.rs`). Raw JSON is cut out of the text first and then read again.
 pub(super) struct Text<'a>(&'a str);
 
 impl<'a> Scalar<'a> for Text<'a> {

@@ -17,11 +17,11 @@ pub struct EventSettings {
     pub anonymous_id: AnonymousId,
     /// The trait that names the account where neither `context.groupId` nor `traits.company.id` does.
     pub account_trait: Option<String>,
-    /// The number of `messageId`s that are remembered per partition. It is lower if those of all partitions would take more
-    /// than an eighth of the lane's buffer; 0 turns it off.
+    /// The number of `messageId`s that are remembered per partition; 0 turns it off. It is lower if those of all partitions
+    /// would take more than an eighth of the lane's buffer.
     pub message_id_window: usize,
-    /// User ids that name no user, such as `undefined`: an event with one is a dead letter. Compared without white space,
-    /// quotes and ASCII case. In the environment a list separated by commas. An empty list turns it off.
+    /// User ids that name no user, such as `undefined`; an event with one is a dead letter. Ids are compared without white
+    /// space, quotes and ASCII case. In the environment this is a list separated by commas. An empty list turns it off.
     #[serde(deserialize_with = "ids")]
     pub refuse_user_ids: Vec<String>,
 }
@@ -44,7 +44,7 @@ impl EventSettings {
             max_bytes: self.max_bytes.0,
             use_anonymous_id: self.anonymous_id == AnonymousId::Use,
             account_trait: self.account_trait.clone(),
-            // A comma alone is how the environment says that the list is empty.
+            // In the environment, a comma alone means an empty list.
             refuse_user_ids: self
                 .refuse_user_ids
                 .iter()
@@ -55,10 +55,12 @@ impl EventSettings {
     }
 }
 
-/// Ids that a bug writes in place of an id, and that many sites write for a user who is not logged in. A row for one of these
-/// would merge different people into one. The list has all that PostHog refuses to identify (`isDistinctIdIllegal`, and our
-/// name for a distinct id next to its own). It has the entries of Mixpanel's list of invalid distinct ids that are no initials
-/// or nicknames, and Objective-C's null.
+/// The ids that a bug writes in place of a user's id, or that many sites write for a visitor who is not logged in. A row for
+/// one of these ids would merge different people into one.
+///
+/// The list holds all that PostHog refuses to identify (`isDistinctIdIllegal`), with this project's name for a distinct id next
+/// to PostHog's own. From Mixpanel's list of invalid distinct ids it holds those that are no person's initials or nickname. It
+/// also holds the forms in which Objective-C writes a null.
 const NOBODY: [&str; 27] = [
     "undefined",
     "null",
@@ -89,7 +91,8 @@ const NOBODY: [&str; 27] = [
     "email",
 ];
 
-/// Reads a list, or the environment's text with commas. YAML takes `null`, `true` and `0` without quotes for other things than text.
+/// Reads a list, or the environment's text with commas. YAML reads `null`, `true` and `0` without quotes as other types than
+/// text.
 fn ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     const EXPECTED: &str = "a list of user ids, such as [undefined, guest]";
     let wrong = |what| de::Error::invalid_type(what, &EXPECTED);
@@ -110,6 +113,6 @@ fn ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Err
 #[serde(rename_all = "snake_case")]
 pub enum AnonymousId {
     Skip,
-    /// It is used as the user id.
+    /// It takes the place of the user's id.
     Use,
 }

@@ -1,30 +1,34 @@
-//! Points in time, in the forms that producers write them in.
+//! Reads points in time in the forms in which producers write them.
 
 use std::ops::{Range, RangeInclusive};
 
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, civil};
 
-/// The first moment after 2100, in seconds since 1970. A date before 1970 or from here on is a placeholder, such as Go's zero time
-/// (year 1), or was read in the wrong unit.
+/// The first moment after 2100, in seconds since 1970. A date before 1970 or from here on is a placeholder, such as Go's zero
+/// time (year 1), or was read in the wrong unit.
 const END: i64 = 4_133_980_800;
 
-/// The first moment of 2000, in seconds. No event is older, but a time of 2026 in seconds that was read as milliseconds is in
-/// 1970.
+/// The first moment of 2000, in seconds since 1970. No event is older. A time of 2026 in seconds that was read as milliseconds
+/// is in 1970.
 const FIRST_EVENT: i64 = 946_684_800;
 
-/// The smallest unix time that is read, 1973-03-03. A smaller number (below 1e8 seconds) is more likely a mistake than a date.
-/// So no number fits two units.
+/// The first number of seconds that is read as a date, which is 1973-03-03. A smaller number is more likely a mistake than a
+/// date. With this bound no number fits two units.
 const FIRST_NUMBER: f64 = 1e8;
 
-/// Units that a second has in the numbers that are read: seconds, milliseconds, microseconds, nanoseconds.
+/// The units of the numbers that are read, per second: seconds, milliseconds, microseconds, nanoseconds.
 const UNITS: [i64; 4] = [1, 1_000, 1_000_000, 1_000_000_000];
 
-/// Reads a date of the years 1970 to 2100; `None` if the text is no date. A date without a zone is taken as UTC.
+/// Reads a date of the years 1970 to 2100. Returns `None` if the text is no date. A date without a zone is taken as UTC.
 ///
-/// Forms: ISO 8601 and RFC 3339, also with a zone's name after the offset; RFC 2822; unix time in any of `UNITS`; digits from
-/// year to day, minute, second or millisecond. It also reads .NET's `/Date(1526387472123)/`, and a `Date` of JavaScript, a
-/// `time.Time` of Go and a `Time` of Ruby as text.
+/// It reads these forms:
+/// - ISO 8601 and RFC 3339, also with a zone's name behind the offset.
+/// - RFC 2822.
+/// - Unix time in any of `UNITS`.
+/// - Digits from the year to the day, minute, second or millisecond.
+/// - .NET's `/Date(1526387472123)/`.
+/// - A `Date` of JavaScript, a `time.Time` of Go and a `Time` of Ruby as text.
 pub fn date(text: &str) -> Option<Timestamp> {
     let text = text.trim();
     let time = match text.as_bytes().first()? {
@@ -37,14 +41,14 @@ pub fn date(text: &str) -> Option<Timestamp> {
     is_within_years(time).then_some(time)
 }
 
-/// Returns true if an event can have happened at this time, as far as that can be decided without a clock.
+/// Returns true if an event can have happened at this time, as far as that is known without a clock.
 pub fn is_event_time(text: &str) -> bool {
-    // As nearly all are written, which takes a tenth of reading it to see.
+    // Nearly all times have this form, and seeing it takes a tenth of the time of reading it.
     is_iso_of_this_century(text) || date(text).is_some_and(|time| time.as_second() >= FIRST_EVENT)
 }
 
-/// Returns true if a text has the form `2018-05-15T12:31:12Z` or `2018-05-15T12:31:12.123Z`, of the years 2000 to 2099 and a
-/// day that every month has.
+/// Returns true if a text has the form `2018-05-15T12:31:12Z` or `2018-05-15T12:31:12.123Z`. The year must be 2000 to 2099, and
+/// the day must be one that every month has.
 fn is_iso_of_this_century(text: &str) -> bool {
     let number = |range: Range<usize>| match text.as_bytes()[range] {
         [ten @ b'0'..=b'9', one @ b'0'..=b'9'] => Some(10 * (ten - b'0') + (one - b'0')),
@@ -63,7 +67,7 @@ fn is_iso_of_this_century(text: &str) -> bool {
         && is_in(17..19, 0..=59)
 }
 
-/// Milliseconds since 1970 as a date of the years 1970 to 2100.
+/// Converts milliseconds since 1970 to a date of the years 1970 to 2100.
 pub fn milliseconds(milliseconds: i64) -> Option<Timestamp> {
     let time = Timestamp::from_millisecond(milliseconds).ok()?;
     is_within_years(time).then_some(time)
@@ -74,7 +78,7 @@ fn is_within_years(time: Timestamp) -> bool {
 }
 
 /// Reads `20180515`, `201805151231`, `20180515123112` and `20180515123112123`. No unix time in any unit has these lengths and
-/// begins as a year does, except for milliseconds of 1976 and seconds of 1970.
+/// begins like a year, except milliseconds of 1976 and seconds of 1970.
 fn digits(text: &str) -> Option<Timestamp> {
     if !matches!(text.len(), 8 | 12 | 14 | 17) || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -100,7 +104,7 @@ fn unix(text: &str) -> Option<Timestamp> {
     let seconds = FIRST_NUMBER..END as f64;
     let per_second = UNITS.into_iter().find(|unit| seconds.contains(&(number / *unit as f64)))?;
     let milliseconds = match text.parse::<i64>() {
-        // What is finer is cut off, as in a text.
+        // Cuts off what is finer than a millisecond, as in a text.
         Ok(number) if per_second == 1 => number * 1_000,
         Ok(number) => number / (per_second / 1_000),
         Err(_) => (number * 1_000.0 / per_second as f64).round() as i64,
@@ -109,7 +113,7 @@ fn unix(text: &str) -> Option<Timestamp> {
 }
 
 fn iso(text: &str) -> Option<Timestamp> {
-    // A zone's name adds nothing to an offset. Without an offset it needs a table of zones, which is not at hand.
+    // A zone's name adds nothing to an offset. Without an offset it needs a table of zones, which this worker does not have.
     let (text, has_zone) = text.split_once('[').map_or((text, false), |(text, _)| (text, true));
     let local = |text: &str| {
         let date = text.parse::<civil::DateTime>().ok().filter(|_| !has_zone)?;
@@ -118,7 +122,7 @@ fn iso(text: &str) -> Option<Timestamp> {
     text.parse::<Timestamp>().ok().or_else(|| local(text)).or_else(|| spaced(text))
 }
 
-/// `2018-05-15 14:31:12.5 +0200 CEST m=+0.1` of Go, `2018-05-15 12:31:12 UTC` of Ruby.
+/// Reads `2018-05-15 14:31:12.5 +0200 CEST m=+0.1` of Go and `2018-05-15 12:31:12 UTC` of Ruby.
 fn spaced(text: &str) -> Option<Timestamp> {
     let mut words = text.split_ascii_whitespace();
     let (date, time, zone) = (words.next()?, words.next()?, words.next()?);
@@ -130,13 +134,13 @@ fn rfc2822(text: &str) -> Option<Timestamp> {
     jiff::fmt::rfc2822::parse(text).ok().map(|zoned| zoned.timestamp())
 }
 
-/// `Tue May 15 2018 14:31:12 GMT+0200 (Central European Summer Time)`.
+/// Reads `Tue May 15 2018 14:31:12 GMT+0200 (Central European Summer Time)`.
 fn java_script(text: &str) -> Option<Timestamp> {
     let text = text.split_once(" (").map_or(text, |(text, _)| text);
     Timestamp::strptime("%a %b %d %Y %H:%M:%S GMT%z", text).ok()
 }
 
-/// Milliseconds since 1970 in UTC; an offset behind them only says where they were written.
+/// Reads milliseconds since 1970 in UTC. An offset behind them only names the zone of the writer.
 fn dot_net(text: &str) -> Option<Timestamp> {
     let text = text.split_once(['+', '-']).map_or(text, |(text, _)| text);
     milliseconds(text.parse().ok()?)
@@ -211,7 +215,7 @@ mod tests {
             "1e300",
             "1.2.3",
             "99999999999999999999",
-            // Zero dates: of Go and .NET, MySQL, and what lies around the years that are read.
+            // Zero dates of Go, .NET and MySQL, and dates next to the years that are read.
             "0001-01-01T00:00:00Z",
             "0000-00-00 00:00:00",
             "0000-00-00",
@@ -228,7 +232,7 @@ mod tests {
             "2018-05-15T25:00:00Z",
             // The offset is not known.
             "2018-05-15T14:31:12[Europe/Berlin]",
-            // Which is the month?
+            // The month could be either number.
             "05/06/2018",
             "/Date(-62135596800000)/",
             "/Date(x)/",
@@ -258,11 +262,12 @@ mod tests {
     #[test]
     fn an_event_is_no_older_than_2000() {
         assert!(is_event_time("2000-01-01T00:00:00Z") && is_event_time("1257894000000"));
-        // The seconds of 2018 taken for milliseconds.
+        // The seconds of 2018, read as milliseconds.
         assert!(!is_event_time("1970-01-18T15:59:47.472Z") && !is_event_time("1999-12-31T23:59:59Z"));
     }
 
-    /// One character of a good text replaced by another: whatever the quick look takes, jiff reads as a time of this century.
+    /// Replaces each character of a good text by others. Every text that the quick look accepts is a time of this century for
+    /// jiff too.
     #[test]
     fn the_quick_look_takes_nothing_that_is_no_time() {
         let mut taken = 0;

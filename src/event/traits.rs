@@ -1,4 +1,4 @@
-//! The traits of an event: their names alone, which intake needs, or names and values.
+//! Reads an event's traits: only their names, which is enough for intake, or names and values.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,16 +12,18 @@ use serde_json::value::RawValue;
 use super::coverage::Names;
 use super::{Entries, Key, no_entries};
 
-/// Traits as an event's `traits` and `context.traits` are read: from an object, or an empty list, which is PHP's empty map as JSON.
+/// The traits in an event's `traits` or `context.traits`. They are an object, or an empty list, which is PHP's empty map as
+/// JSON.
 pub(super) trait Traits<'a>: Deserialize<'a> + Default {
-    /// Their names, in order.
+    /// Returns the names, in order.
     fn names(&self) -> Names;
 
-    /// The value of the trait of this name, the last one where it is repeated. `TraitNames` knows only that of `company`.
+    /// Returns the value of the trait of this name, the last one if the name is repeated. `TraitNames` knows only the value of
+    /// `company`.
     fn last(&self, name: &str) -> Option<&'a RawValue>;
 }
 
-/// Names and values, in their order, repeated names included.
+/// The names and values in order, including repeated names.
 #[derive(Debug, Default)]
 pub(super) struct TraitList<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 
@@ -39,15 +41,15 @@ impl<'a> Traits<'a> for TraitList<'a> {
 
 impl<'de: 'a, 'a> Deserialize<'de> for TraitList<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Most events have fewer (a guess), so that the list grows without being copied.
+        // Most events have fewer traits (a guess), so the list grows without being copied.
         let mut traits = Vec::with_capacity(16);
         deserializer.deserialize_any(Entries(|key, value| traits.push((key, value))))?;
         Ok(TraitList(traits))
     }
 }
 
-/// The names, and the one value that is read. A list of all would cost a sixteenth more instructions for a whole event
-/// (callgrind over `benches/decode.rs`).
+/// The names, and the value of `company`, which is the only one that intake reads. A list of all values costs a sixteenth more
+/// instructions for a whole event (callgrind over `benches/decode.rs`).
 #[derive(Default)]
 pub(super) struct TraitNames<'a> {
     names: Names,
@@ -97,7 +99,7 @@ impl<'de> Visitor<'de> for NamesVisitor {
     }
 }
 
-/// The context's fields that matter. Derived alone, they would also be read from an array, in order.
+/// The fields of the context that are read. A derived `Deserialize` alone would also read them from an array, in order.
 pub(super) struct Context<S, T>(pub ContextFields<S, T>);
 
 impl<S, T> Default for Context<S, T> {

@@ -4,7 +4,7 @@ use http::Uri;
 
 use super::Problem;
 
-/// Returns the fault of `base_url`, if it has one. A path is allowed, so that a proxy may be in front of the provider.
+/// Returns the problem of `base_url`, if it has one. A path is allowed, so that a proxy may be in front of the provider.
 pub fn problem(base_url: &str, example: &str) -> Option<Problem> {
     let problem = |why: &str| {
         let remedy = format!("{why}; write an address like {example}");
@@ -22,20 +22,20 @@ pub fn problem(base_url: &str, example: &str) -> Option<Problem> {
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
         return problem("the address holds a user name or password, which would be logged");
     }
-    // `Uri` drops a fragment, hence the look at the text.
+    // `Uri` drops a fragment, so the text is searched for one.
     if uri.query().is_some() || base_url.contains('#') {
         return problem("the address holds a query or a fragment");
     }
     None
 }
 
-/// The host of an address, lower case.
+/// Returns the host of an address in lower case.
 pub fn host(base_url: &str) -> Option<String> {
     let uri = base_url.parse::<Uri>().ok()?;
     uri.host().filter(|host| !host.is_empty()).map(str::to_ascii_lowercase)
 }
 
-/// The address of `path` (which starts with a slash) below `base_url`.
+/// Returns the address of `path` (which starts with a slash) below `base_url`.
 ///
 /// # Panics
 /// If `base_url` has a [`problem`] or `path` holds characters that are not allowed in an address.
@@ -43,7 +43,7 @@ pub fn join(base_url: &str, path: &str) -> Uri {
     format!("{}{path}", base_url.trim_end_matches('/')).parse().expect("the base address was checked")
 }
 
-/// The address without what may be a secret: user info, query, fragment.
+/// Returns the address without what may be a secret: user info, query, fragment.
 fn without_secrets(base_url: &str) -> String {
     let end = base_url.find(['?', '#']).unwrap_or(base_url.len());
     let shown = &base_url[..end];

@@ -1,11 +1,11 @@
-//! Runs every file below `tests/fixtures/providers/<type>/`: rows in, request out; reply in, answer out.
+//! Runs every file below `tests/fixtures/providers/<type>/`: rows give a request, and a reply gives an answer.
 //!
-//! A fixture is JSON, and a body in it is JSON or a string.
+//! A fixture is JSON. Its bodies are JSON too, or strings if they are not.
 //!
-//! - `request_*` has `description`, `destination`, `config` (without `type`) and `events`, one per user: the merged state in
-//!   the form of an identify event. The expected result is `request` or `rejected`.
-//! - `reply_*` has `description`, `config`, `rows`, `asked` (`send`, or `job` with `polls`), `reply` and `answer`. The
-//!   `status` of a reply may be a list, and each status has the same answer.
+//! - `request_*` holds `description`, `destination`, `config` (without `type`) and `events`. There is one event per user, which
+//!   is the merged state in the form of an identify event. The expected result is `request` or `rejected`.
+//! - `reply_*` holds `description`, `config`, `rows`, `asked` (`send`, or `job` with `polls`), `reply` and `answer`. The
+//!   `status` of `reply` may be a list, and a reply with each of its statuses gives the answer.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,11 +23,11 @@ use super::{Asked, ProviderConfig, Reply, Row, Version, build, userpilot, vibefo
 use crate::event::Profile;
 use crate::verdict::{Answer, JobId, Rejection, Verdict};
 
-/// The offset of every fixture's first event; the others follow it.
+/// The offset of every fixture's first event. The offsets of the other events follow it.
 const FIRST_OFFSET: i64 = 41;
 /// Kafka's time of every fixture's events: 2018-05-15T12:00:00Z.
 const RECORD_TIME_MS: i64 = 1_526_385_600_000;
-/// The time when every fixture's reply arrived.
+/// The time at which every fixture's reply arrived.
 const RECEIVED_AT: &str = "Tue, 15 May 2018 12:00:00 GMT";
 const TOKEN: &str = "t0ken==";
 
@@ -178,7 +178,7 @@ fn a_request_fits_the_announced_overhead_and_never_shows_its_token() {
         for n in 1..=3.min(shape.max_rows) {
             let request = provider.request(&vec![row.clone(); n], &SecretString::from(TOKEN));
             let bound = n * (row.body.len() + shape.overhead_bytes_per_row) + shape.overhead_bytes;
-            // A lone row in `auto` mode has its company spelled as an object.
+            // In `auto` mode a lone row names its company in an object.
             let bound = if shape.single_below > 0 { bound + 20 } else { bound };
             assert!(request.body().len() <= bound, "{type_name}: {n} rows make {} bytes", request.body().len());
             assert!(!format!("{:?}", request.headers()).contains(TOKEN), "{type_name}");
@@ -220,7 +220,7 @@ fn a_file_s_boundary_stands_only_where_parts_begin_and_end() {
     assert_eq!(body.matches("\r\n--").count(), 1);
 }
 
-/// A configuration for each mode of each provider.
+/// Returns a configuration for each mode of each provider.
 fn all_modes() -> Vec<(&'static str, ProviderConfig)> {
     let mut all = Vec::new();
     for type_name in ProviderConfig::TYPES {
@@ -232,7 +232,7 @@ fn all_modes() -> Vec<(&'static str, ProviderConfig)> {
     all
 }
 
-/// The names of a provider's modes; the compiler asks for an arm for each provider.
+/// Returns the names of a provider's modes. The compiler asks for an arm for each provider.
 fn modes(config: &ProviderConfig) -> Vec<String> {
     match config {
         ProviderConfig::Vitally(_) => names(&[vitally::Mode::Batch, vitally::Mode::Single]),

@@ -13,15 +13,15 @@ pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// so a longer wait is a broken header.
 const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 
-/// Returns true if a token fits an `Authorization` header: visible ASCII, at most one line end after it. A blank is refused
-/// too. No vendor's token holds one, so it means that a word such as `Basic` was copied with the token.
+/// Returns true if an `Authorization` header can hold a token: visible ASCII, with at most one line end after it. A blank is
+/// refused too. No vendor's token holds one, so it means that a word such as `Basic` was copied with the token.
 pub fn is_token(token: &str) -> bool {
     let token = without_line_end(token);
     !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Returns `<scheme> <token>`, marked so that HTTP libraries neither log nor index it. The token is sent as it is. Vitally's
-/// is already in its final form, and encoding it again gives a 401 that looks like a wrong token.
+/// token is already in its final form, and encoding it again gives a 401 that looks like a wrong token.
 ///
 /// # Panics
 /// If the token does not pass [`is_token`].
@@ -32,10 +32,10 @@ pub fn authorization(scheme: &str, token: &SecretString) -> HeaderValue {
     value
 }
 
-/// Returns the wait in `Retry-After`, in seconds or as a date (RFC 9110, 10.2.3); capped. Zero, past dates and anything else
-/// give `None`: the lane then uses its own pause, which cannot become a hot loop.
+/// Returns the wait that `Retry-After` asks for, in seconds or as a date (RFC 9110, 10.2.3), up to a cap. Returns `None` for
+/// zero, dates in the past and anything else. The lane then uses its own pause, which cannot become a hot loop.
 ///
-/// A date is compared with the reply's own `Date`. Both are of the server's clock, which may differ from ours.
+/// A date is compared with the reply's own `Date`. Both are from the server's clock, which may differ from this machine's.
 pub fn retry_after(reply: &Reply) -> Option<Duration> {
     let text = text(reply, &http::header::RETRY_AFTER)?;
     let wait = match seconds(text) {
@@ -45,24 +45,25 @@ pub fn retry_after(reply: &Reply) -> Option<Duration> {
     usable(wait)
 }
 
-/// The server's time when it answered, as far as it says one (RFC 9110, 6.6.1).
+/// Returns the server's time when it answered (RFC 9110, 6.6.1), or the time of arrival if the reply names none.
 fn server_time(reply: &Reply) -> SystemTime {
     let date = text(reply, &http::header::DATE).and_then(|date| httpdate::parse_http_date(date).ok());
     date.unwrap_or(reply.received_at)
 }
 
-/// The first line of a header, if it is text.
+/// Returns the first value of a header, if it is text.
 fn text<'a>(reply: &'a Reply, name: &HeaderName) -> Option<&'a str> {
     Some(reply.headers.get(name)?.to_str().ok()?.trim())
 }
 
-/// Returns the wait in `RateLimit-Reset`, in seconds, as Vitally documents it for its REST API; capped like `Retry-After`.
+/// Returns the wait that `RateLimit-Reset` asks for, capped like `Retry-After`. It is in seconds, as Vitally documents it for
+/// its REST API.
 pub fn rate_limit_reset(reply: &Reply) -> Option<Duration> {
     usable(seconds(text(reply, &HeaderName::from_static("ratelimit-reset"))?)?)
 }
 
-/// Returns the wait until the time in `X-RateLimit-Reset`, in seconds since 1970, as Vitally's REST API answers. It is
-/// compared with the reply's own `Date`, and capped.
+/// Returns the wait until the time that `X-RateLimit-Reset` names, up to a cap. It is in seconds since 1970, as Vitally's REST
+/// API answers, and is compared with the reply's own `Date`.
 pub fn rate_limit_reset_time(reply: &Reply) -> Option<Duration> {
     let since_1970 = seconds(text(reply, &HeaderName::from_static("x-ratelimit-reset"))?)?;
     let reset = SystemTime::UNIX_EPOCH.checked_add(since_1970)?;
@@ -77,7 +78,7 @@ fn seconds(text: &str) -> Option<Duration> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    // Only too many digits can fail here.
+    // Only a number with too many digits can fail here.
     Some(text.parse().map_or(LONGEST_WAIT, Duration::from_secs))
 }
 
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_no_header_can_hold_is_told_apart() {
+    fn a_token_that_no_header_can_hold_is_recognized() {
         assert!(is_token("sk_live_1\n"));
         for bad in ["", "\n", "Bearer a", "a\nb", "tok\u{e9}n", "a\tb", "a\n\n"] {
             assert!(!is_token(bad), "{bad:?}");

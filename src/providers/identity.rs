@@ -1,4 +1,4 @@
-//! Derives the ids under which providers recognize a resend: equal for the same bytes of the same version, else different.
+//! Derives the ids by which providers recognize a resend: equal for the same bytes of the same version, else different.
 
 use std::io::Write as _;
 
@@ -6,23 +6,23 @@ use uuid::Uuid;
 
 use super::{EncodedRow, Version};
 
-/// Drawn once at random; changing it would make every row in flight look new to the providers.
+/// The namespace of the ids, drawn once at random. Another one would make every row in flight look new to the providers.
 const NAMESPACE: Uuid = Uuid::from_u128(0x5a0d_6f1e_93c7_4b52_8e14_d2b7_60fa_39c8);
 
 /// Returns the identity of one row; `body` is the row without the id itself.
 ///
-/// The log position is part of it because content alone is not enough. If a user has state A, then B, then A within a vendor's
-/// window of 24 h, the second A would be a replay without effect.
+/// The log position is part of the identity, because content alone is not enough. A row may be A, then B, then A again within a
+/// vendor's 24 h window. Without the position, the second A would be a replay without effect.
 pub fn of_row(destination: &str, version: Version<'_>, body: &[u8]) -> Uuid {
     let Version { topic, partition, last_offset, rekeyed } = version;
-    // The numbers, the truth value and the zeros take 41 bytes at most.
+    // The numbers, the boolean and the zeros take 41 bytes at most.
     let mut name = Vec::with_capacity(destination.len() + topic.len() + body.len() + 41);
     write!(name, "{destination}\0{topic}\0{partition}\0{last_offset}\0{rekeyed}\0").expect("memory takes all");
     name.extend_from_slice(body);
     Uuid::new_v5(&NAMESPACE, &name)
 }
 
-/// The identity of a request that holds these rows in this order.
+/// Returns the identity of a request that holds these rows in this order.
 pub fn of_rows(rows: &[EncodedRow]) -> Uuid {
     let mut name = b"rows\0".to_vec();
     for row in rows {

@@ -47,10 +47,10 @@ pub enum ProviderConfig {
 }
 
 impl ProviderConfig {
-    /// The values of `type`.
+    /// The values that `type` may have.
     pub const TYPES: [&str; 3] = ["vitally", "vibefollow", "userpilot"];
 
-    /// The value of `type`.
+    /// Returns the value of `type`.
     pub fn type_name(&self) -> &'static str {
         match self {
             ProviderConfig::Vitally(_) => "vitally",
@@ -59,7 +59,7 @@ impl ProviderConfig {
         }
     }
 
-    /// The address that requests go to, as far as it is known.
+    /// Returns the address that requests go to, if it is known.
     pub fn base_url(&self) -> Option<&str> {
         match self {
             ProviderConfig::Vitally(config) => config.base_url.as_deref(),
@@ -68,7 +68,7 @@ impl ProviderConfig {
         }
     }
 
-    /// Returns the faults of the settings; empty if they may be given to [`build`].
+    /// Returns the problems of the settings. They may be given to [`build`] if there are none.
     pub fn problems(&self) -> Vec<Problem> {
         match self {
             ProviderConfig::Vitally(config) => config.problems(),
@@ -78,18 +78,18 @@ impl ProviderConfig {
     }
 }
 
-/// One thing that is wrong with a provider's settings.
+/// One problem of a provider's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The setting's name inside its block.
     pub field: &'static str,
     /// The given value, without anything that may be a secret.
     pub value: String,
-    /// The value to write instead, and why.
+    /// The value to write instead, and the reason.
     pub remedy: String,
 }
 
-/// Makes the adapter that `config` names, for the destination of this id.
+/// Returns the adapter that `config` names, for the destination of this id.
 ///
 /// # Panics
 /// If `config.problems()` is not empty.
@@ -104,9 +104,9 @@ pub fn build(config: &ProviderConfig, destination: &str) -> Box<dyn Provider> {
 /// One user's merged state on its way to a provider.
 pub struct Row<'a> {
     pub profile: &'a Profile<'a>,
-    /// Kafka's time of the row's newest event, milliseconds since 1970: stands in for a missing timestamp.
+    /// Kafka's time of the row's newest event, in milliseconds since 1970. It replaces a missing timestamp.
     pub record_time_ms: i64,
-    /// The place of the newest event in the log, which makes A, B, then A again three versions.
+    /// The position of the row's newest event in the log. It makes A, then B, then A again three versions.
     pub version: Version<'a>,
 }
 
@@ -116,86 +116,86 @@ pub struct Version<'a> {
     pub topic: &'a str,
     pub partition: i32,
     pub last_offset: i64,
-    /// True after the provider said that the idempotency key was seen with other bytes: derive another one.
+    /// True if the provider has seen the idempotency key with other bytes. The row then gets another key.
     pub rekeyed: bool,
 }
 
-/// A provider's reply, with its body read up to a cap and decoded; empty where that cannot be done.
+/// A provider's reply. Its body is read up to a cap and decoded, and is empty if that cannot be done.
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub status: http::StatusCode,
     pub headers: http::HeaderMap,
     pub body: Bytes,
-    /// The time when it arrived. It replaces a missing `Date`, so that a `Retry-After` date needs no clock.
+    /// The time at which the reply arrived. It replaces a missing `Date`, so that a `Retry-After` date needs no clock.
     pub received_at: SystemTime,
 }
 
-/// The purpose of a request, for reading its reply.
+/// The subject of a request, which gives its reply a meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked<'a> {
-    /// A send of this many rows.
+    /// The request sent this number of rows.
     Send { rows: usize },
-    /// Asks for the progress of a job of this many rows; `polls` counts the polls before this one.
+    /// The request asked for the state of a job of this number of rows. `polls` counts the polls before this one.
     Job { job: &'a JobId, rows: usize, polls: u32 },
 }
 
-/// The most that a request holds and the most requests at once, before the user's settings narrow them.
+/// The bounds of a request and of the requests in flight, before the operator's settings narrow them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Most rows in one request.
+    /// The most rows in one request.
     pub max_rows: usize,
-    /// Most bytes in one request's body.
+    /// The most bytes in one request's body.
     pub max_bytes: usize,
-    /// Bytes of a request's body in addition to its rows, and per row.
+    /// The bytes of a request's body in addition to its rows: here once per request, and in the next field per row.
     pub overhead_bytes: usize,
     pub overhead_bytes_per_row: usize,
-    /// Fewer waiting rows than this leave one by one (`auto` modes); 0 where it does not apply.
+    /// If fewer rows than this wait, they leave one by one (`auto` modes). 0 if the mode has no such bound.
     pub single_below: usize,
-    /// Most requests of one row a minute, where the vendor counts them by themselves.
+    /// The most requests of one row in a minute, if the vendor counts them separately.
     pub calls_per_minute: Option<u32>,
-    /// Defaults for `batch.max_rows`, `request.max_in_flight` and `limit.rows_per_minute`.
+    /// The defaults for `batch.max_rows`, `request.max_in_flight` and `limit.rows_per_minute`.
     pub default_rows: usize,
     pub default_in_flight: usize,
     pub default_rows_per_minute: u32,
-    /// Most requests at once, whatever is configured; 1 where the provider runs one job at a time.
+    /// The most requests at once, whatever is configured. 1 if the provider runs one job at a time.
     pub max_in_flight: usize,
 }
 
 /// A vendor's API as pure functions.
 pub trait Provider: Send + Sync {
-    /// Returns the limits of requests in the configured mode.
+    /// Returns the bounds of requests of the configured mode.
     fn shape(&self) -> Shape;
 
-    /// The names under which `integrations` may address this provider, lower case.
+    /// Returns the names under which `integrations` may address this provider, in lower case.
     fn integration_names(&self) -> &'static [&'static str];
 
-    /// Renders one row, or says why the provider would refuse it; spends nothing.
+    /// Renders one row, or returns the reason for which the provider would refuse it. Uses nothing of the limit.
     ///
     /// # Errors
-    /// The rejection that the provider would answer with, or a stand-in where it would misread the row.
+    /// The rejection that the provider would answer with, or a local one if the provider would misread the row.
     fn row(&self, row: &Row<'_>) -> Result<EncodedRow, Rejection>;
 
-    /// Builds the request that sends these rows to the provider (never empty, never over `shape`).
+    /// Builds the request that sends these rows. `rows` is never empty and never exceeds `shape`.
     ///
     /// # Panics
     /// If `token` does not pass [`headers::is_token`].
     fn request(&self, rows: &[EncodedRow], token: &SecretString) -> http::Request<Bytes>;
 
-    /// Builds the request that asks how a job stands; `None` where the provider has no jobs.
+    /// Builds the request that asks for the state of a job. Returns `None` if the provider has no jobs.
     fn poll(&self, job: &JobId, token: &SecretString) -> Option<http::Request<Bytes>>;
 
-    /// Says what a reply means for the rows it is about.
+    /// Returns the meaning of a reply for the rows of its request.
     fn classify(&self, asked: Asked<'_>, reply: &Reply) -> Answer;
 
-    /// Says what is odd about counts in a reply, for the log; holds numbers and words of ours.
+    /// Returns a text for the log if counts in a reply are odd. It holds only numbers and this worker's own words.
     fn oddity(&self, _asked: Asked<'_>, _reply: &Reply) -> Option<String> {
         None
     }
 }
 
-/// A row as JSON. The buffer is measured first: growing from nothing would copy most rows twice.
+/// Returns a row as JSON. The buffer gets its size first, because growing it from nothing would copy most rows twice.
 fn json(row: &impl Serialize, profile: &Profile<'_>) -> Vec<u8> {
-    // Vitally's members next to the traits, the longest, take 165 bytes with ids of 13.
+    // Vitally's members in addition to the traits are the longest. They take 165 bytes with ids of 13 bytes.
     const BESIDE_TRAITS: usize = 256;
     let traits: usize = profile.traits.iter().map(|(key, raw)| key.len() + raw.get().len() + r#""":,"#.len()).sum();
     let mut bytes = Vec::with_capacity(BESIDE_TRAITS + traits);
@@ -203,7 +203,7 @@ fn json(row: &impl Serialize, profile: &Profile<'_>) -> Vec<u8> {
     bytes
 }
 
-/// The rows' bodies as a list between `open` and `close`.
+/// Returns the rows' bodies as a list between `open` and `close`.
 fn json_list(open: &str, rows: &[EncodedRow], close: &str) -> Bytes {
     let length = rows.iter().map(|row| row.body.len() + 1).sum::<usize>() + open.len() + close.len();
     let mut body = Vec::with_capacity(length);

@@ -1,9 +1,10 @@
-//! Refuses rows that every provider would refuse, before they cost budget.
+//! Refuses rows that every provider would refuse, before they use a part of the limit.
 
 use super::Shape;
 use crate::verdict::{RejectReason, Rejection};
 
-/// The longest user id. No vendor states one; 255 is Userpilot's limit for names and the usual width of an id column.
+/// The most characters of a user id. No vendor states a bound; 255 is Userpilot's bound for names and the usual width of an id
+/// column.
 const LONGEST_USER_ID: usize = 255;
 
 /// Refuses a user id that is blank or too long.
@@ -14,7 +15,7 @@ pub fn user_id(user_id: &str) -> Result<(), Rejection> {
     if user_id.trim().is_empty() {
         return Err(Rejection::local(RejectReason::BadUserId, None, "the user id is blank"));
     }
-    // Bytes are an upper bound of characters.
+    // The bytes of a text are an upper bound of its characters.
     if user_id.len() > LONGEST_USER_ID && user_id.chars().count() > LONGEST_USER_ID {
         let message = format!("the user id is longer than {LONGEST_USER_ID} characters");
         return Err(Rejection::local(RejectReason::BadUserId, None, message));

@@ -1,17 +1,17 @@
-//! The statuses with one meaning at all providers, and the wording of refusals.
+//! The meaning of the statuses on which all providers agree, and the wording of refusals.
 //!
-//! A row is refused only in the vendor's own error envelope. A gateway in front of the API answers with pages of its own
-//! (nginx's 400, a firewall's 403). Their reasons can end although the row stays the same.
+//! A row is refused only in the vendor's own error envelope. A proxy or a firewall in front of the API answers with pages of
+//! its own (nginx's 400, a firewall's 403). The reasons for these pages end without a change of the row.
 //!
 //! | status | in the vendor's envelope | otherwise |
 //! |---|---|---|
 //! | 2xx | the documented body: delivered | the outcome is unknown: unreadable success |
 //! | 400, 422 | one row: refused; several: split | edge |
-//! | 401 | the token | the token: who sees it decides about it |
+//! | 401 | the token | the token: the server that reads it decides about it |
 //! | 403 | the token's rights | a page: edge, as firewalls block one body; no page: the token's rights |
 //! | 404, 405 | the address | the address: a wrong host answers with a page |
 //! | 413 | one row: refused; several: split | one row: edge; several: split, since smaller requests pass any bound |
-//! | 429, 503 with a time | wait | wait: an edge's limit is one as well |
+//! | 429, 503 with a time | wait | wait: the limit of an edge is a limit too |
 //! | 408, 5xx | the server | the server |
 //! | 3xx | redirected | redirected |
 //! | other | not promised | a page: edge; no page: not promised |
@@ -21,18 +21,19 @@ use std::time::Duration;
 use super::{Reply, body, headers};
 use crate::verdict::{AccountFault, Outage, RejectReason, Rejection, Verdict};
 
-/// Requests in flight of one-row modes: 20 rows a second times responses of up to 3 s, rounded up.
+/// The requests in flight of modes with one row per request: 20 rows a second times responses of up to 3 s, rounded up.
 pub const SINGLE_IN_FLIGHT: usize = 64;
 
-/// The most requests in flight where the vendor names no bound. A guess: 20 rows a second times the 10 s request timeout,
-/// rounded up; more would only queue at the provider.
+/// The most requests in flight if the vendor names no bound. A guess: 20 rows a second times the 10 s request timeout, rounded
+/// up. More requests would only queue at the provider.
 pub const MOST_IN_FLIGHT: usize = 256;
 
-/// 1,200 rows a minute: Userpilot's published number for its bulk endpoint ("Limitations"), and this worker's rule for all.
+/// The rows a minute of every provider. 1,200 is Userpilot's published number for its bulk endpoint ("Limitations"), and this
+/// worker's rule for all.
 pub const ROWS_PER_MINUTE: u32 = 1200;
 
-/// The meaning of a reply that is neither the promised success nor about the rows. A status that the API does not promise
-/// counts as an outage: the rows are kept and sent again.
+/// Returns the meaning of a reply that is neither the promised success nor about the rows. A status that the API does not
+/// promise counts as an outage, so the rows are kept and sent again.
 pub fn common(reply: &Reply) -> Verdict {
     let status = reply.status;
     match status.as_u16() {
@@ -40,7 +41,7 @@ pub fn common(reply: &Reply) -> Verdict {
         401 => Verdict::AccountFault(AccountFault::Unauthorized),
         403 if !body::is_page(reply) => Verdict::AccountFault(AccountFault::Forbidden),
         404 | 405 => Verdict::AccountFault(AccountFault::WrongAddress),
-        // RFC 9110 section 10.2.3: with 503 the header says how long the service is expected to be away.
+        // With 503 the header names the time for which the service is expected to be away (RFC 9110 section 10.2.3).
         503 if headers::retry_after(reply).is_some() => throttled(headers::retry_after(reply)),
         408 | 500..=599 => Verdict::Unavailable(Outage::Server),
         429 => throttled(headers::retry_after(reply)),
@@ -50,12 +51,13 @@ pub fn common(reply: &Reply) -> Verdict {
     }
 }
 
-/// The provider says wait.
+/// Returns the verdict for a provider that asks to wait.
 pub fn throttled(retry_after: Option<Duration>) -> Verdict {
     Verdict::Throttled { retry_after }
 }
 
-/// 400 and 422: `refused` if the vendor says so of one row; halve the request if it says so of several.
+/// Returns the verdict for 400 and 422. If the vendor's envelope is about one row, the verdict is `refused`; a request of
+/// several rows is split. A reply without the envelope is from the edge.
 pub fn refused(rows: usize, is_own: bool, refused: impl FnOnce() -> Verdict) -> Verdict {
     match (is_own, rows) {
         (false, _) => Verdict::Unavailable(Outage::Edge),
@@ -64,7 +66,7 @@ pub fn refused(rows: usize, is_own: bool, refused: impl FnOnce() -> Verdict) -> 
     }
 }
 
-/// 413: halve the request, or give up on a row that the vendor finds too large alone.
+/// Returns the verdict for 413: a request of several rows is split, and a row that the vendor finds too large alone is refused.
 pub fn too_large(vendor: &str, reply: &Reply, rows: usize, is_own: bool) -> Verdict {
     match (is_own, rows) {
         (_, 2..) => Verdict::Split,
@@ -73,7 +75,7 @@ pub fn too_large(vendor: &str, reply: &Reply, rows: usize, is_own: bool) -> Verd
     }
 }
 
-/// A refusal in words without personal data: the vendor's own message may quote the row, so only its code is repeated.
+/// Returns a refusal without personal data. The vendor's own message may quote the row, so only its code is repeated.
 pub fn refusal(
     vendor: &str,
     reply: &Reply,
@@ -90,7 +92,7 @@ pub fn refusal(
     Rejection { reason, field, status: Some(status), message }
 }
 
-/// Returns true if a text from a reply can only be a code or the path of a field, not a sentence and not an e-mail.
+/// Returns true if a text from a reply can only be a code or a field's path. A sentence or an e-mail is neither.
 fn is_name(text: &str) -> bool {
     // A guess: three times the longest code that a vendor documents (`idempotency_key_reuse`).
     const LONGEST: usize = 64;

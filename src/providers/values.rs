@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::event::{Profile, time};
 
-/// A trait on its way out: as it came, or as text of ours.
+/// The value of a trait in a request: as it was read, or as text that this worker has made of it.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub enum Value<'a> {
@@ -18,7 +18,7 @@ pub enum Value<'a> {
     Text(String),
 }
 
-/// Traits in the order in which they are written; each key stands once.
+/// The traits in the order in which they are written, each key once.
 #[derive(Default)]
 pub struct Traits<'a>(pub Vec<(Cow<'a, str>, Value<'a>)>);
 
@@ -50,7 +50,8 @@ pub fn kind(raw: &RawValue) -> Kind {
     }
 }
 
-/// A primitive as text, numbers digit by digit; `None` for null, lists, objects and strings that are not Unicode.
+/// Returns a primitive as text, with numbers digit by digit. Returns `None` for null, lists, objects and strings that are not
+/// Unicode.
 pub fn text(raw: &RawValue) -> Option<String> {
     match kind(raw) {
         Kind::String => serde_json::from_str(raw.get()).ok(),
@@ -59,7 +60,7 @@ pub fn text(raw: &RawValue) -> Option<String> {
     }
 }
 
-/// The members of an object, as often as they are written; `None` if it is no object.
+/// Returns the members of an object, including repeated ones. Returns `None` if `raw` is no object.
 pub fn members(raw: &RawValue) -> Option<Vec<(String, &RawValue)>> {
     struct Members<'a>(Vec<(String, &'a RawValue)>);
 
@@ -90,22 +91,22 @@ pub fn members(raw: &RawValue) -> Option<Vec<(String, &RawValue)>> {
     serde_json::from_str::<Members<'_>>(raw.get()).ok().map(|members| members.0)
 }
 
-/// A member of an object; the last one of that name. `None` if there is none or `raw` is no object.
+/// Returns a member of an object, the last one of that name. Returns `None` if there is none or `raw` is no object.
 pub fn member<'a>(raw: &'a RawValue, name: &str) -> Option<&'a RawValue> {
     members(raw)?.into_iter().rev().find(|(key, _)| key == name).map(|(_, value)| value)
 }
 
-/// A trait of the profile, null included.
+/// Returns a trait of the profile, also if it is null.
 pub fn find<'a>(profile: &Profile<'a>, name: &str) -> Option<&'a RawValue> {
     profile.traits.iter().find(|(key, _)| key == name).map(|(_, raw)| *raw)
 }
 
-/// The account, if it is known and not blank.
+/// Returns the account, if it is known and not blank.
 pub fn account<'a>(profile: &'a Profile<'_>) -> Option<&'a str> {
     profile.account.as_deref().filter(|account| !account.trim().is_empty())
 }
 
-/// First and last name in one, of whichever is known.
+/// Returns the first and the last name as one text, or the one that is known.
 pub fn full_name(profile: &Profile<'_>) -> Option<String> {
     let part = |names: [&str; 2]| {
         let text = names.into_iter().find_map(|name| find(profile, name).and_then(text));
@@ -118,8 +119,8 @@ pub fn full_name(profile: &Profile<'_>) -> Option<String> {
     }
 }
 
-/// Returns a trait that is a date, as ISO 8601 in UTC with milliseconds, or null as it is. `None` for a value that is no date,
-/// because a provider would refuse the row for it, or make up a year.
+/// Returns a trait that is a date as ISO 8601 in UTC with milliseconds, and a null as it is. Returns `None` if the trait cannot
+/// be read as a date. A provider would refuse the row for such a trait, or make up a year.
 ///
 /// Segment and RudderStack let `createdAt` be ISO 8601, unix seconds or unix milliseconds, as a number or as a string.
 /// [`time::date`] lists the other forms that producers write. An object is a date of MongoDB.
@@ -134,7 +135,8 @@ pub fn date(raw: &RawValue) -> Option<Value<'_>> {
     found.map(|found| Value::Text(written(found)))
 }
 
-/// The value of `$date` in MongoDB's Extended JSON: a text, or milliseconds, in its second version inside a `$numberLong`.
+/// Reads the value of `$date` in MongoDB's Extended JSON. It is a text or milliseconds; in the second version the milliseconds
+/// are inside a `$numberLong`.
 fn mongo(raw: &RawValue) -> Option<Timestamp> {
     match kind(raw) {
         Kind::String => time::date(&text(raw)?),
@@ -144,9 +146,10 @@ fn mongo(raw: &RawValue) -> Option<Timestamp> {
     }
 }
 
-/// Returns the time of an event, or else that of its record; `None` if neither is known.
+/// Returns the time at which an event happened, else the time at which its record was written. Returns `None` if neither is
+/// known.
 pub fn event_time(event: Option<&str>, record_time_ms: i64) -> Option<String> {
-    /// An event comes before its record, but for clocks and zones that are off by a day (a guess).
+    /// The longest time by which an event may be later than its record, for clocks and zones that are off by a day (a guess).
     const AHEAD_MS: i64 = 24 * 60 * 60 * 1000;
     let record = time::milliseconds(record_time_ms);
     let is_past = |event: &Timestamp| {
@@ -155,7 +158,7 @@ pub fn event_time(event: Option<&str>, record_time_ms: i64) -> Option<String> {
     event.and_then(time::date).filter(is_past).or(record).map(written)
 }
 
-/// Returns true for a list without entries, which PHP writes for an empty map.
+/// Returns true if this is a list without entries, which is PHP's form of an empty map.
 pub fn is_empty_list(raw: &RawValue) -> bool {
     raw.get().strip_prefix('[').is_some_and(|rest| rest.trim_start() == "]")
 }
@@ -176,7 +179,7 @@ mod tests {
         date(&raw(json)).map(|date| serde_json::to_string(&date).expect("serializes"))
     }
 
-    /// The forms of a text are tested where they are read.
+    /// The tests of `event::time` cover the forms of a text.
     #[test]
     fn dates_in_every_json_become_one_text() {
         for json in [

@@ -1,8 +1,10 @@
 //! VibeFollow's API: users one by one, or up to 1,000 in a bulk whose answer names each refused row.
 //!
-//! The body has no time and no message id, so arrival decides. VibeFollow recognizes a resend by its `Idempotency-Key`, which
-//! it binds to the exact bytes for 24 h. `company` is a name there. Of a company object only the name (else the id) fits, and
-//! its other members are not sent.
+//! The body has no time and no message id, so the last body that arrives wins. VibeFollow recognizes a resend by its
+//! `Idempotency-Key`, which it binds to the exact bytes for 24 h.
+//!
+//! `company` is a name there, so only the name of a company object fits (else its id). The object's other members are not sent,
+//! but its `plan` fills a missing `plan`.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -23,8 +25,8 @@ use crate::verdict::{Answer, JobId, Outage, RejectReason, Rejection, Verdict};
 
 const VENDOR: &str = "vibefollow";
 
-/// The wait when 50,000 jobs are queued at VibeFollow and it names no time. A guess: a queue of that length does not empty
-/// within the seconds of an ordinary limit.
+/// The wait if 50,000 jobs are queued at VibeFollow and it names no time. A guess: a queue of that length does not empty within
+/// the seconds that an ordinary limit takes.
 const QUEUE_FULL_WAIT: Duration = Duration::from_secs(5 * 60);
 
 /// Settings of a VibeFollow destination.
@@ -33,7 +35,7 @@ const QUEUE_FULL_WAIT: Duration = Duration::from_secs(5 * 60);
 pub struct Config {
     pub base_url: String,
     pub mode: Mode,
-    /// True if a trait that became null is sent as null; the effect at VibeFollow is not documented.
+    /// True if a trait that became null is sent as null. VibeFollow does not document its handling of nulls.
     pub send_nulls: bool,
 }
 
@@ -55,13 +57,13 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Returns the faults of the settings.
+    /// Returns the problems of the settings.
     pub fn problems(&self) -> Vec<Problem> {
         address::problem(&self.base_url, "https://api.vibefollow.com").into_iter().collect()
     }
 }
 
-/// The adapter.
+/// The adapter for VibeFollow's API.
 pub struct Vibefollow {
     address: Uri,
     mode: Mode,
@@ -70,7 +72,7 @@ pub struct Vibefollow {
 }
 
 impl Vibefollow {
-    /// The adapter for the destination of this id.
+    /// Returns the adapter for the destination of this id.
     ///
     /// # Panics
     /// If the settings have [`Config::problems`].
@@ -88,7 +90,7 @@ impl Vibefollow {
     }
 }
 
-/// A user in the vendor's words ("Body").
+/// A user as the vendor's page describes it ("Body").
 #[derive(Serialize)]
 struct User<'a> {
     external_user_id: &'a str,
@@ -102,7 +104,7 @@ const BULK_CLOSE: &str = "]}";
 
 impl Provider for Vibefollow {
     fn shape(&self) -> Shape {
-        // No size is published: about 1 MB is the default of common servers.
+        // The vendor publishes no size. About 1 MB is the default of common servers.
         const MAX_BYTES: usize = 1_000_000;
         match self.mode {
             Mode::Single => Shape {
@@ -125,7 +127,7 @@ impl Provider for Vibefollow {
                 overhead_bytes_per_row: ",".len(),
                 single_below: 0,
                 calls_per_minute: None,
-                // Ten times fewer than allowed: a user waits for his batch, and 12 requests a minute reach the limit.
+                // A tenth of the rows that are allowed. A user waits for the batch, and 12 requests a minute reach the limit.
                 default_rows: 100,
                 default_in_flight: 4,
                 default_rows_per_minute: status::ROWS_PER_MINUTE,
@@ -200,8 +202,8 @@ impl Provider for Vibefollow {
     }
 }
 
-/// The address for the top-level field, or a refusal: one that is no address would cost the whole row at the provider.
-/// Null and blank say that there is none.
+/// Returns the e-mail address for the top-level field. Returns a refusal if it is no address, because the provider would refuse
+/// the whole row. Null and blank mean that there is none.
 fn email(profile: &Profile<'_>) -> Result<Option<String>, Rejection> {
     let Some(raw) = find(profile, "email").filter(|raw| kind(raw) != Kind::Null) else {
         return Ok(None);
@@ -214,9 +216,9 @@ fn email(profile: &Profile<'_>) -> Result<Option<String>, Rejection> {
     }
 }
 
-/// The trait bag: the five known traits, each from where identify calls keep it, then all others as they are.
+/// Returns the traits: the five that VibeFollow knows, each from where identify calls keep it, and then all others as they are.
 fn traits<'a>(profile: &Profile<'a>, send_nulls: bool) -> Traits<'a> {
-    // A null counts as given only where it is sent.
+    // A null counts as given only if nulls are sent.
     let given = |name: &str| find(profile, name).filter(|raw| send_nulls || kind(raw) != Kind::Null);
     let company = given("company").filter(|raw| !is_empty_list(raw));
     let of_company = |names: &[&str]| {
@@ -226,7 +228,7 @@ fn traits<'a>(profile: &Profile<'a>, send_nulls: bool) -> Traits<'a> {
     let known: [(&'static str, Option<Value<'a>>); 5] = [
         ("name", given("name").map(as_text).or_else(|| full_name(profile).map(Value::Text))),
         ("plan", given("plan").map(as_text).or_else(|| of_company(&["plan"]))),
-        // What is no date is left out: it would be refused, or stand for a day of its own.
+        // Leaves out a value that is no date. VibeFollow would refuse it, or read it as another day.
         (
             "signupDate",
             ["signupDate", "createdAt", "created_at"].into_iter().find_map(|name| given(name).and_then(date)),
@@ -255,7 +257,7 @@ fn traits<'a>(profile: &Profile<'a>, send_nulls: bool) -> Traits<'a> {
     traits
 }
 
-/// Known traits are strings; a list or an object goes as it is, for the provider to judge.
+/// Converts a known trait to a string. A list or an object stays as it is, and the provider decides about it.
 fn as_text(raw: &RawValue) -> Value<'_> {
     match kind(raw) {
         Kind::Number | Kind::Boolean => Value::Text(raw.get().to_owned()),
@@ -263,14 +265,14 @@ fn as_text(raw: &RawValue) -> Value<'_> {
     }
 }
 
-/// One entry of `errors`: `{code, message, field?}`; a bulk's entries name their row by `index`.
+/// One entry of `errors`: `{code, message, field?}`. The entries of a bulk name their row by `index`.
 struct Error {
     code: String,
     field: Option<String>,
     index: Option<u64>,
 }
 
-/// The entries of an `errors` list that are the vendor's; others say nothing.
+/// Returns the entries of an `errors` list that have the vendor's form. All others are ignored.
 fn errors(object: Option<&RawValue>) -> Vec<Error> {
     let entries = object.map(|object| body::list(object, "errors")).unwrap_or_default();
     let error = |entry: &RawValue| {
@@ -284,15 +286,17 @@ fn errors(object: Option<&RawValue>) -> Vec<Error> {
     entries.into_iter().filter_map(error).collect()
 }
 
-/// "Always true on success" (`data.accepted`).
+/// Returns true if `data.accepted` is true ("Always true on success").
 fn is_accepted(body: Option<&RawValue>) -> bool {
     let accepted = body.and_then(|body| member(body, "data")).and_then(|data| member(data, "accepted"));
     accepted.is_some_and(|accepted| accepted.get() == "true")
 }
 
-/// Returns the verdicts of a bulk's reply. Success alone means nothing. An entry refuses the row that it names, any number of
-/// times and in any order. The other rows are taken if the counts cover each of them: `accepted` and `rejected` add up to the
-/// rows sent, and an entry names every rejected one. Otherwise their outcome is unknown.
+/// Returns the answer to a bulk with a 2xx, which alone is no success. An entry of `errors` refuses the row that it names.
+/// Entries may repeat and have any order.
+///
+/// The other rows are delivered only if the counts cover each of them. That is so if `accepted` and `rejected` add up to the
+/// rows sent, and the entries name every rejected row. Else the outcome of these rows is unknown.
 fn bulk_answer(rows: usize, reply: &Reply, body: Option<&RawValue>) -> Answer {
     let data = body.and_then(|body| member(body, "data"));
     let mut verdicts = vec![Verdict::Unavailable(Outage::UnreadableSuccess); rows];

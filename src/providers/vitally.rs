@@ -1,8 +1,10 @@
 //! Vitally's Analytics API: users in batches of at most 100 messages, or one by one.
 //!
-//! A 400 is ambiguous: the row is bad, or the account blocks the `user` message type, and then every row is refused
-//! ("Block Message Types"). So a row's 400 is only suspect. A batch's 400 names no message and may have been applied in
-//! part, so it is split, and every resend carries the same `messageId`.
+//! A 400 is ambiguous. Either the row is bad, or the account blocks the `user` message type and refuses every row ("Block
+//! Message Types"). So a row with a 400 is only a suspect.
+//!
+//! The 400 of a batch names no message, and Vitally may have applied a part of the batch. So the batch is split, and every
+//! resend carries the same `messageId`.
 
 use std::time::Duration;
 
@@ -44,7 +46,7 @@ pub enum Mode {
 }
 
 impl Config {
-    /// Returns the faults of the settings.
+    /// Returns the problems of the settings.
     pub fn problems(&self) -> Vec<Problem> {
         const EXAMPLE: &str = "https://<subdomain>.api.vitally.io";
         let mut problems = Vec::new();
@@ -64,7 +66,7 @@ impl Config {
     }
 }
 
-/// The adapter.
+/// The adapter for Vitally's API.
 pub struct Vitally {
     address: Uri,
     mode: Mode,
@@ -73,7 +75,7 @@ pub struct Vitally {
 }
 
 impl Vitally {
-    /// The adapter for the destination of this id.
+    /// Returns the adapter for the destination of this id.
     ///
     /// # Panics
     /// If the settings have [`Config::problems`].
@@ -91,7 +93,8 @@ impl Vitally {
     }
 }
 
-/// A message in the vendor's words ("Request Body"), without the `messageId`; a batch's messages also have a `type`.
+/// A message as the vendor's page describes it ("Request Body"), without the `messageId`. Messages of a batch also have a
+/// `type`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Message<'a> {
@@ -109,7 +112,7 @@ struct Message<'a> {
 
 impl Provider for Vitally {
     fn shape(&self) -> Shape {
-        // No size is published: 500 KiB is what Segment, whose format this is, takes as a batch.
+        // The vendor publishes no size. Segment, whose format this is, takes batches of 500 KiB.
         const MAX_BYTES: usize = 500 * 1024;
         match self.mode {
             Mode::Batch => Shape {
@@ -121,7 +124,8 @@ impl Provider for Vitally {
                 single_below: 0,
                 calls_per_minute: None,
                 default_rows: 100,
-                // 12 full batches a minute reach the limit: one in flight would do up to 5 s, four do in any case.
+                // 12 full batches a minute reach the limit. One request in flight is enough for responses of up to 5 s, and
+                // four are enough in any case.
                 default_in_flight: 4,
                 default_rows_per_minute: status::ROWS_PER_MINUTE,
                 max_in_flight: status::MOST_IN_FLIGHT,
@@ -156,7 +160,7 @@ impl Provider for Vitally {
             .and_then(text)
             .filter(|id| !id.trim().is_empty());
         if account_id.is_none() && organization_id.is_none() {
-            // "accountId: required if" no organizationId is given. Inventing one would create the account.
+            // "accountId: required if" no organizationId is given. An invented id would create an account.
             let message = "neither an account nor an organization is known for the user";
             return Err(Rejection::local(RejectReason::NoAccount, Some("accountId"), message));
         }
@@ -172,7 +176,7 @@ impl Provider for Vitally {
             timestamp: event_time(profile.timestamp.as_deref(), row.record_time_ms),
         };
         let mut body = super::json(&message, profile);
-        // Not the event's messageId: a merged row would be taken for the event that was sent before, and dropped.
+        // Does not use the event's messageId. Vitally would take a merged row for the event that was sent before, and drop it.
         let identity = identity::of_row(&self.destination, row.version, &body);
         append_message_id(&mut body, identity);
         preflight::size(body.len(), &self.shape())?;
@@ -200,7 +204,7 @@ impl Provider for Vitally {
         let (Asked::Send { rows } | Asked::Job { rows, .. }) = asked;
         let refused = || Verdict::Suspect(status::refusal(VENDOR, reply, RejectReason::Invalid, None, None));
         Answer::All(match reply.status.as_u16() {
-            // A login page of a wrong subdomain is a 200 as well.
+            // The login page of a wrong subdomain is a 200 too.
             200..=299 if says_success(reply) => Verdict::Delivered,
             400 | 422 => status::refused(rows, is_own_error(reply), refused),
             413 => status::too_large(VENDOR, reply, rows, is_own_error(reply)),
@@ -210,7 +214,7 @@ impl Provider for Vitally {
     }
 }
 
-/// Adds the last member to a message that has others.
+/// Appends the `messageId` to a message that has other members.
 fn append_message_id(body: &mut Vec<u8>, identity: Uuid) {
     let closing = body.pop();
     debug_assert_eq!(closing, Some(b'}'));
@@ -219,14 +223,14 @@ fn append_message_id(body: &mut Vec<u8>, identity: Uuid) {
     body.extend_from_slice(br#""}"#);
 }
 
-/// The traits with what Vitally treats specially ("Special traits"): `name` and `createdAt`.
+/// Returns the traits, with the two that Vitally treats specially ("Special traits"): `name` and `createdAt`.
 fn traits<'a>(row: &Row<'a>) -> Traits<'a> {
     let profile = row.profile;
     let has_created_at = find(profile, "createdAt").and_then(date).is_some();
     let mut traits = Traits::default();
     for (key, raw) in &profile.traits {
         match key.as_ref() {
-            // What is no date is left out: it would be refused, or stand for a day of its own.
+            // Leaves out a value that is no date. Vitally would refuse it, or read it as another day.
             "createdAt" => traits.0.extend(date(raw).map(|date| (key.clone(), date))),
             "created_at" if !has_created_at => traits.0.extend(date(raw).map(|date| ("createdAt".into(), date))),
             _ => traits.0.push((key.clone(), Value::Raw(raw))),
@@ -240,12 +244,13 @@ fn traits<'a>(row: &Row<'a>) -> Traits<'a> {
     traits
 }
 
-/// "When your user is created/updated, you'll receive `{"message":"Success."}`."
+/// Returns true if the body has the documented message ("When your user is created/updated, you'll receive
+/// `{"message":"Success."}`").
 fn says_success(reply: &Reply) -> bool {
     body::json(reply).and_then(|body| body::string(&body, "message")).is_some_and(|message| message == "Success.")
 }
 
-/// Returns true if the body is Vitally's error envelope. A guess: its analytics pages show none, and its REST API answers a
+/// Returns true if the body is Vitally's error envelope. A guess, because its analytics pages show none. Its REST API answers a
 /// wrong token with `{"error": "..."}`.
 fn is_own_error(reply: &Reply) -> bool {
     body::json(reply).is_some_and(|body| body::string(&body, "error").is_some())

@@ -1,4 +1,4 @@
-//! Reads one record: an identify event, a record to skip, or one that cannot be read.
+//! Reads one record: an identify event, something to skip, or something that cannot be read.
 
 use std::borrow::Cow;
 
@@ -14,13 +14,19 @@ use super::{DecodeError, Decoded, Identify, Rules, SkipReason, for_each_entry, t
 
 /// Reads one record's payload.
 ///
-/// A record to skip is skipped whatever else is wrong with its fields. The order is: type, then user, then shapes.
+/// A record that has to be skipped is skipped whatever else is wrong with its fields. The type is checked first, then the user,
+/// and then the shapes of the other fields.
 ///
 /// # Errors
-/// In this order: `TooLarge`, `Empty` (also white space alone), `UnsupportedEncoding`, `NotUtf8`, `TooDeep`, `NotJson`,
-/// `WrongType`, `BadUserId`, `NoUserId` and `JunkUserId`. `NotJson` covers a string that names half a surrogate pair.
-/// `WrongType` is a text without an object at the top, or one of our fields twice in it or in `context`. After the user it is
-/// `traits`, `context` or `context.traits` that is neither object, empty list nor null.
+/// The first of these that applies:
+/// - `TooLarge`.
+/// - `Empty`, also for white space alone.
+/// - `UnsupportedEncoding`, `NotUtf8` and `TooDeep`.
+/// - `NotJson`, also if a string anywhere holds half a surrogate pair.
+/// - `WrongType` if the JSON is no object or repeats a field that is read, or if `type` is no text.
+/// - `BadUserId`, `NoUserId` and `JunkUserId`.
+/// - `WrongType` if `traits`, `context` or `context.traits` is neither an object, an empty list nor null, or if `context`
+///   repeats a field that is read.
 pub fn decode<'a>(payload: Option<&'a [u8]>, rules: &Rules) -> Result<Decoded<'a>, DecodeError> {
     let Some(payload) = payload else { return Ok(Decoded::Skipped(SkipReason::Tombstone)) };
     if payload.len() > rules.max_bytes {
@@ -29,7 +35,7 @@ pub fn decode<'a>(payload: Option<&'a [u8]>, rules: &Rules) -> Result<Decoded<'a
     let payload = text_of(payload)?;
     match &rules.account_trait {
         None => decode_text::<TraitNames<'a>>(payload, rules),
-        // Only the list can tell any trait's value.
+        // Only the list holds the value of any trait.
         Some(_) => decode_text::<TraitList<'a>>(payload, rules),
     }
 }
@@ -41,7 +47,7 @@ fn decode_text<'a, T: Traits<'a>>(payload: &'a str, rules: &Rules) -> Result<Dec
     }
     match found? {
         Found::Skipped(reason) => Ok(Decoded::Skipped(reason)),
-        // Only here: what is merged later has been accepted.
+        // Only this function refuses ids, because events that are merged later have already been accepted.
         Found::Event(Content { identify, .. }) if rules.refuses(&identify.user_id) => Err(DecodeError::JunkUserId),
         Found::Event(Content { identify, .. }) => Ok(Decoded::Identify(identify)),
     }
@@ -59,8 +65,8 @@ enum Found<'a, T> {
     Skipped(SkipReason),
 }
 
-/// Reads a payload with its traits that `decode` has accepted, or one that such payloads were merged into. The limit on the
-/// length of one event does not apply to merged ones. `None` for anything else.
+/// Reads a payload with its traits. `decode` must have accepted the payload, or the payload is a merge of such ones. The limit
+/// on one event's length does not apply to a merge. Returns `None` for anything else.
 pub(super) fn content<'a>(payload: &'a [u8], rules: &Rules) -> Option<Content<'a, TraitList<'a>>> {
     let payload = str::from_utf8(trimmed(payload)).ok()?;
     match read::<TraitList<'a>>(payload, rules)? {
@@ -69,11 +75,11 @@ pub(super) fn content<'a>(payload: &'a [u8], rules: &Rules) -> Option<Content<'a
     }
 }
 
-/// Reads a text; `None` if it cannot be read in one go.
+/// Returns the content of a text, or `None` if the text cannot be read in one go.
 fn read<'a, T: Traits<'a>>(payload: &'a str, rules: &Rules) -> Option<Result<Found<'a, T>, DecodeError>> {
     match parse::<Text<'a>, T, Context<Text<'a>, T>>(payload) {
         Some(fields) => Some(event(fields, rules)),
-        // A field of ours is something else than text, which may not matter.
+        // A field that should be text is something else, which may not matter.
         None => parse::<&RawValue, T, Context<&RawValue, T>>(payload).map(|fields| event(fields, rules)),
     }
 }
@@ -103,8 +109,8 @@ fn event<'a, S: Scalar<'a>, T: Traits<'a>>(
     Ok(Found::Event(Content { identify, context_traits, traits }))
 }
 
-/// Returns the fault of a text that could not be read in one go: a field of another shape than expected, which may not matter,
-/// or no JSON.
+/// Returns the result for a text that could not be read in one go. The text is no JSON, or one of its fields has another shape
+/// than it should have, which may not matter.
 fn refuse<'a>(payload: &'a str, rules: &Rules) -> Result<Decoded<'a>, DecodeError> {
     match parse::<&RawValue, &RawValue, &RawValue>(payload) {
         Some(fields) if surrogates_pair_up(payload) => {
@@ -115,14 +121,14 @@ fn refuse<'a>(payload: &'a str, rules: &Rules) -> Result<Decoded<'a>, DecodeErro
             }
         }
         Some(_) => Err(DecodeError::NotJson),
-        // No object or a repeated field if the text is JSON at all.
+        // If the text is JSON at all, it is no object or repeats a field.
         None if serde_json::from_str::<IgnoredAny>(payload).is_ok() => Err(DecodeError::WrongType),
         None => Err(DecodeError::NotJson),
     }
 }
 
-/// The fields that matter; null is as good as absent. `S` is what those are read as that should be text, `T` and `C` what `traits`
-/// and `context` are.
+/// The fields that are read; null counts as absent. `S` is the type of the fields that should be text, `T` is the type of
+/// `traits`, and `C` is the type of `context`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Fields<'a, S, T, C> {
@@ -140,29 +146,31 @@ struct Fields<'a, S, T, C> {
     integrations: Option<&'a RawValue>,
 }
 
-/// The payload without what JSON may stand between: white space, and the mark that some editors and .NET's writers put before UTF-8.
+/// Returns the payload without white space around it, and without the mark that some editors and .NET's writers put before
+/// UTF-8.
 fn trimmed(payload: &[u8]) -> &[u8] {
     payload.strip_prefix(b"\xef\xbb\xbf").unwrap_or(payload).trim_ascii()
 }
 
-/// Returns true if a payload begins like another encoding that producers write, and not like JSON in UTF-8.
+/// Returns true if a payload begins like something that producers write in place of JSON in UTF-8, and like no JSON text.
 fn is_in_another_encoding(payload: &[u8]) -> bool {
     matches!(
         payload,
-        // Schema registries. Confluent writes a magic byte and four bytes of a schema's id. AWS Glue writes its version, its
+        // Schema registries. Confluent's has a magic byte and four bytes of a schema's id. AWS Glue's has its version, its
         // compression (none or zlib), and 16 bytes of a schema's version.
         [0, _, _, _, _, ..] | [3, 0 | 5, ..]
-            // Avro: a file, and a single object.
+            // Avro, as a file and as a single object.
             | [b'O', b'b', b'j', 1, ..] | [0xc3, 1, ..]
-            // UTF-16 and UTF-32, little-endian: with a mark, or an ASCII bracket without one. (Big-endian: 0xfe, or 0 as above.)
+            // UTF-16 and UTF-32 in little-endian have a mark, or an ASCII bracket without one. (Big-endian has 0xfe, or 0 as
+            // above.)
             | [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [b'{' | b'[', 0, ..]
-            // Compressed by the producer itself: gzip, zstd, LZ4, Snappy.
+            // Payloads that the producer compressed itself with gzip, zstd, LZ4 or Snappy.
             | [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x04, 0x22, 0x4d, 0x18, ..] | [0xff, 6, 0, 0, b's', ..]
             | [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0, ..]
     )
 }
 
-/// The payload as text that does not nest too deep.
+/// Returns the payload as text that does not nest too deep.
 fn text_of(payload: &[u8]) -> Result<&str, DecodeError> {
     let payload = trimmed(payload);
     if payload.is_empty() {
@@ -182,7 +190,7 @@ fn parse<'a, S: Deserialize<'a>, T: Deserialize<'a>, C: Deserialize<'a>>(
     if payload.starts_with('{') { serde_json::from_str(payload).ok() } else { None }
 }
 
-/// The user of an event, or the reason why it has none.
+/// The user of an event, or the reason to skip the event.
 enum User<'a> {
     Known(Cow<'a, str>),
     Skipped(SkipReason),
@@ -198,7 +206,7 @@ fn user<'a, S: Scalar<'a>>(
         return Ok(User::Skipped(SkipReason::Type));
     }
     let anonymous_id = anonymous_id.and_then(Scalar::id);
-    // SDKs write a blank one next to an anonymous id for a user that they do not know yet.
+    // SDKs write a blank user id next to an anonymous id for "not known yet".
     let user_id = user_id.filter(|user_id| anonymous_id.is_none() || !user_id.is_blank());
     match (user_id, anonymous_id) {
         (Some(user_id), _) => user_id.id().map(User::Known).ok_or(DecodeError::BadUserId),
@@ -213,9 +221,9 @@ fn is_identify<'a>(kind: Option<impl Scalar<'a>>) -> Result<bool, DecodeError> {
     Ok(kind.string().ok_or(DecodeError::WrongType)? == "identify")
 }
 
-/// The value of a top-level key; the last one where it is repeated.
+/// Returns the value of a top-level key, the last one if the key is repeated.
 fn entry<'a>(object: &'a RawValue, name: &str) -> Option<&'a RawValue> {
-    // Reading an object entry by entry costs several times this search; an escape may hide the name.
+    // Reading an object entry by entry costs several times this search. An escape may hide the name.
     if !object.get().contains(name) && !object.get().contains('\\') {
         return None;
     }

@@ -1,4 +1,4 @@
-//! Tables of payloads, each with the result of reading it.
+//! Tests the result of reading each kind of payload.
 
 use super::*;
 
@@ -68,7 +68,7 @@ fn a_payload_of_exactly_max_bytes_is_taken_and_one_more_is_too_large() {
 }
 
 #[test]
-fn bytes_that_are_not_utf8_are_refused_also_in_fields_nobody_reads() {
+fn bytes_that_are_not_utf8_are_refused_also_in_unread_fields() {
     assert_eq!(decode(Some(b"{\"userId\":\"u\",\"x\":\"\xff\"}"), &RULES).err(), Some(DecodeError::NotUtf8));
 }
 
@@ -198,7 +198,7 @@ fn a_blank_user_id_is_bad_alone_and_as_good_as_absent_beside_an_anonymous_id() {
 }
 
 #[test]
-fn a_user_id_that_stands_for_nobody_is_refused_in_any_case_in_quotes_and_as_a_number() {
+fn a_user_id_that_names_no_user_is_refused_in_any_case_in_quotes_and_as_a_number() {
     let refuse = ["undefined", "[object object]", "0", "Anonymous"].map(str::to_owned).to_vec();
     let rules = Rules { refuse_user_ids: refuse, ..RULES };
     let error = |payload: &str, rules: &Rules| decode(Some(payload.as_bytes()), rules).err();
@@ -226,11 +226,11 @@ fn a_user_id_that_stands_for_nobody_is_refused_in_any_case_in_quotes_and_as_a_nu
     assert_eq!(error(r#"{"anonymousId":"undefined"}"#, &rules), Some(DecodeError::JunkUserId));
 }
 
-/// Confluent: docs.confluent.io, "Wire format". AWS Glue: `AWSSchemaRegistryConstants`. Avro: its specification, "Object
-/// container files" and "Single-object encoding". The others are the magic numbers of RFC 1952, RFC 8878, LZ4's and Snappy's
-/// frame formats.
+/// Confluent's encoding is in docs.confluent.io, "Wire format", and AWS Glue's is in `AWSSchemaRegistryConstants`. Avro's is in
+/// its specification, "Object container files" and "Single-object encoding". The others are the magic numbers of RFC 1952, RFC
+/// 8878, and LZ4's and Snappy's frame formats.
 #[test]
-fn another_encoding_is_told_from_broken_json() {
+fn another_encoding_is_distinguished_from_broken_json() {
     let event = br#"{"userId":"u"}"#;
     let behind = |start: &[u8]| [start, event].concat();
     let utf16 = |to: fn(u16) -> [u8; 2]| r#"{"userId":"u"}"#.encode_utf16().flat_map(to).collect::<Vec<u8>>();
@@ -338,7 +338,7 @@ fn the_first_of_three_timestamps_that_is_an_event_s_time_counts() {
         "-1",
         "0",
         "1e300",
-        // The seconds of 2020 for milliseconds, Go's zero time, and the end of SQL's time.
+        // The seconds of 2020 read as milliseconds, Go's zero time, and the last date of SQL.
         r#""1970-01-19T06:17:16.800Z""#,
         r#""0001-01-01T00:00:00Z""#,
         r#""9999-12-31T23:59:59Z""#,

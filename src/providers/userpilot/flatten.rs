@@ -1,7 +1,7 @@
 //! Turns traits into Userpilot's metadata: primitives only, within the vendor's limits.
 //!
-//! Objects are flattened at any depth (`company: {name}` becomes `company_name`), lists of primitives are joined with
-//! commas, other lists become JSON text. A trait that has a name by itself wins over one that gets it by flattening.
+//! Objects are flattened at any depth (`company: {name}` becomes `company_name`). Lists of primitives are joined with commas,
+//! and other lists become JSON text. A trait that has a name itself wins over one that gets the name by flattening.
 
 use std::collections::BTreeMap;
 
@@ -16,8 +16,8 @@ const MOST_PROPERTIES: usize = 500;
 const LONGEST_NAME: usize = 255;
 const LONGEST_VALUE: usize = 65_535;
 
-/// The profile's traits as metadata, sorted by name; `stringify` writes numbers and booleans as strings.
-/// Null stays null: it deletes the property.
+/// Returns the profile's traits as metadata, sorted by name. `stringify` writes numbers and booleans as strings. Null stays
+/// null, which deletes the property.
 ///
 /// # Errors
 /// `invalid` with the property that breaks a limit.
@@ -29,13 +29,14 @@ pub fn metadata<'a>(profile: &Profile<'a>, stringify: bool) -> Result<Traits<'a>
         }
     }
     for (key, raw) in &profile.traits {
-        // Segment's spec has two traits that are maps.
+        // Two traits of Segment's spec are maps, and PHP writes an empty map as an empty list.
         let is_empty_map = matches!(key.as_ref(), "company" | "address") && is_empty_list(raw);
         if kind(raw) != Kind::Object && !is_join_date(key) && !is_empty_map {
             insert(&mut metadata, key.to_string(), primitive(raw))?;
         }
     }
-    // Userpilot's reserved name first; `createdAt` would become a second, ordinary property. What is no date is left out.
+    // Takes Userpilot's reserved name first, because `createdAt` would become a second, ordinary property. Leaves out a value
+    // that is no date.
     let joined = ["created_at", "createdAt"].into_iter().find_map(|name| find(profile, name).and_then(date));
     if let Some(joined) = joined {
         insert(&mut metadata, "created_at".to_owned(), joined)?;
@@ -54,7 +55,7 @@ fn is_join_date(name: &str) -> bool {
 
 type Metadata<'a> = BTreeMap<String, Value<'a>>;
 
-/// The depth is bounded by the longest name: each level adds to it.
+/// Flattens one object. The longest name bounds the depth, because each level makes the name longer.
 fn flatten<'a>(prefix: &str, object: &'a RawValue, metadata: &mut Metadata<'a>) -> Result<(), Rejection> {
     for (key, raw) in members(object).unwrap_or_default() {
         let name = format!("{prefix}_{key}");
@@ -99,7 +100,7 @@ fn primitive(raw: &RawValue) -> Value<'_> {
     if kind(raw) == Kind::List { Value::Text(list(raw)) } else { Value::Raw(raw) }
 }
 
-/// A list of primitives as `a,b`, nulls left out; a list that holds lists or objects as JSON text.
+/// Returns a list of primitives as `a,b` without nulls, and a list that holds lists or objects as JSON text.
 fn list(raw: &RawValue) -> String {
     let items: Vec<&RawValue> = serde_json::from_str(raw.get()).unwrap_or_default();
     let is_nested = |item: &&RawValue| matches!(kind(item), Kind::List | Kind::Object);
@@ -109,7 +110,7 @@ fn list(raw: &RawValue) -> String {
     items.into_iter().filter_map(text).collect::<Vec<_>>().join(",")
 }
 
-/// JSON without the spaces between its tokens, so that a producer's layout makes no difference.
+/// Returns JSON without the white space between its tokens, so that a producer's layout makes no difference.
 fn compact(json: &str) -> String {
     let mut in_string = false;
     let mut is_escaped = false;
@@ -178,7 +179,7 @@ mod tests {
         );
         let mongo = r#"{"createdAt": {"$date": {"$numberLong": "1526387472000"}}}"#;
         assert_flattened(mongo, r#"{"created_at":"2018-05-15T12:31:12.000Z"}"#);
-        // What is no date is left out.
+        // A value that is no date is left out.
         assert_flattened(r#"{"createdAt": "soon", "plan": "pro"}"#, r#"{"plan":"pro"}"#);
         assert_flattened(r#"{"createdAt": {"year": 2018}, "plan": "pro"}"#, r#"{"plan":"pro"}"#);
         let either = r#"{"created_at": "0001-01-01T00:00:00Z", "createdAt": 1526387472}"#;

@@ -1,4 +1,4 @@
-//! Userpilot's bulk jobs: when to ask how one stands, and what its answer means.
+//! Userpilot's bulk jobs: the times of their polls, and the meaning of the replies.
 
 use std::time::Duration;
 
@@ -8,23 +8,23 @@ use crate::verdict::{AccountFault, Answer, JobId, Outage, RejectReason, Verdict}
 
 /// "Up to 1,200 rows processed per minute" ("Limitations"): a row takes 50 ms.
 const PER_ROW: Duration = Duration::from_millis(50);
-/// Added to the time that the rows take, for the job to be closed. A guess.
+/// The time to close a job after its rows. A guess.
 const CLOSING: Duration = Duration::from_millis(100);
-/// The first poll comes no earlier: a job of a few rows still has to be queued and validated. A guess.
+/// The least time before the first poll, because Userpilot queues and validates even a job of a few rows. A guess.
 const FIRST_POLL: Duration = Duration::from_millis(250);
-/// The first pause between polls; each one is half as long again, up to `SLOWEST_POLL`. A guess: the lane sees the end of a
-/// job within a second of its announced time, and a stuck job costs two requests a minute.
+/// The first pause between polls. Each further pause is half as long again, up to `SLOWEST_POLL`. A guess: the lane sees a job
+/// that takes its announced time within a second of its end. A stuck job costs two requests a minute.
 const NEXT_POLL: Duration = Duration::from_millis(500);
 const SLOWEST_POLL: Duration = Duration::from_secs(30);
 /// The least pause after a poll that failed. A guess.
 const AFTER_FAILED_POLL: Duration = Duration::from_secs(5);
 
-/// The longest job id that is believed, so that it fits into an address. A guess: the longest one seen in documentation
-/// (`bulk:jobs:NX-...:<uuid>`) has under 100 bytes.
+/// The most bytes of a job id that is accepted, so that it fits into an address. A guess: the longest one in the vendor's
+/// documentation (`bulk:jobs:NX-...:<uuid>`) has under 100 bytes.
 const LONGEST_ID: usize = 512;
 
-/// Returns the path of a job's progress. The id is opaque and may hold colons, so everything except letters, digits, `-`, `_`
-/// and `~` is encoded.
+/// Returns the path that reports the state of a job. The id is opaque and may hold colons, so everything except letters,
+/// digits, `-`, `_` and `~` is encoded.
 pub fn path(job: &JobId) -> String {
     let mut path = "/v1/background_jobs/".to_owned();
     for byte in job.0.bytes() {
@@ -36,7 +36,7 @@ pub fn path(job: &JobId) -> String {
     path
 }
 
-/// Returns the meaning of a 2xx on a bulk: a job, which can still fail, or an answer that the API does not promise.
+/// Returns the meaning of a 2xx to a bulk: a job, which can still fail, or an answer that the API does not promise.
 pub fn accepted(rows: usize, reply: &Reply) -> Answer {
     match body::json(reply).and_then(|body| body::string(&body, "job_id")) {
         Some(job_id) if !job_id.trim().is_empty() && job_id.len() <= LONGEST_ID => {
@@ -48,8 +48,8 @@ pub fn accepted(rows: usize, reply: &Reply) -> Answer {
     }
 }
 
-/// Returns the meaning of the answer to a poll. A failed poll says nothing about the job: the lane polls again, until the
-/// deadline that the engine keeps.
+/// Returns the meaning of the reply to a poll. A poll that fails says nothing about the job, so the lane polls again until the
+/// engine's deadline.
 pub fn polled(job: &JobId, rows: usize, polls: u32, reply: &Reply) -> Answer {
     let again = |poll_after| Answer::Pending { job: job.clone(), poll_after };
     let failed_poll =
@@ -58,7 +58,7 @@ pub fn polled(job: &JobId, rows: usize, polls: u32, reply: &Reply) -> Answer {
         200..=299 => match progress(reply) {
             Some(Progress::Running) => again(pause(polls)),
             Some(Progress::Completed(Some(counted))) if counted < rows as u64 => {
-                // Which rows are missing is not said, nor whether any is: a count is no error of the vendor's.
+                // The reply does not say which rows are missing, or if any are. A count is not the vendor's error.
                 Answer::All(Verdict::Unavailable(Outage::JobLost))
             }
             Some(Progress::Completed(_)) => Answer::All(Verdict::Delivered),
@@ -80,26 +80,26 @@ pub fn polled(job: &JobId, rows: usize, polls: u32, reply: &Reply) -> Answer {
 
 enum Progress {
     Running,
-    /// With the rows that the job counts, if it says how many.
+    /// The job has ended, with the number of rows that it counts, if the reply has one.
     Completed(Option<u64>),
     Failed,
 }
 
-/// Returns the progress of a job; `None` if the body is not a job's.
+/// Returns the state of the job, or `None` if the body is not a job's.
 fn progress(reply: &Reply) -> Option<Progress> {
     let body = body::json(reply)?;
     Some(match body::string(&body, "status")?.as_str() {
-        // The total may count a blank line of the file, so the completed rows decide where they are said.
+        // The total may count a blank line of the file, so the completed rows count first, if the reply has them.
         "completed" => {
             Progress::Completed(body::count(&body, "completed_rows").or_else(|| body::count(&body, "total_rows")))
         }
         "failed" => Progress::Failed,
-        // queued, validating, processing, pending_refresh, and whatever is added: only the two above are documented as ends.
+        // queued, validating, processing, pending_refresh, and later additions. Only the two above are documented as ends.
         _ => Progress::Running,
     })
 }
 
-/// The counts of a job that has ended, if they differ from the rows sent.
+/// Returns a text with the counts of a job that has ended, if they differ from the rows sent.
 pub fn miscounted(rows: usize, reply: &Reply) -> Option<String> {
     if !reply.status.is_success() || !matches!(progress(reply)?, Progress::Completed(_)) {
         return None;
@@ -115,7 +115,7 @@ pub fn miscounted(rows: usize, reply: &Reply) -> Option<String> {
     })
 }
 
-/// The pause after this many polls.
+/// Returns the pause after this number of polls.
 fn pause(polls: u32) -> Duration {
     // 500 ms x 1.5^11 is above 30 s; the bound keeps the power finite.
     let growth = 1.5f64.powi(i32::try_from(polls.min(11)).unwrap_or(11));

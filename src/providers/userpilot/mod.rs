@@ -1,7 +1,7 @@
-//! Userpilot's identify API: bulk jobs of up to 10,000 users (JSON or a file), one by one, or the mode that suits the count.
+//! Userpilot's identify API: bulk jobs of up to 10,000 users (JSON or a file), users one by one, or either by their number.
 //!
-//! A bulk that is accepted is only queued: its rows are delivered when the job has completed. The environment runs one job at
-//! a time, of any client, and answers 409 during it. Rows are upserts by user id, so a resend is harmless.
+//! Userpilot only queues a bulk that it accepts; the rows are delivered when the job has completed. The environment runs one
+//! job at a time, also for other clients, and answers 409 meanwhile. Rows are upserts by user id, so a resend is harmless.
 
 mod flatten;
 mod job;
@@ -23,7 +23,7 @@ use crate::verdict::{Answer, JobId, RejectReason, Rejection, Verdict};
 
 const VENDOR: &str = "userpilot";
 
-/// "HTTP Identify API: 600 requests per minute per application token", of the real-time API ("Identify Users and Track API").
+/// "HTTP Identify API: 600 requests per minute per application token" (real-time API, "Identify Users and Track API").
 const CALLS_PER_MINUTE: u32 = 600;
 
 /// Settings of a Userpilot destination.
@@ -66,8 +66,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Returns the faults of the settings. A wrong host is a start-up error: Userpilot answers 202 in the wrong region, and
-    /// the user never appears.
+    /// Returns the problems of the settings. A wrong host is a start-up error, because Userpilot answers 202 in the wrong
+    /// region and the user never appears.
     pub fn problems(&self) -> Vec<Problem> {
         const EXAMPLE: &str = "https://analytex.userpilot.io or https://analytex-eu.userpilot.io";
         if let Some(problem) = address::problem(&self.base_url, EXAMPLE) {
@@ -85,7 +85,7 @@ impl Config {
     }
 }
 
-/// The adapter.
+/// The adapter for Userpilot's API.
 pub struct Userpilot {
     config: Config,
     single: Uri,
@@ -94,7 +94,7 @@ pub struct Userpilot {
 }
 
 impl Userpilot {
-    /// The adapter for the destination of this id.
+    /// Returns the adapter for the destination of this id.
     ///
     /// # Panics
     /// If the settings have [`Config::problems`].
@@ -107,7 +107,7 @@ impl Userpilot {
         }
     }
 
-    /// Returns true if a request of this many rows uses the endpoint for one user.
+    /// Returns true if a request of this number of rows uses the endpoint for one user.
     fn is_single(&self, rows: usize) -> bool {
         match self.config.mode {
             Mode::Single => true,
@@ -120,7 +120,8 @@ impl Userpilot {
         Company { company_id: self.config.single_company_id.then(|| id.clone()), id }
     }
 
-    /// A bulk's row as the endpoint for one user wants it; `auto` knows the endpoint only when it knows how many rows leave.
+    /// Converts a row of a bulk for the endpoint for one user. `auto` knows the endpoint only when it knows the number of rows
+    /// that leave.
     fn as_single(&self, row: &EncodedRow) -> Bytes {
         let user: User<'_> = serde_json::from_slice(&row.body).expect("a row that was rendered here");
         let company = user.company_id.map(|id| self.company(id));
@@ -128,7 +129,8 @@ impl Userpilot {
     }
 }
 
-/// A user in the vendor's words: `company_id` in a bulk, `company` alone ("Individual Identify", "Bulk Identify").
+/// A user as the vendor's pages describe it ("Individual Identify", "Bulk Identify"). A bulk has `company_id`, and a request
+/// for one user has `company`.
 #[derive(Serialize, Deserialize)]
 struct User<'a> {
     #[serde(borrow)]
@@ -160,7 +162,7 @@ impl Provider for Userpilot {
     fn shape(&self) -> Shape {
         // "Up to 10,000 users or companies per request" ("Limitations").
         const MAX_ROWS: usize = 10_000;
-        // No size is published for JSON: a fifth of the file's. One row is held to the same.
+        // The vendor publishes no size for JSON, so this is a fifth of the file's. It applies to one row too.
         const MAX_JSON_BYTES: usize = 10_000_000;
         // "File size up to 50 MB" ("Limitations").
         const MAX_FILE_BYTES: usize = 50_000_000;
@@ -175,7 +177,7 @@ impl Provider for Userpilot {
             default_rows: 300,
             default_in_flight: 1,
             default_rows_per_minute: status::ROWS_PER_MINUTE,
-            // "Only one bulk job at a time" (the vendor's bulk page); another one is answered 409.
+            // "Only one bulk job at a time" (the vendor's bulk page). Userpilot answers another job with 409.
             max_in_flight: 1,
         };
         match self.config.mode {
@@ -186,7 +188,7 @@ impl Provider for Userpilot {
                 overhead_bytes_per_row: "\n".len(),
                 ..json
             },
-            // Up to four requests of one row end before a job of four rows is seen to end. A guess.
+            // Up to four requests of one row end before the lane sees the end of a job of four rows. A guess.
             Mode::Auto => Shape { single_below: 5, calls_per_minute: Some(CALLS_PER_MINUTE), ..json },
             Mode::Single => Shape {
                 max_rows: 1,
@@ -203,7 +205,7 @@ impl Provider for Userpilot {
     }
 
     fn integration_names(&self) -> &'static [&'static str] {
-        // Segment's names for its four Userpilot destinations, RudderStack's for its one.
+        // Segment's names for its four Userpilot destinations, and RudderStack's name for its one.
         &["userpilot", "userpilot cloud (actions)", "userpilot web (actions)", "userpilot mobile"]
     }
 
@@ -267,10 +269,10 @@ impl Provider for Userpilot {
         let error = error_code(reply);
         let refused = || status::refusal(VENDOR, reply, RejectReason::Invalid, None, error.as_deref());
         Answer::All(match reply.status.as_u16() {
-            // "A successful identification returns HTTP status code 202": nothing is promised of the body. A web page and the
-            // vendor's error are something else.
+            // "A successful identification returns HTTP status code 202" promises nothing about the body. A web page or the
+            // vendor's error is no success.
             200..=299 if is_single && !body::is_markup(reply) && error.is_none() => Verdict::Delivered,
-            // 200 or 202, the vendor's pages disagree: the job's id is what counts.
+            // The vendor's pages disagree on 200 or 202, so only the job's id counts.
             200..=299 if !is_single => return job::accepted(rows, reply),
             400 | 422 => status::refused(rows, error.is_some(), || Verdict::Rejected(refused())),
             409 if !is_single => Verdict::Busy { retry_after: headers::retry_after(reply) },
@@ -287,10 +289,10 @@ impl Provider for Userpilot {
     }
 }
 
-/// Returns the rows as a file in a multipart body: its content type and its bytes ("File Upload": "a key called `file`").
+/// Returns the rows as a file in a multipart body, as its content type and its bytes ("File Upload": "a key called `file`").
 ///
-/// The boundary is made from the rows' identities, so equal rows give equal bytes. It cannot occur in a row: a delimiter
-/// begins with a line end, which a rendered row never holds.
+/// The boundary is made from the rows' identities, so equal rows give equal bytes. It cannot be in a row, because a delimiter
+/// begins with a line end and the JSON that is rendered here has none.
 fn file(rows: &[EncodedRow]) -> (HeaderValue, Bytes) {
     let boundary = format!("sluicegate-{}", identity::of_rows(rows).simple());
     let mut body = format!(
@@ -308,7 +310,8 @@ fn file(rows: &[EncodedRow]) -> (HeaderValue, Bytes) {
     (HeaderValue::from_str(&content_type).expect("a boundary is ASCII"), body.into())
 }
 
-/// The code of the first error, if the body is the vendor's envelope: `{"errors":[{details, error, error_code, message}]}`.
+/// Returns the code of the first error if the body is the vendor's envelope,
+/// `{"errors":[{details, error, error_code, message}]}`.
 fn error_code(reply: &Reply) -> Option<String> {
     let body = body::json(reply)?;
     let first = *body::list(&body, "errors").first()?;
