@@ -48,7 +48,7 @@ fn anchor(heading: &str) -> String {
     kept.collect::<String>().to_lowercase().replace(' ', "-")
 }
 
-/// Whether a link on a page leads to a file that exists, and to one of its headings if the link names one.
+/// Returns true if a link on a page leads to a file that exists, and to one of its headings if the link names one.
 fn leads_somewhere(page: &Path, target: &str) -> bool {
     let (file, heading) = target.split_once('#').unwrap_or((target, ""));
     let path = if file.is_empty() { page.to_owned() } else { page.parent().unwrap_or(root()).join(file) };

@@ -39,8 +39,8 @@ pub struct Fence {
 /// The version stays while an older release can read what it needs: it takes no notice of members that it does not know.
 const VERSION: u8 = 1;
 
-/// The longest `RateLimit::hearsay` of versions that did not write it, for their defaults. It is a burst of a minute at most,
-/// a timeout of 10 s, a session of 45 s (librdkafka's) and a third of that between heartbeats.
+/// The longest `RateLimit::hearsay` of versions that did not write it, for their defaults. It is a burst of a minute at most
+/// and a timeout of 10 s. To these come librdkafka's session of 45 s and a third of that between heartbeats.
 const UNSAID: Duration = Duration::from_secs(130);
 
 /// The facts about an owner in its commit. A successor with other settings waits long enough because of them.

@@ -123,8 +123,8 @@ impl RateLimit {
         if rows > 1 { Some(at) } else { Some(self.call_at(now)?.max(at)) }
     }
 
-    /// Takes up to `rows` out of the budget. If there is no room for all of them, it grants fewer, provided that a wait would
-    /// waste a quarter of them or five seconds of the limit.
+    /// Takes up to `rows` out of the budget. Without room for all of them it grants fewer, or none for now. It grants fewer if
+    /// a wait would waste a quarter of them or five seconds of the limit.
     pub fn take(&mut self, rows: usize, now: Instant) -> Grant {
         let granted = self.rows.take(rows, now);
         if granted == Grant::Rows(1)

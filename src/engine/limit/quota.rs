@@ -175,8 +175,8 @@ impl Quota {
         }
     }
 
-    /// Takes up to `rows` out of the budget. If the ledger has no room for all of them, it grants fewer, provided that a wait
-    /// would waste a quarter of them or five seconds of the limit.
+    /// Takes up to `rows` out of the budget. If the ledger has no room for all of them it grants fewer, or none for now. It
+    /// grants fewer if a wait would waste a quarter of them or five seconds of the limit.
     pub fn take(&mut self, rows: usize, now: Instant) -> Grant {
         if self.per_minute.is_none() {
             self.ledger.sent(rows);
