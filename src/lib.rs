@@ -32,6 +32,7 @@
 //! - *settle*: to bring an event or a row to its end, such as delivered, dead-lettered or skipped.
 //! - *seal*: to close a row for further events because it is about to leave.
 //! - *suspect*: a row that has failed in a way that may be its own fault.
+//! - *hold*: the lane sends nothing but one *probe* at a time, because the provider or the account fails.
 //! - *owner*: the replica that a partition is assigned to.
 //!
 //! # Invariants, as absences

@@ -69,7 +69,7 @@ impl Batch {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Request {
-    /// From the first byte sent to the last byte of the answer.
+    /// From the decision to send, connecting included, to the last byte of the answer.
     pub timeout: HumanDuration,
     /// Most requests at once; the provider's default where it is not set.
     #[schemars(range(min = 1))]
@@ -95,7 +95,8 @@ impl Request {
 pub struct Retry {
     /// The first wait; further ones are a quarter of the fault's age, with jitter.
     pub initial: HumanDuration,
-    /// The longest wait.
+    /// The longest wait between two probes of a held lane, between two tries of one row, and between tries to write a dead letter.
+    /// Jitter only shortens it, and a provider's Retry-After may be longer.
     pub max: HumanDuration,
     /// Least tries of a row that fails while others succeed, before it is a dead letter; more where the provider fails others
     /// too, until chance does not explain it.

@@ -1,4 +1,8 @@
 //! Builds one configuration from the components' settings, and reports all of its problems at once.
+//!
+//! The blocks and their defaults are in `lane.rs` and `destination.rs`, in each provider's `Config`, and in the `settings.rs` of
+//! `kafka`, `event` and `ops`. A test holds `config/sluicegate.yaml` to them. `Policy::example` of the engine repeats those of a
+//! lane for tests and benches.
 
 mod destination;
 pub mod lane;

@@ -459,6 +459,7 @@ mod tests {
         lane.pass(Duration::from_secs(120));
         lane.answer("refused", Verdict::Rejected(Rejection::local(RejectReason::Invalid, None, "no")));
         assert_eq!(lane.letters[0].attempts, 2);
+        assert_eq!(lane.engine.tally.counters.rows_sent, 4);
     }
 
     #[test]

@@ -53,7 +53,7 @@ impl Policy {
             },
             max_in_flight: 4,
             request_timeout: Duration::from_secs(10),
-            retry: RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(300), max_attempts: 8 },
+            retry: RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(30), max_attempts: 5 },
             buffer_bytes: 256 << 20,
             guard: GuardPolicy { ratio: 0.5, window: 200, rows_per_minute: 60 },
             message_id_window: 100_000,
@@ -83,6 +83,6 @@ pub struct BatchPolicy {
 pub struct RetryPolicy {
     pub initial: Duration,
     pub max: Duration,
-    /// After this many outages of its own, while others succeed, a row is taken apart and given up.
+    /// The least failed requests of a row before it can be to blame; `health` decides whether more are needed.
     pub max_attempts: u32,
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::handover::Leaving;
 use super::{
     Action, BatchId, Commit, CommitOutcome, DeadLetter, DeadLetterId, Engine, Fence, Gained, Now, Outgoing, Policy,
-    RetryPolicy, SettledList,
+    SettledList,
 };
 use crate::record::{Offset, PartitionId, Position, Record};
 use crate::verdict::{Answer, EncodedRow, Verdict};
@@ -22,12 +22,9 @@ pub fn start() -> Instant {
     Instant::now()
 }
 
-/// One lane at 1,200 rows a minute with the defaults of its settings.
+/// The same as [`Policy::example`].
 pub fn policy() -> Policy {
-    Policy {
-        retry: RetryPolicy { max: Duration::from_secs(30), max_attempts: 5, ..Policy::example().retry },
-        ..Policy::example()
-    }
+    Policy::example()
 }
 
 /// A partition without a former owner.

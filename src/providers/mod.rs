@@ -11,6 +11,10 @@
 //!    answer. A test fails until they exist.
 //! 4. Add a block to `config/sluicegate.yaml`. A test fails until the block names every key.
 //!
+//! # Changing a request
+//! Edit `request` of the provider, then each `tests/fixtures/providers/<type>/request_*.json`: a fixture has all headers and the
+//! whole body. The failing test prints the request that it got.
+//!
 //! Retries, limits, dead letters, metrics, offsets and shutdown come with the lane.
 
 mod address;
