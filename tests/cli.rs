@@ -340,6 +340,7 @@ async fn a_script_can_wait_until_nothing_is_left_and_hears_the_rest() {
     let ops = Ops { metrics: Arc::new(Metrics::new()), board: Arc::new(board) };
     tokio::spawn(serve(listener, ops, std::future::pending()));
     let (change, mut changed) = tokio::sync::watch::channel(None);
+    let (asked, mut asks) = tokio::sync::watch::channel(());
     tokio::spawn(async move {
         loop {
             let ask = reporter.asked().await;
@@ -351,6 +352,7 @@ async fn a_script_can_wait_until_nothing_is_left_and_hears_the_rest() {
                 }
             });
             ask.answered();
+            asked.send_replace(());
         }
     });
     let wait = async |timeout: &'static str| {
@@ -365,8 +367,9 @@ async fn a_script_can_wait_until_nothing_is_left_and_hears_the_rest() {
         "{unknown:?}"
     );
     assert!(unknown.stderr.contains("lag unknown"), "{unknown:?}");
+    asks.mark_unchanged();
     let known = async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        asks.changed().await.expect("a lane");
         change.send(Some(0)).expect("a lane");
     };
     let (drained, ()) = tokio::join!(wait("30s"), known);

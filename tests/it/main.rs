@@ -22,6 +22,5 @@ mod proxy;
 mod rings;
 mod secrets;
 mod signals;
-#[allow(dead_code, unused_imports, reason = "each binary uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;

@@ -11,7 +11,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 pub use process::{Process, SESSION};
-pub use topics::{GroupView, Letter, create_topics, read_offsets, read_topic};
+pub use topics::{Letter, create_topics, read_offsets};
 pub use worker::{LedgerWatch, Worker, metric};
 pub use world::{QUICK, World, one_event_each, without_limits};
 

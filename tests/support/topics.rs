@@ -28,18 +28,13 @@ pub(super) fn producer(brokers: &str) -> FutureProducer {
 /// A client that asks the coordinator about a lane's group.
 pub struct GroupView {
     pub(super) consumer: BaseConsumer,
-    pub(super) topic: String,
-    pub(super) partitions: i32,
+    pub(super) list: TopicPartitionList,
 }
 
 impl GroupView {
     /// Returns the sum of the committed positions, or `None` while the coordinator does not answer.
     pub fn committed(&self) -> Option<i64> {
-        let mut list = TopicPartitionList::new();
-        (0..self.partitions).for_each(|partition| {
-            list.add_partition(&self.topic, partition);
-        });
-        let committed = self.consumer.committed_offsets(list, Duration::from_secs(2)).ok()?;
+        let committed = self.consumer.committed_offsets(self.list.clone(), Duration::from_secs(2)).ok()?;
         let offsets = committed.elements().into_iter().filter_map(|element| match element.offset() {
             Offset::Offset(offset) => Some(offset),
             _ => None,

@@ -164,21 +164,35 @@ impl World {
         read_topic(&self.brokers, &format!("{}.dlq.{id}", self.topic))
     }
 
-    /// Returns the sum of the committed positions of a lane's group, and the sum of the log's ends.
-    pub fn committed(&self, id: &str) -> (i64, i64) {
-        let consumer: BaseConsumer = ClientConfig::new()
+    /// Returns a client that asks the coordinator about a lane's group, and joins none.
+    fn group_consumer(&self, id: &str) -> BaseConsumer {
+        ClientConfig::new()
             .set("bootstrap.servers", &self.brokers)
             .set("group.id", format!("{}.{id}", self.group))
             .create()
-            .expect("a consumer");
+            .expect("a consumer")
+    }
+
+    /// Returns the list of the topic's partitions, without offsets.
+    fn partition_list(&self) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
-        let mut end = 0;
-        for partition in 0..self.partitions {
+        (0..self.partitions).for_each(|partition| {
             list.add_partition(&self.topic, partition);
-            end += consumer.fetch_watermarks(&self.topic, partition, Duration::from_secs(10)).expect("watermarks").1;
-        }
+        });
+        list
+    }
+
+    /// Returns the sum of the committed positions of a lane's group, and the sum of the log's ends.
+    pub fn committed(&self, id: &str) -> (i64, i64) {
+        let consumer = self.group_consumer(id);
+        let end = |partition| {
+            consumer.fetch_watermarks(&self.topic, partition, Duration::from_secs(10)).expect("watermarks").1
+        };
+        let end = (0..self.partitions).map(end).sum();
         // A group that does not exist yet may have no coordinator yet.
-        let Ok(committed) = consumer.committed_offsets(list, Duration::from_secs(10)) else { return (0, end) };
+        let Ok(committed) = consumer.committed_offsets(self.partition_list(), Duration::from_secs(10)) else {
+            return (0, end);
+        };
         let sum = committed.elements().into_iter().filter_map(|element| match element.offset() {
             Offset::Offset(offset) => Some(offset),
             _ => None,
@@ -198,12 +212,7 @@ impl World {
 
 impl World {
     pub fn group_view(&self, id: &str) -> GroupView {
-        let consumer = ClientConfig::new()
-            .set("bootstrap.servers", &self.brokers)
-            .set("group.id", format!("{}.{id}", self.group))
-            .create()
-            .expect("a consumer");
-        GroupView { consumer, topic: self.topic.clone(), partitions: self.partitions }
+        GroupView { consumer: self.group_consumer(id), list: self.partition_list() }
     }
 }
 
@@ -220,16 +229,9 @@ impl World {
     /// Returns the fences that a lane has committed, summed over its partitions. A partition without a fence counts as
     /// 0.
     pub fn fences(&self, id: &str) -> i64 {
-        let consumer: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", &self.brokers)
-            .set("group.id", format!("{}.{id}", self.group))
-            .create()
-            .expect("a consumer");
-        let mut list = TopicPartitionList::new();
-        (0..self.partitions).for_each(|partition| {
-            list.add_partition(&self.topic, partition);
-        });
-        let committed = consumer.committed_offsets(list, Duration::from_secs(10)).expect("committed offsets");
+        let consumer = self.group_consumer(id);
+        let committed =
+            consumer.committed_offsets(self.partition_list(), Duration::from_secs(10)).expect("committed offsets");
         let fences = committed.elements().into_iter().filter_map(|element| {
             serde_json::from_str::<serde_json::Value>(element.metadata()).ok()?["fence"].as_i64()
         });
