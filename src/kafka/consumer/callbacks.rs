@@ -5,25 +5,23 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::topic_partition_list::Offset as RdOffset;
-use rdkafka::{ClientContext, TopicPartitionList};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
 use serde::Deserialize;
 use tokio::sync::mpsc::{Sender, error::TrySendError};
 
 use super::contact::{BrokerStatistics, Contact};
 use super::mark::Mark;
-use super::messages::{Command, CommitEntry, CommitError, LogEnd, SourceEvent};
+use super::messages::{Command, LogEnd, SourceEvent};
 use super::place::Place;
 use super::record_batch::RecordBatch;
 use super::record_queue::Destination;
 use super::settings::{ConsumerSettings, broker_assigns};
 use super::stall::Progress;
-use crate::kafka::client::right_to_grant;
 use crate::kafka::complaints::{AGAIN, Complaints};
-use crate::kafka::native::{log_in_with, set_leader_epoch};
+use crate::kafka::native::log_in_with;
 use crate::kafka::settings::Start;
 use crate::kafka::topics::partition_id;
 use crate::record::{PartitionId, Position};
@@ -74,9 +72,9 @@ pub(super) struct ConsumerState {
     pub stalled: Vec<PartitionId>,
     /// The partitions that librdkafka has paused, which it remembers over assignments. Resuming a running partition can deliver
     /// records twice (librdkafka#2593).
-    pub stopped: BTreeSet<PartitionId>,
-    /// The time since which the loop has wanted nothing and librdkafka has not paused the partitions.
-    pub idle_since: Option<Instant>,
+    pub paused: BTreeSet<PartitionId>,
+    /// The time since which the thread has not polled, because no partition is wanted and librdkafka still fetches some.
+    pub rests_since: Option<Instant>,
     /// The id of each topic that was read, by the topic's index.
     pub ids: BTreeMap<u16, String>,
     /// The partitions that the thread gave up, each with its log, its committed position, and the position after the last
@@ -109,8 +107,8 @@ pub(super) struct Owned {
     pub is_anew: bool,
     /// The last time the thread asked for the log's ends because of `place`.
     pub asked: Option<Instant>,
-    /// True if the loop wants nothing from the partition.
-    pub paused: bool,
+    /// True if the loop wants the partition's records.
+    pub is_wanted: bool,
     pub progress: Progress,
 }
 
@@ -141,8 +139,8 @@ impl Callbacks {
                 contact: Contact::default(),
                 total_partitions: 0,
                 stalled: Vec::new(),
-                stopped: BTreeSet::new(),
-                idle_since: None,
+                paused: BTreeSet::new(),
+                rests_since: None,
                 ids: BTreeMap::new(),
                 given_up: BTreeMap::new(),
                 asking: None,
@@ -210,86 +208,14 @@ impl Callbacks {
                 let result = self.commit(consumer, state, &entries);
                 state.outbox.push_back(SourceEvent::Committed { id, result });
             }
-            Command::Pause(partitions) => self.set_paused(consumer, state, &partitions, true),
-            Command::Resume(partitions) => self.set_paused(consumer, state, &partitions, false),
+            Command::Pause(partitions) => self.set_wanted(state, &partitions, false),
+            Command::Resume(partitions) => self.set_wanted(state, &partitions, true),
             Command::Credentials(credentials) => {
                 if let Err(error) = log_in_with(consumer.client(), &credentials) {
                     state.warn(format!("the new password is not taken: {error}"));
                 }
             }
             Command::Close => state.closing = true,
-        }
-    }
-
-    /// Commits the entries in one synchronous request. If one position would go back, refuses all entries before the broker
-    /// sees them, because the broker would accept them. The broker would also accept partitions that the replica does not own.
-    /// The thread leaves these out, and the lane knows that it has lost them, since the thread reported that before. The thread
-    /// also leaves out logs that are gone, because nothing of them can be read again.
-    pub fn commit(
-        &self,
-        consumer: &BaseConsumer<Callbacks>,
-        state: &mut ConsumerState,
-        entries: &[CommitEntry],
-    ) -> Result<(), CommitError> {
-        let mut list = TopicPartitionList::with_capacity(entries.len());
-        let (mut given_up, mut kept) = (None, 0);
-        for CommitEntry { partition, position, metadata } in entries {
-            let Some(owned) = state.owned.get(partition) else {
-                given_up = Some(*partition);
-                continue;
-            };
-            if *position < owned.floor && !owned.is_anew {
-                let floor = owned.floor;
-                return Err(CommitError::Retriable(format!(
-                    "partition {partition} would go back from {floor} to {position}"
-                )));
-            }
-            kept += 1;
-            if owned.is_anew || matches!(owned.place, Place::Left(_)) {
-                continue;
-            }
-            let metadata = owned.mark.put_on(metadata);
-            let mut element = list.add_partition(&self.topics[usize::from(partition.topic)], partition.partition);
-            if !metadata.is_empty() {
-                element.set_metadata(&metadata);
-            }
-            element
-                .set_offset(RdOffset::Offset(position.0))
-                .map_err(|error| CommitError::Retriable(format!("partition {partition} at {position}: {error}")))?;
-            if owned.epoch >= 0 {
-                let last = list.count() - 1;
-                set_leader_epoch(&mut list, last, owned.epoch);
-            }
-        }
-        if let Some(partition) = given_up
-            && kept == 0
-        {
-            return Err(CommitError::Retriable(format!("partition {partition} was given up meanwhile")));
-        }
-        let result = match list.count() {
-            0 => Ok(()),
-            _ => consumer.commit(&list, CommitMode::Sync),
-        };
-        // An error of one partition is the error of the whole request (`rd_kafka_handle_OffsetCommit`), so `Ok` means all of
-        // them.
-        match result {
-            Ok(()) => {
-                for CommitEntry { partition, position, .. } in entries {
-                    if let Some(owned) = state.owned.get_mut(partition).filter(|owned| !owned.is_anew) {
-                        owned.floor = *position;
-                    }
-                }
-                Ok(())
-            }
-            Err(error) => {
-                let code = error.rdkafka_error_code();
-                if code.is_some_and(is_fenced) {
-                    state.fenced(&self.group, &error.to_string());
-                } else if let Some(remedy) = code.and_then(|code| right_to_grant(code, &self.group)) {
-                    state.refused(format!("group {}: {error}: {remedy}", self.group));
-                }
-                Err(commit_error(&error, consumer.assignment_lost()))
-            }
         }
     }
 }
@@ -367,28 +293,6 @@ impl ConsumerState {
     }
 }
 
-/// Returns true for the codes with which the coordinator reports that another client replaced a static member.
-pub(super) fn is_fenced(code: RDKafkaErrorCode) -> bool {
-    code == RDKafkaErrorCode::FencedInstanceId || code == RDKafkaErrorCode::UnreleasedInstanceId
-}
-
-/// Returns `Fenced` if the member is fenced or the assignment is lost, so that `SourceEvent::Lost` is sure to be sent. Without
-/// the loss, the other codes mean a rebalance under way (`rd_kafka_cgrp_op_handle_OffsetCommit`), in which partitions may be
-/// kept.
-fn commit_error(error: &KafkaError, lost: bool) -> CommitError {
-    let fenced = match error.rdkafka_error_code() {
-        Some(code) if is_fenced(code) => true,
-        Some(
-            RDKafkaErrorCode::IllegalGeneration
-            | RDKafkaErrorCode::UnknownMemberId
-            | RDKafkaErrorCode::StaleMemberEpoch
-            | RDKafkaErrorCode::FencedMemberEpoch,
-        ) => lost,
-        _ => false,
-    };
-    if fenced { CommitError::Fenced(error.to_string()) } else { CommitError::Retriable(error.to_string()) }
-}
-
 /// The part of librdkafka's statistics (STATISTICS.md) that the worker computes lag from, and that shows if a broker answers.
 #[derive(Deserialize)]
 struct Statistics {
@@ -439,7 +343,7 @@ impl ClientContext for Callbacks {
                 if let Some(id) = partition_id(&self.topics, topic, *partition)
                     && high.max(stable) >= 0
                     && let Some(owned) = state.owned.get_mut(&id)
-                    && !owned.paused
+                    && owned.is_wanted
                     && owned.place == Place::Known
                 {
                     owned.end = Position(high.max(stable));
@@ -459,21 +363,5 @@ impl Callbacks {
         if !ends.is_empty() {
             let _ = self.events.try_send(SourceEvent::LogEnds(ends));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_commit_is_fenced_only_when_the_assignment_is_lost() {
-        let error = KafkaError::ConsumerCommit(RDKafkaErrorCode::IllegalGeneration);
-        assert!(matches!(commit_error(&error, true), CommitError::Fenced(_)));
-        assert!(matches!(commit_error(&error, false), CommitError::Retriable(_)));
-        let error = KafkaError::ConsumerCommit(RDKafkaErrorCode::RebalanceInProgress);
-        assert!(matches!(commit_error(&error, true), CommitError::Retriable(_)));
-        let error = KafkaError::ConsumerCommit(RDKafkaErrorCode::FencedInstanceId);
-        assert!(matches!(commit_error(&error, false), CommitError::Fenced(_)));
     }
 }

@@ -5,7 +5,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::callbacks::{Callbacks, ConsumerState, is_fenced};
+use super::callbacks::{Callbacks, ConsumerState};
+use super::commit::is_fenced;
 use super::place::Place;
 use super::record_queue::Fetched;
 use crate::kafka::client::{is_silence, is_unknown_topic, right_to_grant};

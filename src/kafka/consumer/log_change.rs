@@ -49,7 +49,7 @@ impl Owned {
     /// Returns true if the partition's broker is the cause when the partition delivers nothing.
     pub fn should_bring(&self) -> bool {
         match self.place {
-            Place::Known => !self.paused,
+            Place::Known => self.is_wanted,
             Place::Unknown { .. } | Place::Doubtful(..) => true,
             Place::Left(_) => false,
         }
@@ -103,13 +103,12 @@ impl ConsumerState {
 
 impl Callbacks {
     /// Takes a topic's id. If the topic had another one, leaves the logs that the thread read under that id.
-    pub fn on_topic_id(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, topic: u16, found: &str) {
+    pub fn on_topic_id(&self, state: &mut ConsumerState, topic: u16, found: &str) {
         if state.ids.get(&topic).is_some_and(|known| known == found) {
             return;
         }
         let is_other = state.ids.insert(topic, found.to_owned()).is_some();
-        let mut left = Vec::new();
-        for (id, owned) in state.owned.iter_mut().filter(|(id, _)| id.topic == topic) {
+        for (_, owned) in state.owned.iter_mut().filter(|(id, _)| id.topic == topic) {
             match &owned.mark.id {
                 Some(known) if known != found => {
                     owned.mark = Mark { id: Some(found.to_owned()), first: None };
@@ -117,7 +116,6 @@ impl Callbacks {
                         Place::Unknown { oldest, found } => (*oldest, *found) = (true, None),
                         place => *place = Place::Left(None),
                     }
-                    left.push(*id);
                 }
                 _ => owned.mark.id = Some(found.to_owned()),
             }
@@ -126,19 +124,13 @@ impl Callbacks {
             let name = &self.topics[usize::from(topic)];
             state.warn(format!("topic {name} was deleted and made again: it is read from its beginning"));
         }
-        self.stop(consumer, state, &left);
     }
 
     /// Takes the topics that a broker described, or `None` if no broker answered.
-    pub fn on_topics(
-        &self,
-        consumer: &BaseConsumer<Callbacks>,
-        state: &mut ConsumerState,
-        topics: Option<&[(u16, Topic)]>,
-    ) {
+    pub fn on_topics(&self, state: &mut ConsumerState, topics: Option<&[(u16, Topic)]>) {
         for (index, topic) in topics.into_iter().flatten() {
             if let Some(id) = topic.id.as_ref().filter(|_| topic.partitions.is_ok()) {
-                self.on_topic_id(consumer, state, *index, id);
+                self.on_topic_id(state, *index, id);
             }
         }
         if self.broker_assigns
@@ -203,7 +195,6 @@ impl Callbacks {
                     if let Some(owned) = state.owned.get_mut(&id) {
                         owned.place = Place::Left(Some(to));
                     }
-                    self.stop(consumer, state, &[id]);
                 }
             },
             Place::Left(None) if owned.floor >= next => self.read_anew(consumer, state, id, low),
@@ -250,7 +241,7 @@ impl Callbacks {
         state.outbox.push_back(SourceEvent::Gap { partition: id, from, to });
         if let Some(owned) = state.owned.get_mut(&id) {
             (owned.next, owned.floor, owned.end, owned.epoch) = (start, start, start, -1);
-            (owned.paused, owned.is_anew) = (true, true);
+            (owned.is_wanted, owned.is_anew) = (false, true);
         }
         // The lane may already have sent rows with events of the new log that were read before its id was known. It sends
         // nothing until those events are read again.
@@ -269,12 +260,12 @@ impl Callbacks {
         for (id, to) in cut.collect::<Vec<_>>() {
             self.read_anew(consumer, state, id, to);
         }
-        self.tell_starts(consumer, state, now);
+        self.report_starts(consumer, state, now);
     }
 
     /// Starts partitions that the group has not read before. Starts them together once each has been asked about, so that one
     /// rebalance is one message to the lane. A partition without a leader delays the others by the time of one question.
-    fn tell_starts(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, now: Instant) {
+    fn report_starts(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, now: Instant) {
         let unknown = || state.owned.iter().filter(|(_, owned)| matches!(owned.place, Place::Unknown { .. }));
         if state.start_again.is_some_and(|at| now < at)
             || unknown().any(|(id, owned)| owned.asked.is_none() || state.asking == Some(*id))

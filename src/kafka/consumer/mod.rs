@@ -6,6 +6,7 @@ pub mod settings;
 
 mod broker_query;
 mod callbacks;
+mod commit;
 mod contact;
 mod fetched;
 mod log_change;

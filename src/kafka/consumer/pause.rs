@@ -1,75 +1,66 @@
-//! Pauses partitions that the loop wants nothing from: first the thread stops polling, then librdkafka pauses them.
+//! Brings librdkafka to what is wanted: it fetches the partitions that the loop has room for, and pauses the others.
 
 use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
-use super::callbacks::{Callbacks, ConsumerState};
+use super::callbacks::{Callbacks, ConsumerState, Owned};
 use super::place::Place;
 use crate::record::PartitionId;
 
-/// The time without polling, while the loop wants nothing from any partition, before librdkafka pauses the partitions. Pausing
-/// discards what librdkafka has fetched. After a resume, its broker threads sleep up to a second before they fetch again
+/// The time without polling, while no partition is wanted, before librdkafka pauses the partitions. Pausing discards what
+/// librdkafka has fetched. After a resume, its broker threads sleep up to a second before they fetch again
 /// (`rd_kafka_max_block_ms`). A lane whose buffer is full for a moment cannot wait that long. Callbacks wait for this time,
-/// too.
+/// too. It is far below librdkafka's `max.poll.interval.ms` (300 s), within which a consumer has to poll to stay in the group.
 const REST: Duration = Duration::from_secs(1);
 
+impl Owned {
+    /// Returns true if the thread knows where to read, or is about to find out why a record came from behind.
+    fn is_read(&self) -> bool {
+        matches!(self.place, Place::Known | Place::Doubtful(..))
+    }
+}
+
 impl Callbacks {
-    /// Notes which partitions the loop wants, and at once resumes those that it wants again.
-    pub fn set_paused(
-        &self,
-        consumer: &BaseConsumer<Callbacks>,
-        state: &mut ConsumerState,
-        asked: &[PartitionId],
-        pause: bool,
-    ) {
-        let mut stopped = Vec::new();
-        for partition in asked {
+    /// Notes which partitions the loop wants.
+    pub fn set_wanted(&self, state: &mut ConsumerState, partitions: &[PartitionId], is_wanted: bool) {
+        for partition in partitions {
             if let Some(owned) = state.owned.get_mut(partition)
-                && owned.paused != pause
+                && owned.is_wanted != is_wanted
             {
-                owned.paused = pause;
-                owned.is_anew &= pause;
+                owned.is_wanted = is_wanted;
+                owned.is_anew &= !is_wanted;
                 owned.progress.moved(Instant::now());
-                // A partition that has left its log resumes by itself when its place is found.
-                let is_left = matches!(owned.place, Place::Left(_));
-                if !pause && !is_left && state.stopped.remove(partition) {
-                    stopped.push(*partition);
-                }
             }
         }
-        if !stopped.is_empty()
-            && let Err(error) = consumer.resume(&self.list(&stopped))
-        {
-            state.warn(format!("cannot resume partitions: {error}"));
+    }
+
+    /// Resumes wanted partitions and pauses the others. While the loop has no room (`is_full`), no partition is wanted. Returns
+    /// false if the thread should not poll for a moment instead, because nothing is wanted and that may soon change.
+    pub fn follow_wishes(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, is_full: bool) -> bool {
+        let is_wanted = |owned: &Owned| owned.is_wanted && owned.is_read() && !is_full;
+        let (mut resumed, mut stopped) = (Vec::new(), Vec::new());
+        for (id, owned) in &state.owned {
+            match (is_wanted(owned), state.paused.contains(id)) {
+                (true, true) => resumed.push(*id),
+                (false, false) => stopped.push(*id),
+                _ => {}
+            }
         }
-    }
-
-    /// Returns true if polling should stop for a moment because the loop has paused every partition. After `REST`, or if some
-    /// partition is not paused, pauses the others in librdkafka and returns false.
-    pub fn is_idle(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState) -> bool {
-        let is_over = |since: Instant| since.elapsed() >= REST;
-        if state.owned.iter().any(|(id, owned)| owned.paused && !state.stopped.contains(id))
-            && state.owned.values().all(|owned| owned.paused)
-            && !is_over(*state.idle_since.get_or_insert_with(Instant::now))
-        {
-            return true;
+        let mut owned = state.owned.values();
+        let may_rest = !stopped.is_empty() && owned.all(|owned| !is_wanted(owned) && owned.is_read());
+        if may_rest && state.rests_since.get_or_insert_with(Instant::now).elapsed() < REST {
+            return false;
         }
-        state.idle_since = None;
-        self.stop_paused(consumer, state);
-        false
+        state.rests_since = None;
+        self.pause(consumer, state, &stopped);
+        self.resume(consumer, state, &resumed);
+        true
     }
 
-    /// Pauses the partitions in librdkafka that the loop wants nothing from.
-    pub fn stop_paused(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState) {
-        let paused = state.owned.iter().filter(|(_, owned)| owned.paused).map(|(id, _)| *id);
-        let stopped: Vec<PartitionId> = paused.filter(|id| !state.stopped.contains(id)).collect();
-        self.stop(consumer, state, &stopped);
-    }
-
-    pub fn stop(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, partitions: &[PartitionId]) {
-        state.stopped.extend(partitions);
+    pub fn pause(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, partitions: &[PartitionId]) {
+        state.paused.extend(partitions);
         if !partitions.is_empty()
             && let Err(error) = consumer.pause(&self.list(partitions))
         {
@@ -77,7 +68,22 @@ impl Callbacks {
         }
     }
 
-    pub fn list(&self, partitions: &[PartitionId]) -> TopicPartitionList {
+    fn resume(&self, consumer: &BaseConsumer<Callbacks>, state: &mut ConsumerState, partitions: &[PartitionId]) {
+        let now = Instant::now();
+        for id in partitions {
+            state.paused.remove(id);
+            if let Some(owned) = state.owned.get_mut(id) {
+                owned.progress.moved(now);
+            }
+        }
+        if !partitions.is_empty()
+            && let Err(error) = consumer.resume(&self.list(partitions))
+        {
+            state.warn(format!("cannot resume partitions: {error}"));
+        }
+    }
+
+    fn list(&self, partitions: &[PartitionId]) -> TopicPartitionList {
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         for id in partitions {
             list.add_partition(&self.topics[usize::from(id.topic)], id.partition);

@@ -61,9 +61,9 @@ impl Callbacks {
         let is_open = |gain: &&Gain| !matches!(gain.beginning, Beginning::Committed { .. });
         // librdkafka may have forgotten the other pauses: nothing guarantees that a partition that was paused comes back
         // paused.
-        let stopped = gains.iter().filter(|gain| is_open(gain) || state.stopped.contains(&gain.partition));
-        let stopped: Vec<PartitionId> = stopped.map(|gain| gain.partition).collect();
-        self.stop(consumer, state, &stopped);
+        let paused = gains.iter().filter(|gain| is_open(gain) || state.paused.contains(&gain.partition));
+        let paused: Vec<PartitionId> = paused.map(|gain| gain.partition).collect();
+        self.pause(consumer, state, &paused);
         let known: Vec<Assignment> = gains.into_iter().filter_map(|gain| own(state, gain)).collect();
         if !known.is_empty() || gained.is_empty() {
             let total_partitions = state.total_partitions;
@@ -142,7 +142,7 @@ impl Callbacks {
         let mut gains = resolution.gains(consumer, gained, &topics, &state.ids)?;
         for (index, topic) in (0..).zip(&topics) {
             if let Some(id) = &topic.id {
-                self.on_topic_id(consumer, state, index, id);
+                self.on_topic_id(state, index, id);
             }
         }
         for gain in &mut gains {
@@ -244,7 +244,7 @@ fn own(state: &mut ConsumerState, gain: Gain) -> Option<Assignment> {
         place,
         is_anew: false,
         asked: None,
-        paused: true,
+        is_wanted: false,
         progress: Progress::new(Instant::now()),
     };
     state.owned.insert(partition, owned);

@@ -32,9 +32,6 @@ const BATCH_BYTES: usize = 1 << 20;
 /// The pause before the thread again offers a batch that the loop had no room for. It is much shorter than the milliseconds of
 /// work that the channel holds, so the loop never waits for records.
 const ROOM_WAIT: Duration = Duration::from_millis(1);
-/// The time for which the loop may leave a batch before the thread stops reading and only polls. It is a tenth of librdkafka's
-/// `max.poll.interval.ms` (300 s), within which a consumer has to poll to stay in the group.
-const STALL: Duration = Duration::from_secs(30);
 /// The interval between questions about the end of a partition that delivers nothing. A guess: with 30 such partitions, each
 /// known end is at most 15 s old.
 const QUIET_END_INTERVAL: Duration = Duration::from_millis(500);
@@ -54,19 +51,12 @@ const MISSING_TOPIC_INTERVAL: Duration = Duration::from_secs(5);
 /// The time limit for leaving the group, after which the thread ends without that. Dropping a consumer has no deadline of its
 /// own and is known to hang (rust-rdkafka#453, #509, librdkafka#4884).
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The wait for the loop after which that wait is the reason why partitions did not move. A guess: far below the time that
-/// makes a partition quiet, far above the milliseconds of a busy loop.
-const LONG_BLOCK: Duration = Duration::from_secs(1);
 
 /// The thread's own state. The rest is in the context, where the callbacks find it.
 pub(super) struct Reader {
     records: RecordQueue<Callbacks>,
     consumer: Arc<BaseConsumer<Callbacks>>,
     context: Arc<Callbacks>,
-    /// The time since which the loop has not taken what the thread offered.
-    blocked_since: Option<Instant>,
-    /// The partitions that the thread paused because of that.
-    stalled: Vec<PartitionId>,
     query: BrokerQuery,
     quiet_end_asked: Instant,
     quiet_end_last: Option<PartitionId>,
@@ -87,8 +77,6 @@ impl Reader {
             query: BrokerQuery::start(&consumer, context.topics.clone(), QUESTION_TIMEOUT)?,
             consumer,
             context,
-            blocked_since: None,
-            stalled: Vec::new(),
             quiet_end_asked: Instant::now(),
             quiet_end_last: None,
             topics_asked: Instant::now(),
@@ -106,80 +94,27 @@ impl Reader {
             if state.closing {
                 break;
             }
-            let blocked = !state.outbox.is_empty();
-            let is_idle = !blocked && self.context.is_idle(&self.consumer, &mut state);
-            drop(state);
-            if blocked {
-                self.wait_for_room();
+            // Polling would bring more records, for which the loop has no room.
+            let is_full = !state.outbox.is_empty();
+            if !self.context.follow_wishes(&self.consumer, &mut state, is_full) {
+                self.context.wait(&self.consumer, &mut state, if is_full { ROOM_WAIT } else { WAIT });
                 continue;
             }
-            self.resume_after_wait();
-            if is_idle {
-                let mut state = self.context.state();
-                self.context.wait(&self.consumer, &mut state, WAIT);
-            } else {
-                self.read();
-                self.query();
-                self.missing_topics();
+            drop(state);
+            if is_full {
+                self.read(POLL);
+                continue;
             }
+            self.read(if self.busy_at.elapsed() < QUIET_AFTER { POLL } else { QUIET_POLL });
+            self.query();
+            self.missing_topics();
         }
         self.close();
     }
 
-    /// Waits while the loop has no room. Polling would bring more records, so at first the thread only waits. After `STALL` it
-    /// pauses everything and polls all the same, or the group would expel it.
-    fn wait_for_room(&mut self) {
-        let since = *self.blocked_since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= STALL {
-            let mut state = self.context.state();
-            self.context.stop_paused(&self.consumer, &mut state);
-            let running: Vec<PartitionId> = state
-                .owned
-                .iter()
-                .filter(|(id, owned)| !owned.paused && !self.stalled.contains(id))
-                .map(|(id, _)| *id)
-                .collect();
-            drop(state);
-            if !running.is_empty() {
-                // An error means that the replica is losing the partition anyway.
-                let _ = self.consumer.pause(&self.context.list(&running));
-                self.stalled.extend(running);
-            }
-            self.read();
-        }
-        let mut state = self.context.state();
-        self.context.wait(&self.consumer, &mut state, ROOM_WAIT);
-    }
-
-    /// Undoes what `wait_for_room` did, because the loop takes messages again.
-    fn resume_after_wait(&mut self) {
-        if self.blocked_since.take().is_some_and(|since| since.elapsed() >= LONG_BLOCK) {
-            let now = Instant::now();
-            self.context.state().owned.values_mut().for_each(|owned| owned.progress.moved(now));
-        }
-        if self.stalled.is_empty() {
-            return;
-        }
-        let stalled = std::mem::take(&mut self.stalled);
-        let mut state = self.context.state();
-        let mut wanted = Vec::new();
-        for id in stalled {
-            match state.owned.get(&id) {
-                Some(owned) if !owned.paused => wanted.push(id),
-                // Notes that librdkafka has paused it, in case the group assigns it again or the loop wants it again.
-                _ => _ = state.stopped.insert(id),
-            }
-        }
-        drop(state);
-        if let Err(error) = self.consumer.resume(&self.context.list(&wanted)) {
-            self.context.state().warn(format!("cannot resume partitions: {error}"));
-        }
-    }
-
     /// Reads one batch and puts it into the outbox.
-    fn read(&mut self) {
+    fn read(&mut self, mut timeout: Duration) {
         let now = Instant::now();
-        let mut timeout = if now - self.busy_at < QUIET_AFTER { POLL } else { QUIET_POLL };
         let state = self.context.state();
         let is_empty = state.owned.is_empty();
         if state.owned.values().any(|owned| owned.is_lost() && owned.asked.is_none()) {
@@ -247,10 +182,10 @@ impl Reader {
             {
                 owned.progress.behind(now);
             }
-            self.tell_stalled(&mut state, now);
+            self.report_stalled(&mut state, now);
             return;
         }
-        self.tell_stalled(&mut state, now);
+        self.report_stalled(&mut state, now);
         let is_due = |asked: Option<Instant>| asked.is_none_or(|at| now.saturating_duration_since(at) >= LOST_INTERVAL);
         let lost = state.owned.iter_mut().filter(|(_, owned)| owned.is_lost() && is_due(owned.asked));
         if let Some((id, owned)) = lost.min_by_key(|(_, owned)| owned.asked) {
@@ -273,7 +208,7 @@ impl Reader {
         if now.saturating_duration_since(self.quiet_end_asked) < QUIET_END_INTERVAL {
             return;
         }
-        let quiet = state.owned.iter().filter(|(_, owned)| owned.paused || owned.progress.is_quiet(now));
+        let quiet = state.owned.iter().filter(|(_, owned)| !owned.is_wanted || owned.progress.is_quiet(now));
         let mut quiet = quiet.map(|(id, _)| *id);
         let first = quiet.next();
         let after = first.into_iter().chain(quiet).find(|id| self.quiet_end_last.is_none_or(|last| *id > last));
@@ -291,7 +226,7 @@ impl Reader {
         let mut state = self.context.state();
         let (partition, ends) = match answer {
             Answer::Ends { partition, ends } => (partition, ends),
-            Answer::Topics(topics) => return self.context.on_topics(&self.consumer, &mut state, topics.as_deref()),
+            Answer::Topics(topics) => return self.context.on_topics(&mut state, topics.as_deref()),
         };
         state.asking = None;
         let Some(owned) = state.owned.get_mut(&partition) else { return };
@@ -316,7 +251,7 @@ impl Reader {
     }
 
     /// Reports the stalled partitions to the loop if they have changed.
-    fn tell_stalled(&self, state: &mut ConsumerState, now: Instant) {
+    fn report_stalled(&self, state: &mut ConsumerState, now: Instant) {
         let stalled = state.owned.iter().filter(|(_, owned)| owned.progress.is_stalled(now));
         let stalled: Vec<PartitionId> = stalled.map(|(id, _)| *id).collect();
         if stalled == state.stalled {
