@@ -41,6 +41,12 @@ pub fn date(text: &str) -> Option<Timestamp> {
     is_within_years(time).then_some(time)
 }
 
+/// Returns true if the text is a date in the form in which this worker writes dates, `2018-05-15T12:31:12.123Z`. Nearly all dates
+/// have it. Reading and writing one again took 2 to 4% of a row's time (perf over `benches/delivery`).
+pub fn is_written(text: &str) -> bool {
+    text.len() == "2018-05-15T12:31:12.123Z".len() && is_iso_of_this_century(text)
+}
+
 /// Returns true if an event can have happened at this time, as far as that is known without a clock.
 pub fn is_event_time(text: &str) -> bool {
     // Nearly all times have this form, and seeing it takes a tenth of the time of reading it.

@@ -127,6 +127,7 @@ pub fn full_name(profile: &Profile<'_>) -> Option<String> {
 pub fn date(raw: &RawValue) -> Option<Value<'_>> {
     let found = match kind(raw) {
         Kind::Null => return Some(Value::Raw(raw)),
+        Kind::String if time::is_written(raw.get().trim_matches('"')) => return Some(Value::Raw(raw)),
         Kind::String => time::date(&text(raw)?),
         Kind::Number => time::date(raw.get()),
         Kind::Object => mongo(member(raw, "$date")?),
@@ -155,7 +156,10 @@ pub fn event_time(event: Option<&str>, record_time_ms: i64) -> Option<String> {
     let is_past = |event: &Timestamp| {
         record.is_none_or(|record| event.as_millisecond() <= record.as_millisecond().saturating_add(AHEAD_MS))
     };
-    event.and_then(time::date).filter(is_past).or(record).map(written)
+    match event.and_then(time::date).filter(is_past) {
+        Some(_) if let Some(text) = event.filter(|text| time::is_written(text)) => Some(text.to_owned()),
+        found => found.or(record).map(written),
+    }
 }
 
 /// Returns true if this is a list without entries, which is PHP's form of an empty map.
