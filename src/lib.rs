@@ -45,8 +45,8 @@
 //! - No code outside [`lane`] and [`app`] sees both the engine and the world.
 //!
 //! # Where to start reading
-//! Begin with `engine/mod.rs`, which has the stages of a row and the contract with the loop. Then read `engine/intake.rs`,
-//! `outbox.rs`, `answers.rs` and `commits.rs`. The loop is `lane/mod.rs`. `engine/sim` checks the engine against a plain replay
+//! Begin with `engine/mod.rs`, which has the stages of a row and the contract with the loop. Then read `engine/intake/mod.rs`,
+//! `outbox.rs`, `answers/mod.rs` and `commits.rs`. The loop is `lane/mod.rs`. `engine/sim` checks the engine against a plain replay
 //! of the log, and `tests/it/layering.rs` holds who may import whom.
 //!
 //! # Questions

@@ -104,44 +104,41 @@ impl Engine {
             false => releasing.clone(),
         };
         let id = CommitId(self.next_id());
-        let mut entries = Vec::with_capacity(ids.len());
-        let mut commits = Vec::with_capacity(ids.len());
-        for partition_id in ids {
-            let unsettled =
-                if is_final || !releasing.is_empty() { self.unsettled(partition_id) } else { BTreeSet::new() };
-            let Some(partition) = self.partitions.get_mut(&partition_id) else { continue };
-            let position = partition.tracker.committable(partition.read).max(partition.committed);
-            // A fence that a former owner set stands until it has been read up to.
-            let fence = partition.read.max(partition.fence);
-            let replay = partition.pending_bytes + partition.tracker.settled_beyond_committable();
-            let bytes = replay.max(partition.footprint);
-            let clean = is_final || !releasing.is_empty();
-            // Before the wait is over, requests of the owner before us may still be out: what is left of it is the next one's.
-            let left = partition.usable_at.saturating_duration_since(now.at);
-            let wait = if clean { self.limit.wait(partition.burst_recovered_at, now.at) } else { self.limit.longest() };
-            let counts = self.limit.counts().max(left + WINDOW);
-            let metadata = Fence::new(
-                fence,
-                now.wall_ms,
-                Leaving { clean, wait: wait.max(left), counts, hears: self.limit.hearsay(), of: partition.of },
-                bytes,
-            );
-            let metadata = match clean {
-                // Before its end a replay changes nothing about what the last owner had settled.
-                true if partition.is_replaying() => partition.settled.to_metadata(metadata),
-                // A broker may take less metadata than the list needs; without it users are sent again, but none is lost.
-                true if self.commits.failures < 2 => {
-                    let users = partition.ahead.users_from(position, &unsettled);
-                    SettledList::new(&users, metadata).to_metadata(metadata)
-                }
-                _ => metadata.to_metadata(),
-            };
-            entries.push(Entry { partition: partition_id, epoch: partition.epoch, position, fence });
-            commits.push(Commit { partition: partition_id, position, metadata });
-        }
+        let is_clean = is_final || !releasing.is_empty();
+        let (entries, commits) = ids.into_iter().filter_map(|id| self.commit_of(id, is_clean, now)).unzip();
         self.commits.started_at = Some(now.at);
         self.commits.out = Some(Out { id, at: now.at, entries, releasing, is_final });
         Some(Action::Commit { id, commits })
+    }
+
+    /// Returns what a commit says of one partition. A clean commit is the last one before the partition is let go.
+    fn commit_of(&mut self, id: PartitionId, is_clean: bool, now: Now) -> Option<(Entry, Commit)> {
+        let unsettled = if is_clean { self.unsettled(id) } else { BTreeSet::new() };
+        let partition = self.partitions.get_mut(&id)?;
+        let position = partition.tracker.committable(partition.read).max(partition.committed);
+        // A fence that a former owner set stands until it has been read up to.
+        let fence = partition.read.max(partition.fence);
+        let replay = partition.pending_bytes + partition.tracker.settled_beyond_committable();
+        let bytes = replay.max(partition.footprint);
+        // Before the wait is over, requests of the owner before us may still be out: what is left of it is the next one's.
+        let left = partition.usable_at.saturating_duration_since(now.at);
+        let wait = if is_clean { self.limit.wait(partition.burst_recovered_at, now.at) } else { self.limit.longest() };
+        let counts = self.limit.counts().max(left + WINDOW);
+        let leaving =
+            Leaving { clean: is_clean, wait: wait.max(left), counts, hears: self.limit.hearsay(), of: partition.of };
+        let fenced = Fence::new(fence, now.wall_ms, leaving, bytes);
+        let metadata = match is_clean {
+            // Before its end a replay changes nothing about what the last owner had settled.
+            true if partition.is_replaying() => partition.settled.to_metadata(fenced),
+            // A broker may take less metadata than the list needs; without it users are sent again, but none is lost.
+            true if self.commits.failures < 2 => {
+                let users = partition.ahead.users_from(position, &unsettled);
+                SettledList::new(&users, fenced).to_metadata(fenced)
+            }
+            _ => fenced.to_metadata(),
+        };
+        let entry = Entry { partition: id, epoch: partition.epoch, position, fence };
+        Some((entry, Commit { partition: id, position, metadata }))
     }
 
     /// Returns the time when the next commit should start; `None` while there is no reason for one.

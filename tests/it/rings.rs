@@ -2,7 +2,7 @@
 //!
 //! An import leads from the file that names an item to the file that defines it. The test follows re-exports, and
 //! leaves out tests and their support. A file in a folder may name the folder's own file (`mod.rs`), because it may
-//! extend that file's types (`impl Engine` in `engine/answers.rs`). Every other ring is a fault.
+//! extend that file's types (`impl Engine` in `engine/answers/mod.rs`). Every other ring is a fault.
 
 use std::collections::{BTreeMap, BTreeSet};
 
