@@ -26,7 +26,7 @@ fn limit(partitions: i32, batch: usize, now: Instant) -> RateLimit {
     });
     limit.resize(partitions as usize, now);
     for partition in 0..partitions {
-        limit.gain(PartitionId { topic: 0, partition }, Former::Nobody, now);
+        limit.gain(PartitionId { topic: 0, partition }, Former::None, now);
     }
     limit
 }

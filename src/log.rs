@@ -250,7 +250,7 @@ mod tests {
         drop(log);
         let taken = taken.lock().expect("no panic").clone();
         assert_eq!(String::from_utf8(taken).expect("text"), text(0..WAITING_LINES + 1));
-        assert_eq!(lines.lost.load(Ordering::Relaxed), 0, "told");
+        assert_eq!(lines.lost.load(Ordering::Relaxed), 0, "the log reports the loss");
     }
 
     #[test]

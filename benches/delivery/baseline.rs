@@ -6,7 +6,7 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::process::{cpu_seconds, tell};
+use crate::process::{cpu_seconds, print_figures};
 use crate::{BATCHES, BODY, DEADLINE, IN_FLIGHT_OF_CHILD, SINGLE, URL, topic};
 
 /// Reads the larger topic from its beginning and parses its events.
@@ -26,7 +26,7 @@ pub fn parse(brokers: &str) {
         began.get_or_insert_with(Instant::now);
         seen += 1;
     }
-    tell(seen, began.expect("events"), cpu_before);
+    print_figures(seen, began.expect("events"), cpu_before);
 }
 
 /// Posts one body again and again, to measure the HTTP client alone.
@@ -52,6 +52,6 @@ pub fn post() {
             });
         }
         loops.join_all().await;
-        tell(SINGLE.events / in_flight * in_flight, began, cpu_before);
+        print_figures(SINGLE.events / in_flight * in_flight, began, cpu_before);
     });
 }

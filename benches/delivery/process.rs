@@ -64,7 +64,7 @@ pub fn child(role: &str, arguments: &[(&str, &str)]) -> Figures {
 }
 
 /// Prints the figures that `child` reads.
-pub fn tell(done: usize, began: Instant, cpu_before: f64) {
+pub fn print_figures(done: usize, began: Instant, cpu_before: f64) {
     let (took, pid) = (began.elapsed().as_secs_f64(), std::process::id());
     let cpu = cpu_seconds(pid) - cpu_before;
     println!("{} {} {}", done as f64 / took, cpu * 1e6 / done as f64, peak_mib(pid));

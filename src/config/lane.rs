@@ -98,8 +98,8 @@ pub struct Retry {
     /// The longest wait between two probes of a held lane, between two tries of one row, and between tries to write a dead letter.
     /// Jitter only shortens it, and a provider's Retry-After may be longer.
     pub max: HumanDuration,
-    /// Least tries of a row that fails while others succeed, before it is a dead letter; more where the provider fails others
-    /// too, until chance does not explain it.
+    /// Least tries of a row that fails while others succeed, before it is a dead letter. Where the provider fails others too,
+    /// the row gets more tries, until chance does not explain its failures.
     #[schemars(range(min = 1))]
     pub max_attempts: u32,
 }

@@ -93,7 +93,7 @@ impl Lines {
             let line = self.written.get(&(letter.partition, letter.offset));
             dead.entry(letter.reason.as_str()).or_default().extend(line);
         }
-        let told = |(what, reasons): (&str, BTreeMap<&str, Vec<u64>>)| {
+        let texts = |(what, reasons): (&str, BTreeMap<&str, Vec<u64>>)| {
             let one = |(reason, mut lines): (&str, Vec<u64>)| {
                 lines.sort_unstable();
                 lines.dedup();
@@ -101,7 +101,7 @@ impl Lines {
             };
             reasons.into_iter().map(one).collect::<Vec<_>>()
         };
-        [("skipped", skipped), ("dead letters", dead)].into_iter().flat_map(told).collect()
+        [("skipped", skipped), ("dead letters", dead)].into_iter().flat_map(texts).collect()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::record::{PartitionId, Position};
 /// Commits for the fence are at least this far apart.
 const FENCE_SPACING: Duration = Duration::from_millis(100);
 
-/// A fence is at most this old while rows are sent, so that a successor can tell from its age when the last owner sent.
+/// A fence is at most this old while rows are sent, so that its age shows a successor when the last owner sent.
 const FENCE_AGE: Duration = Duration::from_secs(5);
 
 /// Unchanged positions are committed this often, so that the broker's offset retention never counts a quiet group as gone.

@@ -33,7 +33,7 @@ impl Default for EventSettings {
             anonymous_id: AnonymousId::Skip,
             account_trait: None,
             message_id_window: 100_000,
-            refuse_user_ids: NOBODY.map(str::to_owned).into(),
+            refuse_user_ids: PLACEHOLDER_IDS.map(str::to_owned).into(),
         }
     }
 }
@@ -61,7 +61,7 @@ impl EventSettings {
 /// The list holds all that PostHog refuses to identify (`isDistinctIdIllegal`), with this project's name for a distinct id next
 /// to PostHog's own. From Mixpanel's list of invalid distinct ids it holds those that are no person's initials or nickname. It
 /// also holds the forms in which Objective-C writes a null.
-const NOBODY: [&str; 27] = [
+const PLACEHOLDER_IDS: [&str; 27] = [
     "undefined",
     "null",
     "nil",

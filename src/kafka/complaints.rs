@@ -19,9 +19,9 @@ const REMEMBERED: usize = 64;
 
 /// The lines that were reported, by their text.
 #[derive(Default)]
-pub struct Repeats(BTreeMap<String, Told>);
+pub struct Repeats(BTreeMap<String, Reported>);
 
-struct Told {
+struct Reported {
     at: Instant,
     /// The number of times that the line has come since, without a report.
     untold: u64,
@@ -30,22 +30,22 @@ struct Told {
 impl Repeats {
     /// Returns the number of times that this line came without a report since the last one, or `None` if it is too soon for
     /// another.
-    pub fn tell(&mut self, text: &str, now: Instant) -> Option<u64> {
+    pub fn report(&mut self, text: &str, now: Instant) -> Option<u64> {
         // Ports, milliseconds and counts differ from line to line, so digits do not count.
         let key: String = text.chars().filter(|c| !c.is_ascii_digit()).collect();
-        if let Some(told) = self.0.get_mut(&key) {
-            if now.duration_since(told.at) < AGAIN {
-                told.untold += 1;
+        if let Some(last) = self.0.get_mut(&key) {
+            if now.duration_since(last.at) < AGAIN {
+                last.untold += 1;
                 return None;
             }
-            let untold = told.untold;
-            *told = Told { at: now, untold: 0 };
+            let untold = last.untold;
+            *last = Reported { at: now, untold: 0 };
             return Some(untold);
         }
         if self.0.len() >= REMEMBERED {
             self.0.clear();
         }
-        self.0.insert(key, Told { at: now, untold: 0 });
+        self.0.insert(key, Reported { at: now, untold: 0 });
         Some(0)
     }
 }
@@ -55,8 +55,8 @@ impl Repeats {
 pub(super) struct Complaints(Mutex<Repeats>);
 
 impl Complaints {
-    fn tell(&self, text: &str) -> Option<u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).tell(text, Instant::now())
+    fn report(&self, text: &str) -> Option<u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).report(text, Instant::now())
     }
 }
 
@@ -68,7 +68,7 @@ impl ClientContext for Complaints {
             tracing::debug!(target: "librdkafka", "{facility} {line}");
             return;
         }
-        let Some(untold) = self.tell(&format!("{facility} {line}")) else { return };
+        let Some(untold) = self.report(&format!("{facility} {line}")) else { return };
         match level {
             RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
                 tracing::info!(target: "librdkafka", untold, "{facility} {line}");
@@ -84,7 +84,7 @@ impl ClientContext for Complaints {
         // The lane's consumer has the same brokers, and reports their silence.
         if error.rdkafka_error_code().is_some_and(is_silence) {
             tracing::debug!(target: "librdkafka", "{error}: {reason}");
-        } else if let Some(untold) = self.tell(reason) {
+        } else if let Some(untold) = self.report(reason) {
             tracing::warn!(target: "librdkafka", untold, "{error}: {reason}");
         }
     }
@@ -129,15 +129,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_that_comes_again_is_told_once_a_minute_with_how_often_it_came() {
+    fn a_repeated_line_is_reported_once_a_minute_with_the_number_of_repeats() {
         let (mut repeats, start) = (Repeats::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(repeats.tell("REQTMOUT after 1001ms", at(0)), Some(0));
-        assert_eq!(repeats.tell("REQTMOUT after 1002ms", at(1)), None);
-        assert_eq!(repeats.tell("REQTMOUT after 999ms", at(59)), None);
-        assert_eq!(repeats.tell("another", at(59)), Some(0));
-        assert_eq!(repeats.tell("REQTMOUT after 17ms", at(60)), Some(2));
-        assert_eq!(repeats.tell("REQTMOUT after 17ms", at(121)), Some(0));
+        assert_eq!(repeats.report("REQTMOUT after 1001ms", at(0)), Some(0));
+        assert_eq!(repeats.report("REQTMOUT after 1002ms", at(1)), None);
+        assert_eq!(repeats.report("REQTMOUT after 999ms", at(59)), None);
+        assert_eq!(repeats.report("another", at(59)), Some(0));
+        assert_eq!(repeats.report("REQTMOUT after 17ms", at(60)), Some(2));
+        assert_eq!(repeats.report("REQTMOUT after 17ms", at(121)), Some(0));
     }
 
     #[test]
@@ -145,7 +145,7 @@ mod tests {
         let mut repeats = Repeats::default();
         for n in 0..10_000u32 {
             let letters: String = n.to_string().chars().map(|c| char::from(c as u8 + 49)).collect();
-            repeats.tell(&letters, Instant::now());
+            repeats.report(&letters, Instant::now());
         }
         assert!(repeats.0.len() <= REMEMBERED);
     }

@@ -24,7 +24,7 @@ const AGAIN: Duration = Duration::from_secs(50);
 pub(super) struct Contact {
     down_since: Option<Instant>,
     /// The time of the last report of the outage.
-    told_at: Option<Instant>,
+    reported_at: Option<Instant>,
     /// The time at which the loop asked for the commit that has no answer yet.
     committing_since: Option<Instant>,
     /// The number of complaints since the last report of the outage.
@@ -104,11 +104,11 @@ impl Lane {
         self.contact.complaints += complaints;
         // A commit without an answer may have shown the outage before the consumer finds it.
         if self.contact.down_since.is_some()
-            && now.saturating_duration_since(self.contact.told_at.unwrap_or(now)) < AGAIN
+            && now.saturating_duration_since(self.contact.reported_at.unwrap_or(now)) < AGAIN
         {
             return;
         }
-        self.contact.told_at = Some(now);
+        self.contact.reported_at = Some(now);
         let complaints = std::mem::take(&mut self.contact.complaints);
         match self.contact.down_since {
             None => tracing::warn!(destination = %self.id, complaints, "kafka: no broker answers: {why}; {REMEDY}"),
@@ -136,7 +136,7 @@ impl Lane {
             tracing::debug!(destination = %self.id, "{text}");
             return;
         }
-        match self.contact.repeats.tell(&text, now) {
+        match self.contact.repeats.report(&text, now) {
             Some(untold) => tracing::warn!(destination = %self.id, untold, "{text}"),
             None => tracing::debug!(destination = %self.id, "{text}"),
         }

@@ -43,8 +43,8 @@ mod tests {
             status: Some(422),
             message: format!("vibefollow answered 422 {code}"),
         };
-        let told = Verdict::Rejected(rejection("sk_MARKED", "headers.sk_MARKED"));
-        let answer = Answer::PerRow(vec![Verdict::Delivered, told, Verdict::Rejected(rejection("invalid", "email"))]);
+        let echoed = Verdict::Rejected(rejection("sk_MARKED", "headers.sk_MARKED"));
+        let answer = Answer::PerRow(vec![Verdict::Delivered, echoed, Verdict::Rejected(rejection("invalid", "email"))]);
         let Answer::PerRow(verdicts) = without_token(answer, &SecretString::from("sk_MARKED")) else {
             panic!("another answer");
         };

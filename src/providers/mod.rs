@@ -200,9 +200,9 @@ pub trait Provider: Send + Sync {
 /// Returns a row as JSON. The buffer gets its size first, because growing it from nothing would copy most rows twice.
 fn json(row: &impl Serialize, profile: &Profile<'_>) -> Vec<u8> {
     // Vitally's members in addition to the traits are the longest. They take 165 bytes with ids of 13 bytes.
-    const BESIDE_TRAITS: usize = 256;
+    const BYTES_WITHOUT_TRAITS: usize = 256;
     let traits: usize = profile.traits.iter().map(|(key, raw)| key.len() + raw.get().len() + r#""":,"#.len()).sum();
-    let mut bytes = Vec::with_capacity(BESIDE_TRAITS + traits);
+    let mut bytes = Vec::with_capacity(BYTES_WITHOUT_TRAITS + traits);
     serde_json::to_writer(&mut bytes, row).expect("text and JSON always make JSON");
     bytes
 }

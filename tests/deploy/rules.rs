@@ -1,4 +1,4 @@
-//! The alerts and recording rules: they ask for what the worker exports, each alert says what an operator needs, and each is
+//! The alerts and recording rules. They ask for what the worker exports, and each alert says what an operator needs. Each is
 //! tested with promtool where it fires.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -268,22 +268,22 @@ fn rows_are_taken_and_refused_as_the_vendors_pages_say_and_not_otherwise() {
             _ => Asked::Send { rows },
         };
         let answer = question.provider().classify(asked, &reply(status, &body, &dress));
-        let told = outcomes(&answer, rows);
+        let seen = outcomes(&answer, rows);
         let is_error = matches!(&body, Body::Json(json) if question.is_error(json));
         let has_failed = matches!(&body, Body::Json(json) if json["status"] == "failed");
         match status.as_u16() {
-            200..=299 if question == Question::UserpilotJob && has_failed => assert_eq!(told, vec![Some(false); rows]),
-            200..=299 => assert_eq!(told, question.said(rows, &body), "{answer:?}"),
+            200..=299 if question == Question::UserpilotJob && has_failed => assert_eq!(seen, vec![Some(false); rows]),
+            200..=299 => assert_eq!(seen, question.said(rows, &body), "{answer:?}"),
             400 | 422 if question != Question::UserpilotJob && rows == 1 => {
-                assert_eq!(told, [is_error.then_some(false)], "{answer:?}");
+                assert_eq!(seen, [is_error.then_some(false)], "{answer:?}");
             }
             409 if matches!(question, Question::VibefollowSingle | Question::VibefollowBulk) => {
-                assert_eq!(told, vec![is_error.then_some(false); rows], "{answer:?}");
+                assert_eq!(seen, vec![is_error.then_some(false); rows], "{answer:?}");
             }
             413 if question != Question::UserpilotJob && rows == 1 => {
-                assert_eq!(told, [is_error.then_some(false)], "{answer:?}");
+                assert_eq!(seen, [is_error.then_some(false)], "{answer:?}");
             }
-            _ => assert_eq!(told, vec![None; rows], "{answer:?}"),
+            _ => assert_eq!(seen, vec![None; rows], "{answer:?}"),
         }
         if answer == Answer::All(Verdict::Split) {
             assert!(rows > 1 && (status == 413 || is_error), "{answer:?}");

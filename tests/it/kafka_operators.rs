@@ -245,7 +245,7 @@ async fn an_authority_that_only_the_systems_store_or_openssls_variables_name_is_
         }
         command
     };
-    assert!(!is_trusted(&authority, env(&[])).await, "nobody names it");
+    assert!(!is_trusted(&authority, env(&[])).await, "no variable names it");
     let ca = authority.ca_file();
     assert!(is_trusted(&authority, env(&[("SSL_CERT_FILE", &ca)])).await, "OpenSSL's variable names it");
     // The test's own store replaces the system's in a mount namespace.

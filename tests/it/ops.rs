@@ -128,7 +128,7 @@ async fn every_promised_metric_is_there_for_every_lane_from_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_tells_what_waits_since_when_why_and_how_long_still() {
+async fn status_says_what_waits_since_when_why_and_how_long_still() {
     let mut world = World::start(2, without_limits()).await;
     let vitally = world.simulator.provider(Kind::Vitally).clone();
     vitally.set_faults(Faults { outage: Some(Step::Status(503)), ..Faults::default() });

@@ -147,8 +147,8 @@ async fn ids_that_name_no_user_become_dead_letters_unless_the_list_is_empty() {
     for (setting, refuses) in [("", true), ("events: { refuse_user_ids: [] }", false)] {
         let mut world = World::start(1, without_limits()).await;
         let worker = Worker::start(&world.config_with(setting, &vibefollow(&world))).await;
-        let nobody = [r#""undefined""#, r#""NULL""#, r#""[object Object]""#, "0", r#"" Anonymous""#, r#""\"None\"""#];
-        for id in nobody {
+        let junk = [r#""undefined""#, r#""NULL""#, r#""[object Object]""#, "0", r#"" Anonymous""#, r#""\"None\"""#];
+        for id in junk {
             world.produce("k", &format!(r#"{{"userId":{id},"traits":{{"plan":"pro"}}}}"#)).await;
         }
         world.produce("k", r#"{"userId":"undefined-behavior","traits":{}}"#).await;
@@ -160,11 +160,11 @@ async fn ids_that_name_no_user_become_dead_letters_unless_the_list_is_empty() {
         let letters = world.check_books(&worker, Kind::Vibefollow, &rules).await;
         let users = world.simulator.provider(Kind::Vibefollow).users();
         if refuses {
-            assert_eq!(letters.len(), nobody.len());
+            assert_eq!(letters.len(), junk.len());
             assert!(letters.iter().all(|letter| letter.header("sluicegate.reason") == "junk_user_id"));
             assert_eq!(users.into_keys().collect::<Vec<_>>(), ["undefined-behavior"]);
         } else {
-            assert_eq!((letters.len(), users.len()), (0, nobody.len() + 1));
+            assert_eq!((letters.len(), users.len()), (0, junk.len() + 1));
         }
         worker.stop().await;
     }
@@ -246,12 +246,12 @@ async fn times_at_which_nothing_can_have_happened_count_as_none() {
     let arrived = world.simulator.provider(Kind::Vitally).arrived();
     for (n, case) in cases.iter().enumerate() {
         let row = arrived.iter().find(|arrival| arrival.user == format!("u{n}")).expect("it arrived");
-        let told = row.row["timestamp"].as_str().unwrap_or_else(|| panic!("{case:?}: no time"));
+        let time = row.row["timestamp"].as_str().unwrap_or_else(|| panic!("{case:?}: no time"));
         match case.2 {
-            Some(expected) => assert_eq!(told, expected, "{case:?}"),
+            Some(expected) => assert_eq!(time, expected, "{case:?}"),
             None => {
-                let told: jiff::Timestamp = told.parse().expect("a time");
-                assert!((began - 1000..=now_ms()).contains(&told.as_millisecond()), "{case:?}: {told}");
+                let time: jiff::Timestamp = time.parse().expect("a time");
+                assert!((began - 1000..=now_ms()).contains(&time.as_millisecond()), "{case:?}: {time}");
             }
         }
     }

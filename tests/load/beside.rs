@@ -115,10 +115,10 @@ async fn play(scenario: Scenario) -> String {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     drop(process);
-    tell(&scenario, &world, started, mended)
+    summary(&scenario, &world, started, mended)
 }
 
-fn tell(scenario: &Scenario, world: &World, started: Instant, mended: Option<Instant>) -> String {
+fn summary(scenario: &Scenario, world: &World, started: Instant, mended: Option<Instant>) -> String {
     let provider = world.simulator.provider(Kind::Vibefollow);
     let snapshot = provider.summary();
     let counters = &snapshot.counters;

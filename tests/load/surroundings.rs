@@ -79,12 +79,12 @@ async fn a_log_without_a_reader_and_scrapers_that_take_nothing_leave_the_data_pa
     world.produce_all(one_event_each(3_000..3_010)).await;
     world.wait_committed("vibefollow").await;
     worker.release_log();
-    crate::support::until("what was lost is told", async || worker.log().contains("log lines are lost")).await;
+    crate::support::until("what was lost is reported", async || worker.log().contains("log lines are lost")).await;
     worker.hold_log();
     world.produce_all(one_event_each(3_010..6_000)).await;
     world.wait_committed("vibefollow").await;
     is_intact(&world, &worker).await;
-    assert_eq!(worker.stop().await, 0, "it ends though nobody reads its log");
+    assert_eq!(worker.stop().await, 0, "it ends though no process reads its log");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -162,7 +162,7 @@ mod tests {
         };
         let (slow, quick) = (fence(120, Some(3)), fence(16, Some(4)));
         assert_eq!(Fence::unheard([quick, slow, quick], 4), Some(Duration::from_millis(120_001)));
-        assert_eq!(Fence::unheard([quick, quick], 4), None, "nobody had a larger share");
+        assert_eq!(Fence::unheard([quick, quick], 4), None, "no owner had a larger share");
         assert_eq!(Fence::unheard([], 4), None);
         let silent = Fence::parse(r#"{"v":1,"fence":9,"at":0,"clean":false,"bytes":0}"#);
         assert_eq!(Fence::unheard(silent, 4), Some(UNSAID), "a version that did not say");

@@ -231,8 +231,8 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_left_out_and_the_rest_holds() {
         let users = users(100_000, |n| n % 2 == 0);
-        let (told, settled) = (handed_over(&users), settled_of(&users));
-        assert!(told.is_subset(&settled) && told.len() > 11_000, "{}", told.len());
+        let (handed, settled) = (handed_over(&users), settled_of(&users));
+        assert!(handed.is_subset(&settled) && handed.len() > 11_000, "{}", handed.len());
     }
 
     #[test]

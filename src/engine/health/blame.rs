@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(needed(32, 0), 4);
         assert_eq!(needed(24, 8), 11);
         assert_eq!(needed(16, 16), 20);
-        assert!(needed(0, 100) > 400, "an outage blames nobody");
+        assert!(needed(0, 100) > 400, "an outage blames no row");
     }
 
     #[test]

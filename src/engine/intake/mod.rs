@@ -40,7 +40,7 @@ impl Engine {
             }
             let former = match gained.fence {
                 Some(fence) => Former::Owner(fence.last_owner(now.wall_ms)),
-                None => gained.added.map_or(Former::Nobody, Former::Others),
+                None => gained.added.map_or(Former::None, Former::Others),
             };
             let usable_at = self.limit.gain(gained.partition, former, now.at);
             let partition = Partition {

@@ -197,7 +197,7 @@ mod tests {
         for (rows, most) in [(1, 600), (2, 1200)] {
             let began = start();
             let mut limit = RateLimit::new(limits);
-            limit.gain(PartitionId { topic: 0, partition: 0 }, Former::Nobody, began);
+            limit.gain(PartitionId { topic: 0, partition: 0 }, Former::None, began);
             let sent = sends(&mut limit, rows, began);
             assert!(fullest(&sent) <= most, "{} of {most}", fullest(&sent));
             assert!(sent.len() >= most * 3 * 98 / 100, "{} of {}", sent.len(), most * 3);

@@ -13,7 +13,7 @@ pub const WINDOW: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Former {
     /// No owner: the group has read nothing of the topic yet.
-    Nobody,
+    None,
     /// The owners of the topic's other partitions: this one is new, and its share was part of theirs. They may use it for this
     /// long before they have heard of it and what they sent is made up for.
     Others(Duration),

@@ -1,4 +1,4 @@
-//! The raw events that a pending row keeps: as few as tell its state.
+//! The raw events that a pending row keeps: as few as give its state.
 
 use crate::event::{self, Coverage, Identify, Profile, Rules};
 

@@ -44,14 +44,14 @@ impl BrokerQuery {
         timeout: Duration,
     ) -> io::Result<BrokerQuery> {
         let (questions, asked) = channel::<Question>();
-        let (told, answers) = channel();
+        let (sender, answers) = channel();
         // The thread holds a weak reference. So the consumer is dropped when the reader drops it, or after the last question.
         let consumer = Arc::downgrade(consumer);
         std::thread::Builder::new().name("consumer-query".to_owned()).spawn(move || {
             while let Ok(question) = asked.recv() {
                 let Some(consumer) = consumer.upgrade() else { return };
                 // The reader may have ended, and then needs no answer.
-                let _ = told.send(answer(&consumer, &topics, question, timeout));
+                let _ = sender.send(answer(&consumer, &topics, question, timeout));
             }
         })?;
         Ok(BrokerQuery { questions, answers, open: None })

@@ -84,7 +84,7 @@ pub(super) struct ConsumerState {
     pub asking: Option<PartitionId>,
     /// The time for another try to start partitions that the group has not read before.
     pub start_again: Option<Instant>,
-    told: BTreeMap<String, Instant>,
+    warned: BTreeMap<String, Instant>,
 }
 
 /// The state of a partition that the replica owns.
@@ -145,7 +145,7 @@ impl Callbacks {
                 given_up: BTreeMap::new(),
                 asking: None,
                 start_again: None,
-                told: BTreeMap::new(),
+                warned: BTreeMap::new(),
             }),
         }
     }
@@ -240,21 +240,15 @@ impl ConsumerState {
 
     /// Sends a warning to the loop, unless it sent the same one within `WARNING_INTERVAL`.
     pub fn warn(&mut self, text: String) {
-        self.tell(text);
-    }
-
-    /// Does what `warn` does. Returns true if it sent the warning.
-    pub fn tell(&mut self, text: String) -> bool {
         let now = Instant::now();
-        if self.told.get(&text).is_some_and(|told| now.duration_since(*told) < WARNING_INTERVAL) {
-            return false;
+        if self.warned.get(&text).is_some_and(|at| now.duration_since(*at) < WARNING_INTERVAL) {
+            return;
         }
-        if self.told.len() >= WARNING_TEXTS {
-            self.told.clear();
+        if self.warned.len() >= WARNING_TEXTS {
+            self.warned.clear();
         }
-        self.told.insert(text.clone(), now);
+        self.warned.insert(text.clone(), now);
         self.outbox.push_back(SourceEvent::Warning(text));
-        true
     }
 
     /// Gives everything up because another client holds this member's name.
@@ -333,8 +327,8 @@ impl ClientContext for Callbacks {
         // Statistics that waited while this thread waited for a commit show the past.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         if i64::try_from(now).is_ok_and(|now| now - statistics.time <= FRESH_SECONDS) {
-            let told = state.contact.heard(&statistics.brokers, Instant::now());
-            state.outbox.extend(told);
+            let messages = state.contact.heard(&statistics.brokers, Instant::now());
+            state.outbox.extend(messages);
         }
         for (topic, statistics) in &statistics.topics {
             for (partition, statistics) in &statistics.partitions {

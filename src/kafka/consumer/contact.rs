@@ -45,7 +45,7 @@ pub(super) struct Contact {
     /// The complaint that says most.
     why: Option<String>,
     /// The time of the last report.
-    told: Option<Instant>,
+    reported_at: Option<Instant>,
 }
 
 impl Contact {
@@ -60,30 +60,30 @@ impl Contact {
 
     /// Takes the statistics of a moment, and returns the messages for the loop.
     pub fn heard(&mut self, brokers: &BTreeMap<String, BrokerStatistics>, now: Instant) -> Vec<SourceEvent> {
-        let is_told = self.told.is_some_and(|told| now.duration_since(told) < AGAIN);
+        let is_reported = self.reported_at.is_some_and(|at| now.duration_since(at) < AGAIN);
         if !brokers.values().any(BrokerStatistics::answers) {
             self.silent += 1;
             let is_news = self.silent == OUTAGE;
-            if self.silent < OUTAGE || (is_told && !is_news) {
+            if self.silent < OUTAGE || (is_reported && !is_news) {
                 return Vec::new();
             }
-            self.told = Some(now);
+            self.reported_at = Some(now);
             let why = self.why.clone().unwrap_or_else(|| "they are silent".to_owned());
             return vec![SourceEvent::BrokersDown { why, complaints: std::mem::take(&mut self.complaints) }];
         }
         if self.silent >= OUTAGE {
-            *self = Contact { told: self.told, ..Contact::default() };
+            *self = Contact { reported_at: self.reported_at, ..Contact::default() };
         }
         self.silent = 0;
-        let mut told = vec![SourceEvent::BrokersUp];
+        let mut messages = vec![SourceEvent::BrokersUp];
         // One of several brokers does not answer, or the only one did not for a moment.
-        if !is_told && let Some(why) = self.why.take() {
+        if !is_reported && let Some(why) = self.why.take() {
             let complaints = std::mem::take(&mut self.complaints);
-            self.told = Some(now);
+            self.reported_at = Some(now);
             let text = format!("a connection failed ({complaints} complaints), a broker answers: {why}");
-            told.push(SourceEvent::Warning(text));
+            messages.push(SourceEvent::Warning(text));
         }
-        told
+        messages
     }
 }
 
@@ -103,21 +103,21 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_is_told_at_its_start_once_a_minute_and_at_its_end() {
+    fn an_outage_is_reported_at_its_start_once_a_minute_and_at_its_end() {
         let (mut contact, start) = (Contact::default(), Instant::now());
         let down = brokers(&[("internal", "UP", 0), ("configured", "TRY_CONNECT", -1)]);
         let up = brokers(&[("internal", "UP", 0), ("configured", "UP", 1_000)]);
-        let mut told = Vec::new();
+        let mut messages = Vec::new();
         for n in 0..60 {
             (0..10).for_each(|_| contact.complain(REFUSED, "refused".to_owned()));
             contact.complain(RDKafkaErrorCode::AllBrokersDown, "all down".to_owned());
             for event in contact.heard(&down, start + Duration::from_secs(5 * n)) {
                 let SourceEvent::BrokersDown { why, complaints } = event else { panic!("{event:?}") };
                 assert_eq!(why, "refused");
-                told.push((5 * n, complaints));
+                messages.push((5 * n, complaints));
             }
         }
-        assert_eq!(told, [(5, 22), (65, 132), (125, 132), (185, 132), (245, 132)]);
+        assert_eq!(messages, [(5, 22), (65, 132), (125, 132), (185, 132), (245, 132)]);
         let now = start + Duration::from_secs(300);
         assert!(matches!(contact.heard(&up, now)[..], [SourceEvent::BrokersUp]));
     }
@@ -148,19 +148,19 @@ mod tests {
     }
 
     #[test]
-    fn one_broker_of_several_is_told_once_a_minute_with_a_count() {
+    fn one_broker_of_several_is_reported_once_a_minute_with_a_count() {
         let (mut contact, start) = (Contact::default(), Instant::now());
         let some = brokers(&[("learned", "UP", 0), ("learned", "DOWN", -1)]);
-        let mut told = Vec::new();
+        let mut messages = Vec::new();
         for n in 0..24 {
             contact.complain(REFUSED, "refused".to_owned());
             for event in contact.heard(&some, start + Duration::from_secs(5 * n)) {
                 if let SourceEvent::Warning(text) = event {
-                    told.push(text);
+                    messages.push(text);
                 }
             }
         }
-        assert_eq!(told.len(), 2, "{told:?}");
-        assert!(told[1].contains("12 complaints") && told[1].contains("refused"), "{told:?}");
+        assert_eq!(messages.len(), 2, "{messages:?}");
+        assert!(messages[1].contains("12 complaints") && messages[1].contains("refused"), "{messages:?}");
     }
 }

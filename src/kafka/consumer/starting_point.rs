@@ -93,14 +93,14 @@ fn beginning(
 /// Returns the number of partitions that a topic with this id had when the group first read it. Commits of older versions and
 /// of operators do not contain it. Then all partitions up to the last committed one count as old.
 fn first_count<'a>(committed: impl Iterator<Item = (i32, &'a Committed)>, id: Option<&str>) -> Option<i32> {
-    let (mut told, mut seen) = (None, None);
+    let (mut marked, mut seen) = (None, None);
     for (partition, committed) in committed {
         if committed.mark.id.is_none() || id.is_none() || committed.mark.id.as_deref() == id {
-            told = told.max(committed.mark.first);
+            marked = marked.max(committed.mark.first);
             seen = seen.max(Some(partition + 1));
         }
     }
-    told.or(seen)
+    marked.or(seen)
 }
 
 /// The questions about the topics and the group's commits.

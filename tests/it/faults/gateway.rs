@@ -92,7 +92,7 @@ async fn a_503_that_names_a_time_is_waited_out_like_a_429() {
     behind.proxies.iter().for_each(|proxy| proxy.script([page(503, "Service Unavailable", "retry-after: 2\r\n")]));
     behind.world.produce_all(round(5, 1)).await;
     for kind in Kind::ALL {
-        until("it is told to wait", async || retries(&worker, kind.name(), "throttled").await > 0.0).await;
+        until("the reply asks it to wait", async || retries(&worker, kind.name(), "throttled").await > 0.0).await;
     }
     behind.all_well(&worker).await;
     for kind in Kind::ALL {

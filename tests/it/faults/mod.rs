@@ -14,7 +14,7 @@
 //! | connection that dies silently | `network::kept_connections_that_are_dead_*`, over HTTP/2 `tls::over_http2_*` |
 //! | black hole, deaf host, slow loris | `network::a_black_hole_*`, `a_provider_that_reads_nothing_*`, `a_reply_that_trickles_*`, `interim_replies_*`, `tls::a_handshake_that_never_ends_*` |
 //! | reply without an end | `network::a_body_*`, `a_chunked_body_*`, `a_head_*`, `replies_without_an_end_*` |
-//! | host gone, address refused or swallowed, name unknown or moved | `network::a_host_that_is_gone_*`, `attempts_to_connect_*`, `names::*`, `sender::tests::a_name_*` |
+//! | host gone, address refused or swallowed, name unknown or moved | `network::a_host_that_is_gone_*`, `attempts_to_connect_*`, `names::*`, `sender::tests::names::*` |
 //! | certificate expired, from an unknown authority, or for another host; no root certificates | `tls::*` |
 //! | one destination down, the others healthy | `neighbors::*`, `lanes::one_lane_down_*`, `lanes::under_overload_*` |
 

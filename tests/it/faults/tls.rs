@@ -173,10 +173,10 @@ async fn a_bad_certificate(bad: impl Fn(&Authority) -> Arc<ServerConfig>, says: 
     }
     let log = process.log();
     for kind in Kind::ALL {
-        let told = log.lines().any(|line| {
+        let says_why = log.lines().any(|line| {
             line.contains("backing_off") && line.contains(kind.name()) && line.contains("tls: ") && line.contains(says)
         });
-        assert!(told, "{kind:?}: the log does not say why\n{log}");
+        assert!(says_why, "{kind:?}: the log does not say why\n{log}");
     }
     server.set(authority.server(Flaw::None, false));
     world.produce_all(round(20, 2)).await;
@@ -190,7 +190,7 @@ async fn an_expired_certificate_is_named_and_what_waited_is_delivered_when_it_is
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_of_an_unknown_authority_is_named_and_what_waited_is_delivered_when_it_is_replaced() {
-    let unknown = Authority::new("one that nobody knows");
+    let unknown = Authority::new("one that no client knows");
     a_bad_certificate(|_| unknown.server(Flaw::None, false), "UnknownIssuer").await;
 }
 

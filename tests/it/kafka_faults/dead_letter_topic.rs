@@ -37,7 +37,7 @@ pub async fn is_held(world: &World, worker: &Worker, cause: &str) {
     assert!(failures().await >= 1.0);
     let (_, status) = worker.get("/status").await;
     assert!(status.contains(cause), "the cause is not shown: {status}");
-    assert_eq!(worker.metric("sluicegate_dead_letters_total", &[]).await, 0.0, "counted what nobody has");
+    assert_eq!(worker.metric("sluicegate_dead_letters_total", &[]).await, 0.0, "counted a letter that no topic has");
     assert_eq!(worker.metric("sluicegate_ledger_difference", &[]).await, 0.0);
     assert_eq!(worker.get("/livez").await.0, 200);
 }
@@ -189,7 +189,7 @@ async fn a_missing_dead_letter_topic_blocks_its_lane_alone_until_it_is_back() {
     world.wait_committed("vibefollow").await;
     assert_eq!(world.dead_letters("vibefollow").len(), 3);
     assert_eq!(world.wrong_state(Kind::Vibefollow), Vec::<String>::new());
-    assert_eq!(world.committed("vitally").0, 10, "committed past a dead letter that nobody has");
+    assert_eq!(world.committed("vitally").0, 10, "committed past a dead letter that no topic has");
     assert!(worker.metric("sluicegate_dead_letter_failures_total", &["destination=\"vitally\""]).await >= 1.0);
     assert_eq!(worker.metric("sluicegate_dead_letter_failures_total", &["destination=\"vibefollow\""]).await, 0.0);
     let (_, status) = worker.get("/status").await;

@@ -69,7 +69,7 @@ async fn reported_exactly(world: &mut World, mut process: Process, before: i64) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_was_cut_while_no_worker_ran_is_told_with_its_range() {
+async fn a_log_that_was_cut_while_no_worker_ran_is_reported_with_its_range() {
     let mut world = World::start(1, without_limits()).await;
     let worker = Worker::start(&config(&world, FAST, NEW_PROTOCOL)).await;
     world.produce_all(events(0..20, 1)).await;
@@ -111,7 +111,7 @@ async fn cut_under_the_reader(start: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_is_cut_under_the_reader_is_told_with_its_range() {
+async fn a_log_that_is_cut_under_the_reader_is_reported_with_its_range() {
     cut_under_the_reader("earliest").await;
 }
 

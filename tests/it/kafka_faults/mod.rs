@@ -2,7 +2,7 @@
 //!
 //! | fault | tests (in `kafka_client`, `delivery` or a module here) |
 //! |---|---|
-//! | partitions are revoked or lost while requests are in flight | `revoke`; `kafka_client::a_revoke_*`, `delivery::two_workers_*` |
+//! | partitions are revoked or lost while requests are in flight | `revoke`; `kafka_client::groups::a_revoke_*`, `delivery::two_workers_*` |
 //! | a commit fails: generation, member, epoch, rebalance, coordinator, time-out, metadata, connection | `commits` |
 //! | commits fail for longer than a session | `commits::commits_refused_for_longer_*` |
 //! | all brokers down for 1 s, 60 s, 10 min; stopped; killed | `outage::brokers_that_are_down_*`, `real::a_kafka_that_is_*` |

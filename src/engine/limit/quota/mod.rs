@@ -92,7 +92,7 @@ impl Quota {
     /// `T` and `L` are the last owner's, because another version with other settings may follow it.
     pub fn gain(&mut self, partition: PartitionId, former: Former, now: Instant) -> Instant {
         let part = match former {
-            Former::Nobody => Part::whole(now),
+            Former::None => Part::whole(now),
             Former::Others(hearsay) => {
                 self.share.take_back(now).unwrap_or_else(|| Part::rising(now + hearsay.max(self.hearsay())))
             }

@@ -1,3 +1,5 @@
+//! Tests of one limit: waits after a hand-over, bursts, and the bound of every window.
+
 use super::*;
 use crate::engine::limit::LastOwner;
 use crate::engine::testing::start;
@@ -58,7 +60,7 @@ fn a_share_that_is_handed_on_falls_as_the_next_owners_rises() {
     let now = start();
     let mut old = limit();
     (0..4).for_each(|partition| {
-        old.gain(id(partition), Former::Nobody, now);
+        old.gain(id(partition), Former::None, now);
     });
     assert_eq!(old.bound(now), 1200);
     old.hand_on(id(0), now);
@@ -79,7 +81,7 @@ fn a_new_partitions_share_starts_with_nothing_and_rises_as_the_others_fall_in_an
     for late in [0, 3, 45] {
         let mut old = limit();
         (0..4).for_each(|partition| {
-            old.gain(id(partition), Former::Nobody, now);
+            old.gain(id(partition), Former::None, now);
         });
         let mut new = limit();
         new.resize(8, now);
@@ -91,7 +93,7 @@ fn a_new_partitions_share_starts_with_nothing_and_rises_as_the_others_fall_in_an
                 old.resize(8, at);
             }
             let (old, new) = (old.bound(at), new.bound(at));
-            assert!(old + new <= 1200, "{second} s, told after {late}: {old} and {new}");
+            assert!(old + new <= 1200, "{second} s, heard after {late}: {old} and {new}");
         }
         assert_eq!((old.bound(heard_at + WINDOW), new.bound(usable_at + WINDOW)), (600, 600));
     }
@@ -113,7 +115,7 @@ fn a_replica_that_gains_as_many_new_partitions_as_it_gives_up_shares_goes_on_as_
     let now = start();
     let mut limit = limit();
     (0..2).for_each(|partition| {
-        limit.gain(id(partition), Former::Nobody, now);
+        limit.gain(id(partition), Former::None, now);
     });
     assert_eq!(limit.bound(now), 600);
     limit.resize(8, now);
@@ -147,7 +149,7 @@ fn a_new_partition_rises_with_the_share_that_it_comes_from_also_some_seconds_aft
 fn a_share_that_grows_because_partitions_are_gone_does_so_when_everybody_knows() {
     let now = start();
     let mut limit = limit();
-    limit.gain(id(0), Former::Nobody, now);
+    limit.gain(id(0), Former::None, now);
     limit.resize(2, now);
     assert_eq!(limit.burst(now + WINDOW), 25);
     let later = now + limit.hearsay() + WINDOW;
@@ -158,7 +160,7 @@ fn a_share_that_grows_because_partitions_are_gone_does_so_when_everybody_knows()
 fn rows_sent_one_by_one_make_up_for_a_late_timer_and_never_exceed_the_limit() {
     let began = start();
     let mut limit = Quota::new(Some(1200), 1, TIMEOUT, SESSION);
-    limit.gain(id(0), Former::Nobody, began);
+    limit.gain(id(0), Former::None, began);
     let mut sent: Vec<Duration> = Vec::new();
     let mut now = began;
     while now < began + WINDOW * 5 {
@@ -187,7 +189,7 @@ fn a_share_of_few_rows_a_minute_never_lets_a_request_of_no_rows_go() {
     let mut now = start();
     let mut limit = Quota::new(Some(10), 1, TIMEOUT, SESSION);
     limit.resize(4, now);
-    limit.gain(id(0), Former::Nobody, now);
+    limit.gain(id(0), Former::None, now);
     let mut sent = 0;
     for _ in 0..600 {
         now += Duration::from_secs(1);
@@ -204,7 +206,7 @@ fn a_share_of_few_rows_a_minute_never_lets_a_request_of_no_rows_go() {
 fn a_share_that_is_lost_falls_at_once() {
     let now = start();
     let mut limit = limit();
-    limit.gain(id(0), Former::Nobody, now);
+    limit.gain(id(0), Former::None, now);
     limit.lose(id(0), now);
     assert_eq!(limit.bound(now), 0);
 }
