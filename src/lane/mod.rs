@@ -9,6 +9,7 @@ mod policy;
 mod rejoin;
 mod report;
 mod requests;
+mod source;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,11 +21,9 @@ use tokio::task::JoinSet;
 use self::requests::Done;
 use crate::config::lane::DeadLetter;
 use crate::config::{Config, Destination, Problem};
-use crate::engine::{
-    Action, CommitId, CommitOutcome, DeadLetterId, Engine, Fence, Gained, LaneState, Note, Now, Outgoing, SettledList,
-};
+use crate::engine::{Action, CommitId, DeadLetterId, Engine, LaneState, Note, Now, Outgoing};
 use crate::kafka::dead_letter::DeadLetterProducer;
-use crate::kafka::{self, Command, CommitEntry, CommitError, SourceEvent};
+use crate::kafka::{self, Command, CommitEntry, SourceEvent};
 use crate::kafka::{Consumer, ConsumerSettings};
 use crate::metrics::{LaneMetrics, Metrics};
 use crate::ops::{LaneStatus, Reporter};
@@ -42,7 +41,7 @@ const RECORD_BATCHES: usize = 4;
 /// should not wait for.
 const CLOSE: Duration = Duration::from_secs(6);
 
-/// The longest time between two turns of the loop, by which `/livez` can tell a stuck loop from an idle one.
+/// The longest time between two turns of the loop, by which `/livez` distinguishes a stuck loop from an idle one.
 const TURN: Duration = Duration::from_secs(5);
 
 /// The reason why a lane cannot start. Once it runs, nothing ends it, because it tries again what fails.
@@ -110,27 +109,18 @@ impl Lane {
         let tls = destination.tls(id).map_err(|problem| Error::Setting { problem })?;
         let sender = Sender::new(SenderSettings { timeout: settings.request.timeout.0 }, &tls)
             .map_err(|source| Error::Sender { destination: id.to_owned(), source })?;
-        let group = config.kafka.group_of(id);
-        let properties = config.kafka_properties().map_err(|problem| Error::Setting { problem })?;
+        let consumer = consumer_settings(config, id).map_err(|problem| Error::Setting { problem })?;
         let status = LaneStatus {
             destination: id.to_owned(),
-            group: group.clone(),
+            group: consumer.group.clone(),
             state: LaneState::Starting.label().to_owned(),
             state_since_ms: wall_ms(),
             loop_turn_ms: wall_ms(),
             ..LaneStatus::default()
         };
         let (events, source) = mpsc::channel(RECORD_BATCHES);
-        let consumer = ConsumerSettings {
-            brokers: config.kafka.brokers.clone(),
-            topics: config.kafka.topics.clone(),
-            group,
-            start: config.kafka.start,
-            properties: properties.clone(),
-            client_id: format!("sluicegate-{id}"),
-        };
-        let producer = DeadLetterProducer::new(&config.kafka.brokers, &properties, &format!("sluicegate-{id}-dlq"))
-            .map_err(named)?;
+        let client_id = format!("sluicegate-{id}-dlq");
+        let producer = DeadLetterProducer::new(&consumer.brokers, &consumer.properties, &client_id).map_err(named)?;
         Ok(Lane {
             id: id.to_owned(),
             topics: config.kafka.topics.clone().into(),
@@ -215,88 +205,6 @@ impl Lane {
                 }
             }
         }
-    }
-
-    fn on_source(&mut self, event: SourceEvent) {
-        let now = now();
-        if self.rejoin_at.is_some() {
-            // These are the last messages of a consumer that owns nothing now.
-            if let SourceEvent::Revoking { done, .. } = event {
-                let _ = done.send(());
-            }
-            return;
-        }
-        match event {
-            SourceEvent::Records(batch) => {
-                batch.iter().for_each(|record| self.engine.on_record(&record.with_plausible_time(now.wall_ms), now.at));
-            }
-            SourceEvent::End { partition, position } => self.engine.on_end(partition, position, now.at),
-            SourceEvent::Gap { partition, from, to } => self.engine.on_gap(partition, from, to, now.at),
-            SourceEvent::Committed { id, result } => self.on_committed(CommitId(id), result, now),
-            SourceEvent::Assigned { gained, total_partitions } => {
-                let gained: Vec<Gained> = gained
-                    .into_iter()
-                    .map(|gained| Gained {
-                        partition: gained.partition,
-                        start: gained.start,
-                        // The lane may have sent rows up to there before the log was known to be another one, so they count as
-                        // fenced.
-                        fence: match gained.reread_to {
-                            Some(read) => Some(Fence::own(read, now.wall_ms)),
-                            None => gained.metadata.as_deref().and_then(Fence::parse),
-                        },
-                        settled: gained.metadata.as_deref().map_or_else(SettledList::default, SettledList::parse),
-                        // Metadata without a fence only says which log it is, and nothing has been sent under it.
-                        added: Fence::unheard(
-                            gained.others.iter().filter_map(|metadata| Fence::parse(metadata)),
-                            total_partitions,
-                        ),
-                    })
-                    .collect();
-                tracing::info!(destination = %self.id, gained = gained.len(), of = total_partitions, "partitions assigned");
-                self.metrics.rebalances.add("assigned", 1);
-                self.on_assigned();
-                self.report.forget_ends(gained.iter().map(|gained| gained.partition));
-                self.engine.assigned(&gained, total_partitions, now);
-            }
-            SourceEvent::Revoking { partitions, done } => {
-                tracing::info!(destination = %self.id, revoked = partitions.len(), "partitions revoked");
-                self.metrics.rebalances.add("revoked", 1);
-                self.engine.revoking(&partitions, now.at);
-                self.revokes.push((partitions.into_iter().collect(), done));
-            }
-            SourceEvent::Lost { partitions } => {
-                tracing::warn!(destination = %self.id, lost = partitions.len(), "partitions lost");
-                self.metrics.rebalances.add("lost", 1);
-                self.engine.lost(&partitions, now.at);
-            }
-            SourceEvent::LogEnds(ends) => self.report.learned_ends(&ends),
-            SourceEvent::Stalled(partitions) => self.report.stalled = partitions.len(),
-            SourceEvent::Warning(text) => self.on_weather(format!("kafka: {text}"), now.at),
-            SourceEvent::BrokersDown { why, complaints } => self.on_brokers_down(&why, complaints, now.at),
-            SourceEvent::BrokersUp => self.on_brokers_up(now.at),
-            SourceEvent::Fenced(text) => self.on_fenced(&text, now.at),
-            SourceEvent::Refused(text) => self.on_refused(text, now.at),
-            SourceEvent::Closed => self.on_refused("the consumer has left the group".to_owned(), now.at),
-        }
-    }
-
-    fn on_committed(&mut self, id: CommitId, result: Result<(), CommitError>, now: Now) {
-        self.committing = None;
-        self.note_commit(None);
-        let outcome = match &result {
-            Ok(()) => {
-                self.metrics.last_commit_timestamp_seconds.set(now.wall_ms as f64 / 1000.0);
-                self.report.went_well(report::Place::Kafka);
-                CommitOutcome::Done
-            }
-            Err(CommitError::Retriable(_)) => CommitOutcome::Failed,
-            Err(CommitError::Fenced(_)) => CommitOutcome::Fenced,
-        };
-        if let Err(error) = result {
-            self.on_weather(error.to_string(), now.at);
-        }
-        self.engine.on_commit(id, outcome, now.at);
     }
 
     fn on_written(&mut self, letter: DeadLetterId, result: Result<(), kafka::Error>) {
@@ -409,6 +317,18 @@ impl Lane {
             }
         }
     }
+}
+
+/// Returns the settings of the lane's consumer, with the password from its file.
+fn consumer_settings(config: &Config, id: &str) -> Result<ConsumerSettings, Problem> {
+    Ok(ConsumerSettings {
+        brokers: config.kafka.brokers.clone(),
+        topics: config.kafka.topics.clone(),
+        group: config.kafka.group_of(id),
+        start: config.kafka.start,
+        properties: config.kafka_properties()?,
+        client_id: format!("sluicegate-{id}"),
+    })
 }
 
 /// Lets the provider render one row.

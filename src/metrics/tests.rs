@@ -1,3 +1,5 @@
+//! Tests of the exported names, their labels, and the values that they show.
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -54,6 +54,7 @@ fn ground(seed: u64) -> Ground {
     }
 }
 
+/// The sums over the seeds that have ended.
 #[derive(Debug, Default)]
 struct Totals {
     seeds: usize,
@@ -67,6 +68,25 @@ struct Totals {
     worst_repeats: usize,
     deaths_held_to_the_bound: usize,
     clean_ends: usize,
+}
+
+impl Totals {
+    /// Adds the result of a seed.
+    fn add(&mut self, verdict: &Verdict) {
+        self.seeds += 1;
+        self.kills += verdict.kills;
+        self.broker_kills += verdict.broker_kills;
+        self.events += verdict.events;
+        for findings in &verdict.findings {
+            self.rows += findings.rows;
+            self.letters += findings.letters;
+            self.positions += findings.positions;
+            self.repeats += findings.repeats.iter().sum::<usize>();
+            self.worst_repeats = self.worst_repeats.max(findings.repeats.iter().copied().max().unwrap_or_default());
+            self.deaths_held_to_the_bound += findings.bounded;
+            self.clean_ends += findings.clean;
+        }
+    }
 }
 
 /// The result of a seed, or the reason why it failed.
@@ -113,6 +133,27 @@ async fn one(schedule: Schedule, workshop: Option<Workshop>) -> Verdict {
     verdict
 }
 
+/// Runs a seed as soon as it has a slot. The seed has a task of its own, so that a panic in it is a fault of the seed.
+async fn in_turn(seed: u64, workshop: Option<Workshop>, slots: &Semaphore, kafkas: &Semaphore) -> Verdict {
+    let schedule = Schedule::of(seed, ground(seed));
+    let permits = if schedule.ground == Ground::Own { kafkas } else { slots };
+    let _permit = permits.acquire().await.expect("open");
+    let text = schedule.to_string();
+    match tokio::spawn(one(schedule, workshop)).await {
+        Ok(verdict) => verdict,
+        Err(panic) => Verdict {
+            seed,
+            schedule: text,
+            kills: 0,
+            broker_kills: 0,
+            events: 0,
+            findings: Vec::new(),
+            faults: vec![panic.to_string()],
+            logs: String::new(),
+        },
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 16)]
 async fn workers_that_die_at_any_moment_lose_nothing_turn_nothing_back_and_repeat_little() {
     let began = Instant::now();
@@ -133,46 +174,13 @@ async fn workers_that_die_at_any_moment_lose_nothing_turn_nothing_back_and_repea
     let total = seeds.len();
     for seed in seeds {
         let (slots, kafkas, workshop) = (Arc::clone(&slots), Arc::clone(&kafkas), workshop.clone());
-        tasks.spawn(async move {
-            let schedule = Schedule::of(seed, ground(seed));
-            let permits = if schedule.ground == Ground::Own { &kafkas } else { &slots };
-            let _permit = permits.acquire().await.expect("open");
-            let text = schedule.to_string();
-            // The seed has a task of its own, so that a panic in it is a fault of the seed.
-            match tokio::spawn(one(schedule, workshop)).await {
-                Ok(verdict) => verdict,
-                Err(panic) => Verdict {
-                    seed,
-                    schedule: text,
-                    kills: 0,
-                    broker_kills: 0,
-                    events: 0,
-                    findings: Vec::new(),
-                    faults: vec![panic.to_string()],
-                    logs: String::new(),
-                },
-            }
-        });
+        tasks.spawn(async move { in_turn(seed, workshop, &slots, &kafkas).await });
     }
     let mut totals = Totals::default();
     let mut failed = Vec::new();
     while let Some(verdict) = tasks.join_next().await {
         let verdict = verdict.expect("no panic");
-        totals.seeds += 1;
-        totals.kills += verdict.kills;
-        totals.broker_kills += verdict.broker_kills;
-        totals.events += verdict.events;
-        let mut worst = 0;
-        for findings in &verdict.findings {
-            totals.rows += findings.rows;
-            totals.letters += findings.letters;
-            totals.positions += findings.positions;
-            totals.repeats += findings.repeats.iter().sum::<usize>();
-            worst = worst.max(findings.repeats.iter().copied().max().unwrap_or_default());
-            totals.deaths_held_to_the_bound += findings.bounded;
-            totals.clean_ends += findings.clean;
-        }
-        totals.worst_repeats = totals.worst_repeats.max(worst);
+        totals.add(&verdict);
         let repeats: Vec<&Vec<usize>> = verdict.findings.iter().map(|findings| &findings.repeats).collect();
         println!(
             "seed {} ({} of {total}, {:.0?}): {} kills, {} of the broker, {} events, repeats {repeats:?}{}",

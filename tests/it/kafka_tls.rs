@@ -200,6 +200,23 @@ fn free_ports() -> u16 {
     (first..32_700).step_by(10).find(|first| (*first..first + 4).all(is_free)).expect("four free ports")
 }
 
+/// Asserts that `check --online` and the worker both reach the broker in this way, the `n`th, and show no password.
+async fn is_reached(world: &mut World, n: usize, way: &str, yaml: &str) {
+    let text = check(yaml).await;
+    assert!(text.contains("ok    brokers: 1 answered") && !text.contains("WRONG"), "{way}: {text}");
+    let yaml = yaml.replace("log: { format: text }", "log: { format: text, level: debug }");
+    let mut process = Process::start(&yaml, &[]);
+    world.produce_all(one_event_each(n * 5..n * 5 + 5)).await;
+    world.produce("broken", "no JSON").await;
+    world.wait_committed("vibefollow").await;
+    assert_eq!(world.dead_letters("vibefollow").len(), n + 1, "{way}: the producer gets through as well");
+    assert_eq!(world.wrong_state(Kind::Vibefollow), Vec::<String>::new(), "{way}");
+    process.signal("TERM");
+    assert_eq!(process.exit(Duration::from_secs(20)).await, 0, "{way}: {}", process.log());
+    assert!(process.log().contains("DEBUG") && !process.log().contains(SECRET), "{way}");
+    assert!(!text.contains(SECRET), "{way}: {text}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_broker_is_reached_by_mutual_tls_and_by_passwords_and_refusals_are_said_plainly() {
     let Some(script) = std::env::var_os("SLUICEGATE_TEST_KAFKA").map(PathBuf::from) else {
@@ -234,19 +251,7 @@ async fn a_real_broker_is_reached_by_mutual_tls_and_by_passwords_and_refusals_ar
         ("SCRAM", in_file(yaml(&world, &kafka.door(3), &sasl("SCRAM-SHA-512")))),
     ];
     for (n, (way, yaml)) in ways.iter().enumerate() {
-        let text = check(yaml).await;
-        assert!(text.contains("ok    brokers: 1 answered") && !text.contains("WRONG"), "{way}: {text}");
-        let yaml = yaml.replace("log: { format: text }", "log: { format: text, level: debug }");
-        let mut process = Process::start(&yaml, &[]);
-        world.produce_all(one_event_each(n * 5..n * 5 + 5)).await;
-        world.produce("broken", "no JSON").await;
-        world.wait_committed("vibefollow").await;
-        assert_eq!(world.dead_letters("vibefollow").len(), n + 1, "{way}: the producer gets through as well");
-        assert_eq!(world.wrong_state(Kind::Vibefollow), Vec::<String>::new(), "{way}");
-        process.signal("TERM");
-        assert_eq!(process.exit(Duration::from_secs(20)).await, 0, "{way}: {}", process.log());
-        assert!(process.log().contains("DEBUG") && !process.log().contains(SECRET), "{way}");
-        assert!(!text.contains(SECRET), "{way}: {text}");
+        is_reached(&mut world, n, way, yaml).await;
     }
     let refused = [
         ("no certificate", yaml(&world, &kafka.door(2), &format!("security.protocol: ssl, {trusted}")), "SSL"),

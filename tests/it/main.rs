@@ -15,6 +15,7 @@ mod kafka_operators;
 mod kafka_tls;
 mod lanes;
 mod layering;
+mod nosy_provider;
 mod ops;
 mod producers;
 mod provider_tls;

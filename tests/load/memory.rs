@@ -16,7 +16,7 @@ const MIB: u64 = 1 << 20;
 const MEMORY: u64 = 512 * MIB;
 
 /// The MiB that a process needs in addition to the buffers of its lanes, as `deploy/README.md` says.
-const BESIDE_BUFFERS: f64 = 150.0;
+const MIB_WITHOUT_BUFFERS: f64 = 150.0;
 
 /// The addresses that a process reserves in addition to the memory that it uses, because `ulimit -v` counts addresses.
 /// Measured 1.2 GiB on two cores: 30 threads of librdkafka with stacks of 8 MiB, and 64 MiB of addresses for each
@@ -76,7 +76,7 @@ async fn a_backlog_beyond_the_buffer_leaves_memory_at_the_buffer_and_is_delivere
     assert!(fullest <= (BUFFER + 9 * MIB) as f64, "{fullest} bytes pending");
     let most = Samples::most(&samples.0);
     println!("memory: {most:.0} MiB at most, {} at once pending", fullest as u64);
-    assert!(most <= BESIDE_BUFFERS + (BUFFER / MIB) as f64, "{most} MiB");
+    assert!(most <= MIB_WITHOUT_BUFFERS + (BUFFER / MIB) as f64, "{most} MiB");
     is_delivered(&world, &backlog);
     assert_eq!(worker.stop().await, 0);
 }
@@ -93,7 +93,7 @@ async fn events_that_compress_well_take_no_more_memory_than_others() {
     Backlog { users: 100_000, events: 200_000 }.write(&world);
     let more = format!("buffer: {{ max_bytes: {BUFFER} }}");
     let mut worker = Confined::start(&yaml(&world, &[Kind::Vitally], &more), ":", Path::new("/"));
-    until("intake stands still", async || {
+    until("intake has stopped", async || {
         let text = worker.metrics().await;
         metric(&text, "sluicegate_pending_bytes", &[]) >= BUFFER as f64
             && metric(&text, "sluicegate_partitions_paused", &[]) == 12.0
@@ -103,7 +103,7 @@ async fn events_that_compress_well_take_no_more_memory_than_others() {
     // many. Then it is 51 MiB alone and 95 next to other tests. With responses of 4 MiB it was 198 (measured).
     let most = worker.memory("VmHWM") - worker.memory("RssFile");
     println!("memory: {most:.0} MiB at most");
-    assert!(most <= BESIDE_BUFFERS * 2.0 / 3.0 + (BUFFER / MIB) as f64, "{most} MiB");
+    assert!(most <= MIB_WITHOUT_BUFFERS * 2.0 / 3.0 + (BUFFER / MIB) as f64, "{most} MiB");
     assert_eq!(worker.stop().await, 0);
 }
 
@@ -119,6 +119,66 @@ fn is_delivered(world: &World, backlog: &Backlog) {
 
 /// The time that the long run goes on with full buffers.
 const WATCHED: Duration = Duration::from_secs(360);
+
+/// Returns the label that the metrics of a lane have.
+fn label(kind: Kind) -> String {
+    format!("destination=\"{}\"", kind.name())
+}
+
+/// Waits until each lane holds `buffer` MiB.
+async fn wait_for_full_buffers(worker: &Confined, buffer: u64, began: Instant) {
+    loop {
+        let text = worker.metrics().await;
+        let is_full = |kind: Kind| metric(&text, "sluicegate_pending_bytes", &[&label(kind)]) >= (buffer * MIB) as f64;
+        if Kind::ALL.into_iter().all(is_full) {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(900), "buffers are not full:\n{text}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Samples the resident memory for `WATCHED`, and prints the figures of the worker every half minute.
+async fn watch_memory(worker: &Confined, began: Instant) -> Samples {
+    let (watched, mut samples, mut next_print) = (Instant::now(), Samples::default(), Duration::ZERO);
+    while watched.elapsed() < WATCHED {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        samples.0.push(worker.memory("VmRSS"));
+        let text = worker.metrics().await;
+        assert_eq!(metric(&text, "sluicegate_ledger_difference", &[]), 0.0);
+        if watched.elapsed() >= next_print {
+            next_print += Duration::from_secs(30);
+            let value = |name: &str| metric(&text, name, &[]);
+            println!(
+                "{:>4.0} s: {:.0} MiB resident, {:.0} pending rows, {:.1} MiB pending, {:.0} rows sent",
+                began.elapsed().as_secs_f64(),
+                samples.0.last().copied().unwrap_or_default(),
+                value("sluicegate_pending_rows"),
+                value("sluicegate_pending_bytes") / MIB as f64,
+                value("sluicegate_rows_sent_total"),
+            );
+        }
+    }
+    samples
+}
+
+/// Asserts that each lane used nearly all of its limit in the watched time, and never more.
+fn assert_rates(world: &World) {
+    // Single rows lose the time by which a busy machine wakes the lane too late. Jobs lose the time that their polls
+    // take.
+    for (kind, share) in [(Kind::Vitally, 0.98), (Kind::Vibefollow, 0.95), (Kind::Userpilot, 0.9)] {
+        let arrivals = world.simulator.provider(kind).arrivals();
+        let end = arrivals.last().expect("arrivals").0;
+        let from =
+            arrivals.iter().position(|(at, _)| end - *at <= WATCHED - Duration::from_secs(20)).expect("arrivals");
+        let rows: u32 = arrivals[from + 1..].iter().map(|(_, rows)| rows).sum();
+        let rate = f64::from(rows) * 60.0 / (end - arrivals[from].0).as_secs_f64();
+        let summary = world.simulator.provider(kind).summary();
+        println!("{kind:?}: {rate:.0} rows a minute, {} in the fullest minute", summary.max_rows_in_window);
+        assert_eq!((summary.limit_violations, summary.counters.regressions), (0, 0), "{kind:?}");
+        assert!(rate >= share * 1_200.0, "{kind:?}: {rate}");
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_million_events_of_two_million_users_stay_within_512_mib_at_the_full_limit() {
@@ -139,45 +199,19 @@ async fn ten_million_events_of_two_million_users_stay_within_512_mib_at_the_full
     };
     println!("limited by: {prepare}");
     // The three lanes share the part of the limit that the formula of `deploy/README.md` leaves.
-    let buffer = (MEMORY / MIB - BESIDE_BUFFERS as u64) / 3;
+    let buffer = (MEMORY / MIB - MIB_WITHOUT_BUFFERS as u64) / 3;
     let more = format!("buffer: {{ max_bytes: {buffer}MiB }}");
     let began = Instant::now();
     let mut worker = Confined::start(&yaml(&world, &Kind::ALL, &more), &prepare, Path::new("/"));
-    let lane = |kind: Kind| format!("destination=\"{}\"", kind.name());
-    loop {
-        let text = worker.metrics().await;
-        let is_full = |kind: Kind| metric(&text, "sluicegate_pending_bytes", &[&lane(kind)]) >= (buffer * MIB) as f64;
-        if Kind::ALL.into_iter().all(is_full) {
-            break;
-        }
-        assert!(began.elapsed() < Duration::from_secs(900), "buffers are not full:\n{text}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    wait_for_full_buffers(&worker, buffer, began).await;
     let (filled, cpu) = (began.elapsed(), worker.cpu_seconds());
     let consumed = worker.metric("sluicegate_events_consumed_total", &[]).await;
     println!(
         "buffers of {buffer} MiB full after {filled:.1?}: {consumed} events read by three lanes in {cpu:.1} s of CPU"
     );
     println!("at {:.0?}: {:.0} MiB resident", filled, worker.memory("VmRSS"));
-    let (watched, mut samples, mut told) = (Instant::now(), Samples::default(), Duration::ZERO);
-    while watched.elapsed() < WATCHED {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        samples.0.push(worker.memory("VmRSS"));
-        let text = worker.metrics().await;
-        assert_eq!(metric(&text, "sluicegate_ledger_difference", &[]), 0.0);
-        if watched.elapsed() >= told {
-            told += Duration::from_secs(30);
-            let value = |name: &str| metric(&text, name, &[]);
-            println!(
-                "{:>4.0} s: {:.0} MiB resident, {:.0} pending rows, {:.1} MiB pending, {:.0} rows sent",
-                began.elapsed().as_secs_f64(),
-                samples.0.last().copied().unwrap_or_default(),
-                value("sluicegate_pending_rows"),
-                value("sluicegate_pending_bytes") / MIB as f64,
-                value("sluicegate_rows_sent_total"),
-            );
-        }
-    }
+    let watched = Instant::now();
+    let samples = watch_memory(&worker, began).await;
     let (middle, last) = samples.thirds();
     let cpu = (worker.cpu_seconds() - cpu) / watched.elapsed().as_secs_f64();
     println!(
@@ -189,25 +223,12 @@ async fn ten_million_events_of_two_million_users_stay_within_512_mib_at_the_full
     assert!(worker.memory("VmHWM") < (MEMORY / MIB) as f64);
     assert!(last <= middle * 1.02 + 1.0, "memory grows: {middle} MiB, then {last} MiB");
     assert_eq!(group.as_ref().map_or(0, MemoryGroup::kills), 0);
-    // Single rows lose the time by which a busy machine wakes the lane too late. Jobs lose the time that their polls
-    // take.
-    for (kind, share) in [(Kind::Vitally, 0.98), (Kind::Vibefollow, 0.95), (Kind::Userpilot, 0.9)] {
-        let arrivals = world.simulator.provider(kind).arrivals();
-        let end = arrivals.last().expect("arrivals").0;
-        let from =
-            arrivals.iter().position(|(at, _)| end - *at <= WATCHED - Duration::from_secs(20)).expect("arrivals");
-        let rows: u32 = arrivals[from + 1..].iter().map(|(_, rows)| rows).sum();
-        let rate = f64::from(rows) * 60.0 / (end - arrivals[from].0).as_secs_f64();
-        let summary = world.simulator.provider(kind).summary();
-        println!("{kind:?}: {rate:.0} rows a minute, {} in the fullest minute", summary.max_rows_in_window);
-        assert_eq!((summary.limit_violations, summary.counters.regressions), (0, 0), "{kind:?}");
-        assert!(rate >= share * 1_200.0, "{kind:?}: {rate}");
-    }
+    assert_rates(&world);
     assert_eq!(worker.metric("sluicegate_dead_letters_total", &[]).await, 0.0);
     assert_eq!(worker.metric("sluicegate_offset_gaps_total", &[]).await, 0.0);
-    let consumed = worker.metric("sluicegate_events_consumed_total", &[&lane(Kind::Vitally)]).await;
+    let consumed = worker.metric("sluicegate_events_consumed_total", &[&label(Kind::Vitally)]).await;
     until("the lag shows the rest", async || {
-        worker.metric("sluicegate_kafka_lag", &[&lane(Kind::Vitally)]).await >= backlog.events as f64 - consumed
+        worker.metric("sluicegate_kafka_lag", &[&label(Kind::Vitally)]).await >= backlog.events as f64 - consumed
     })
     .await;
     assert_eq!(worker.stop().await, 0);

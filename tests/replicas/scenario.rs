@@ -158,6 +158,11 @@ pub fn long(properties: &str) -> Vec<Scenario> {
         use_jobs: 0.70,
         use_quiet: 0.95,
     };
+    [planned(&base), failures(&base), shrinks(&base)].concat()
+}
+
+/// Returns the runs in which replicas join and leave as an operator asks them to.
+fn planned(base: &Scenario) -> Vec<Scenario> {
     vec![
         Scenario {
             name: "roll",
@@ -184,6 +189,12 @@ pub fn long(properties: &str) -> Vec<Scenario> {
             seconds: 360,
             ..base.clone()
         },
+    ]
+}
+
+/// Returns the runs in which replicas die or freeze.
+fn failures(base: &Scenario) -> Vec<Scenario> {
+    vec![
         Scenario {
             name: "kill",
             timeline: three_and(&[(60, Kill('b')), (150, Join('d')), (200, Kill('c'))]),
@@ -202,6 +213,12 @@ pub fn long(properties: &str) -> Vec<Scenario> {
             seconds: 440,
             ..base.clone()
         },
+    ]
+}
+
+/// Returns the runs in which one of three replicas with full buffers remains.
+fn shrinks(base: &Scenario) -> Vec<Scenario> {
+    vec![
         Scenario {
             name: "shrink-leave",
             event_bytes: 1_500,
@@ -219,7 +236,7 @@ pub fn long(properties: &str) -> Vec<Scenario> {
             // Two thirds of the limit are unused for the session of the dead: 45 of 300 seconds.
             use_overall: 0.80,
             use_jobs: 0.60,
-            ..base
+            ..base.clone()
         },
     ]
 }

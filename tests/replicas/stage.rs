@@ -45,97 +45,27 @@ struct Stage {
 
 /// Plays a scenario and returns what each of the three providers saw.
 pub async fn play(scenario: &Scenario) -> Vec<Judgement> {
-    // The providers have no limit of their own, so that what is left over in the end goes quickly; the judge counts.
-    let settings = SimulatorSettings { job_rows_per_minute: scenario.job_rows_per_minute, ..without_limits() };
-    let mut world = World::start(scenario.partitions, settings).await;
-    for kind in Kind::ALL {
-        let latency = Some(Latency { min_ms: 20, max_ms: 200 });
-        world.simulator.provider(kind).set_faults(Faults { latency, ..Faults::default() });
-    }
+    let mut world = start_world(scenario).await;
     // Half as many users again as the limit lets through, so that no replica runs out while others have more.
     let users = scenario.seconds as usize * 30;
     let mut backlog = Backlog::new(users, scenario.event_bytes);
     let first = backlog.first();
     world.produce_all(first).await;
-    let yaml = |limit: &str| {
-        let more = format!(
-            "buffer: {{ max_bytes: {} }}, request: {{ timeout: {} }}, limit: {{ rows_per_minute: {limit} }}",
-            scenario.buffer, scenario.timeout
-        );
-        let blocks = Kind::ALL.map(|kind| world.block(kind.name(), kind, &more)).concat();
-        // Commits are as frequent as by default.
-        world
-            .yaml(&blocks, &scenario.properties, scenario.drain)
-            .replace("commit_interval: 200ms", "commit_interval: 1s")
-    };
-    let unlimited = yaml("unlimited");
-    let mut stage = Stage {
-        yaml: yaml("1200"),
-        began: Instant::now(),
-        running: BTreeMap::new(),
-        frozen: BTreeMap::new(),
-        leaving: JoinSet::new(),
-        logs: Vec::new(),
-        faults: Vec::new(),
-        diary: String::new(),
-        diary_at: Instant::now(),
-    };
-    let mut timeline = scenario.timeline.iter();
-    let mut next = timeline.next();
-    let mut fed = 0;
-    while stage.began.elapsed() < Duration::from_secs(scenario.seconds) {
-        while let Some((second, step)) = next
-            && stage.began.elapsed() >= Duration::from_secs(*second)
-        {
-            stage.perform(*step);
-            next = timeline.next();
-        }
-        let due = stage.began.elapsed().as_millis() as usize * LIVE / 1_000;
-        let events = backlog.more(due.saturating_sub(fed));
-        fed = due.max(fed);
-        world.produce_all(events).await;
-        stage.look_after();
-        stage.keep_diary().await;
-        tokio::time::sleep(Duration::from_millis(250)).await;
-    }
-    let began = stage.began;
+    let mut stage = Stage::new(yaml(&world, scenario, "1200"));
+    stage.perform_all(scenario, &mut world, &mut backlog).await;
     let differences = stage.differences().await;
     // The last events have to get through as well.
     let last = backlog.more(10);
     world.produce_all(last).await;
     stage.end().await;
     let seen = Kind::ALL.map(|kind| world.simulator.provider(kind).arrivals());
-    // One replica without a limit takes over what is left.
-    for kind in Kind::ALL {
-        world.simulator.provider(kind).set_faults(Faults::default());
-    }
-    stage.yaml = unlimited;
-    stage.perform(Step::Join('z'));
-    let mut unfinished = Kind::ALL.to_vec();
-    let deadline = Instant::now() + FINISH;
-    while !unfinished.is_empty() && Instant::now() < deadline {
-        unfinished.retain(|kind| world.committed(kind.name()) != (world.log.len() as i64, world.log.len() as i64));
-        stage.look_after();
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-    stage.end().await;
+    let unfinished = stage.finish(scenario, &world).await;
     let mut judgements: Vec<Judgement> = Kind::ALL
         .into_iter()
         .zip(seen)
         .map(|(kind, arrivals)| {
-            let provider = world.simulator.provider(kind);
-            let wrong = world.wrong_state(kind);
-            write_arrivals(scenario, kind, began, &arrivals);
-            let mut judgement = Judgement::of(scenario, kind, began, &arrivals, &provider.summary(), &wrong);
-            if unfinished.contains(&kind) {
-                let (committed, end) = world.committed(kind.name());
-                judgement.blame(format!("{committed} of {end} events committed after {FINISH:?} more"));
-            }
-            let letters = world.dead_letters(kind.name()).len();
-            if letters > 0 {
-                judgement.blame(format!("{letters} dead letters"));
-            }
-            judgement
+            write_arrivals(scenario, kind, stage.began, &arrivals);
+            judge(scenario, &world, kind, stage.began, &arrivals, !unfinished.contains(&kind))
         })
         .collect();
     if let Some(judgement) = judgements.first_mut() {
@@ -146,7 +76,107 @@ pub async fn play(scenario: &Scenario) -> Vec<Judgement> {
     judgements
 }
 
+/// Starts a world whose providers take a moment for each answer.
+async fn start_world(scenario: &Scenario) -> World {
+    // The providers have no limit of their own, so that what is left over in the end goes quickly; the judge counts.
+    let settings = SimulatorSettings { job_rows_per_minute: scenario.job_rows_per_minute, ..without_limits() };
+    let world = World::start(scenario.partitions, settings).await;
+    for kind in Kind::ALL {
+        let latency = Some(Latency { min_ms: 20, max_ms: 200 });
+        world.simulator.provider(kind).set_faults(Faults { latency, ..Faults::default() });
+    }
+    world
+}
+
+/// Returns the configuration of a replica with this `rows_per_minute`.
+fn yaml(world: &World, scenario: &Scenario, limit: &str) -> String {
+    let more = format!(
+        "buffer: {{ max_bytes: {} }}, request: {{ timeout: {} }}, limit: {{ rows_per_minute: {limit} }}",
+        scenario.buffer, scenario.timeout
+    );
+    let blocks = Kind::ALL.map(|kind| world.block(kind.name(), kind, &more)).concat();
+    // Commits are as frequent as by default.
+    world.yaml(&blocks, &scenario.properties, scenario.drain).replace("commit_interval: 200ms", "commit_interval: 1s")
+}
+
+/// Judges one provider, and adds the events that are not committed and the dead letters.
+fn judge(
+    scenario: &Scenario,
+    world: &World,
+    kind: Kind,
+    began: Instant,
+    arrivals: &[(Instant, u32)],
+    is_finished: bool,
+) -> Judgement {
+    let provider = world.simulator.provider(kind);
+    let wrong = world.wrong_state(kind);
+    let mut judgement = Judgement::of(scenario, kind, began, arrivals, &provider.summary(), &wrong);
+    if !is_finished {
+        let (committed, end) = world.committed(kind.name());
+        judgement.blame(format!("{committed} of {end} events committed after {FINISH:?} more"));
+    }
+    let letters = world.dead_letters(kind.name()).len();
+    if letters > 0 {
+        judgement.blame(format!("{letters} dead letters"));
+    }
+    judgement
+}
+
 impl Stage {
+    fn new(yaml: String) -> Stage {
+        Stage {
+            yaml,
+            began: Instant::now(),
+            running: BTreeMap::new(),
+            frozen: BTreeMap::new(),
+            leaving: JoinSet::new(),
+            logs: Vec::new(),
+            faults: Vec::new(),
+            diary: String::new(),
+            diary_at: Instant::now(),
+        }
+    }
+
+    /// Performs the steps of the scenario, each at its second, and writes newer events all the time.
+    async fn perform_all(&mut self, scenario: &Scenario, world: &mut World, backlog: &mut Backlog) {
+        let mut timeline = scenario.timeline.iter();
+        let mut next = timeline.next();
+        let mut fed = 0;
+        while self.began.elapsed() < Duration::from_secs(scenario.seconds) {
+            while let Some((second, step)) = next
+                && self.began.elapsed() >= Duration::from_secs(*second)
+            {
+                self.perform(*step);
+                next = timeline.next();
+            }
+            let due = self.began.elapsed().as_millis() as usize * LIVE / 1_000;
+            let events = backlog.more(due.saturating_sub(fed));
+            fed = due.max(fed);
+            world.produce_all(events).await;
+            self.look_after();
+            self.keep_diary().await;
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+    }
+
+    /// Lets one replica without a limit take over what is left, and returns the lanes that do not commit it in time.
+    async fn finish(&mut self, scenario: &Scenario, world: &World) -> Vec<Kind> {
+        for kind in Kind::ALL {
+            world.simulator.provider(kind).set_faults(Faults::default());
+        }
+        self.yaml = yaml(world, scenario, "unlimited");
+        self.perform(Step::Join('z'));
+        let mut unfinished = Kind::ALL.to_vec();
+        let deadline = Instant::now() + FINISH;
+        while !unfinished.is_empty() && Instant::now() < deadline {
+            unfinished.retain(|kind| world.committed(kind.name()) != (world.log.len() as i64, world.log.len() as i64));
+            self.look_after();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        self.end().await;
+        unfinished
+    }
+
     fn perform(&mut self, step: Step) {
         match step {
             Step::Join(name) => {

@@ -1,3 +1,5 @@
+//! Tests of the demo's summary: which checks hold, and what it says of those that fail.
+
 use super::*;
 use crate::testbed::model::{LogEntry, ReadRules, expect};
 use crate::testbed::simulator::Counters;

@@ -1,3 +1,5 @@
+//! Tests of answers: what each verdict means for a row, its letter and the lane.
+
 use super::*;
 use crate::engine::testing::{ByHand, PARTITION, gained, policy};
 use crate::engine::{BatchPolicy, Policy};

@@ -1,3 +1,5 @@
+//! Tests of intake: which records are taken, held and given up.
+
 use super::*;
 use crate::engine::handover::{Fence, Leaving};
 use crate::engine::testing::{ByHand, PARTITION, gained, policy};

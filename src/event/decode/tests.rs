@@ -185,8 +185,8 @@ fn a_user_id_of_another_type_is_bad_also_beside_an_anonymous_id() {
 #[test]
 fn a_blank_user_id_is_bad_alone_and_as_good_as_absent_beside_an_anonymous_id() {
     for json in [r#""""#, r#"" \t\u00a0""#, r#""\u0020""#] {
-        for nobody in ["", r#","anonymousId":null"#, r#","anonymousId":"""#] {
-            let payload = format!(r#"{{"userId":{json}{nobody}}}"#);
+        for no_anonymous_id in ["", r#","anonymousId":null"#, r#","anonymousId":"""#] {
+            let payload = format!(r#"{{"userId":{json}{no_anonymous_id}}}"#);
             assert_eq!(error(&payload), Some(DecodeError::BadUserId), "{payload}");
         }
         let payload = format!(r#"{{"userId":{json},"anonymousId":"a1"}}"#);
@@ -215,7 +215,7 @@ fn a_user_id_that_names_no_user_is_refused_in_any_case_in_quotes_and_as_a_number
     ] {
         let payload = format!(r#"{{"userId":{json},"anonymousId":"a1"}}"#);
         assert_eq!(error(&payload, &rules), Some(DecodeError::JunkUserId), "{payload}");
-        assert_eq!(error(&payload, &RULES), None, "{payload}: an empty list refuses nobody");
+        assert_eq!(error(&payload, &RULES), None, "{payload}: an empty list refuses no id");
         let other = format!(r#"{{"userId":{json},"type":"track"}}"#);
         assert_eq!(error(&other, &rules), None, "{other}: a record of another type is skipped");
     }

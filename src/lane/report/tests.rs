@@ -1,3 +1,5 @@
+//! Tests of the report: lag, states and texts as operators see them.
+
 use super::*;
 use crate::engine::testing::{policy, start};
 use crate::engine::{Engine, Gained, SettledList};

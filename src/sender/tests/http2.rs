@@ -86,11 +86,11 @@ async fn a_server_that_gives_back_every_request_is_an_outage_in_the_end() {
     // Requests that are in flight together count once.
     let (one, two) = tokio::join!(send(), send());
     assert!(one.expect_err("no reply").untouched && two.expect_err("no reply").untouched);
-    let mut told = Vec::new();
+    let mut untouched = Vec::new();
     for _ in 0..4 {
-        told.push(send().await.expect_err("no reply").untouched);
+        untouched.push(send().await.expect_err("no reply").untouched);
     }
-    assert_eq!(told, [true, true, false, false]);
+    assert_eq!(untouched, [true, true, false, false]);
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ async fn a_position_beyond_the_log_is_a_gap_and_reading_goes_on_at_the_end_whate
         cluster.write(0, &[(None, Some("1")), (None, Some("2"))]).await;
         commit_as_an_operator(&cluster, 0, 1000, "").await;
         let mut lane = Lane::start(ConsumerSettings { start, ..cluster.settings() });
-        assert_eq!(lane.gain(1).await[0].start, Position(1000), "nobody waits for a look at the log");
+        assert_eq!(lane.gain(1).await[0].start, Position(1000), "the lane waits for no look at the log");
         lane.consumer.send(Command::Resume(vec![id(0)]));
         assert_eq!(lane.wait(gap).await, (0, 2, 1000));
         let gained = lane.gain(1).await;

@@ -1,8 +1,10 @@
 //! Members that come and go in a cluster, and partitions that change hands.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use super::cluster::{Change, Cluster, HEARTBEAT_MS, Happening, Reader, Replica};
+use super::cluster::{Cluster, HEARTBEAT_MS, Happening, Reader, Replica};
+use super::plan::Change;
 use crate::engine::{Engine, Fence, Gained, SettledList};
 use crate::record::{PartitionId, Position};
 
@@ -49,38 +51,17 @@ impl Cluster {
     }
 
     pub(super) fn change(&mut self, change: Change) {
-        let running: Vec<usize> = self
-            .replicas
-            .iter()
-            .filter(|(_, r)| !r.is_frozen && !r.is_leaving && !r.is_cut_off)
-            .map(|(id, _)| *id)
-            .collect();
+        let running = self.running();
         match change {
             Change::Join if self.replicas.len() < self.plan.most_replicas => self.join(),
             Change::Join => {}
             Change::Restart { clean } if !running.is_empty() => {
                 let id = self.random.pick(&running);
-                let Some(replica) = self.replicas.get_mut(&id) else { return };
-                if clean {
-                    (replica.is_leaving, replica.is_restarting) = (true, true);
-                    replica.engine.drain();
-                } else {
-                    self.replicas.remove(&id);
-                    self.group.expel(id);
-                    self.join();
-                }
+                self.restart(id, clean);
             }
             Change::Deploy(release) => self.plan.releases = vec![release],
             Change::CommitsFail(length) => self.commits_fail_until = self.now + length,
-            Change::Grow(more) => {
-                let made = self.now;
-                self.partitions.extend((0..more).map(|_| made));
-                self.rebalance();
-                for id in self.replicas.keys().copied().collect::<Vec<_>>() {
-                    let after = self.random.millis(0, HEARTBEAT_MS);
-                    self.later(after, Happening::Hears(id));
-                }
-            }
+            Change::Grow(more) => self.grow(more),
             // One stays, so that the run comes to an end.
             _ if running.len() < 2 => {}
             Change::Restart { .. } => {}
@@ -93,35 +74,78 @@ impl Cluster {
             }
             Change::Crash => {
                 let id = self.random.pick(&running);
-                let Some(session) = self.replicas.remove(&id).map(|replica| replica.release.session) else { return };
-                // A member that dies while the coordinator waits for others counts as joined, and is missed a session after
-                // that.
-                let heard = self.waits_until.max(self.now);
-                let last =
-                    if self.waits_until > self.now { heard } else { heard - self.random.millis(0, HEARTBEAT_MS) };
-                let expires = last + session;
-                self.waits_until = self.waits_until.max(expires);
-                self.later(expires - self.now, Happening::Expires(id, 0));
+                self.crash(id);
             }
             Change::CutOff(length) => {
                 let id = self.random.pick(&running);
-                let Some(replica) = self.replicas.get_mut(&id) else { return };
-                replica.is_cut_off = true;
-                replica.freezes += 1;
-                let freezes = replica.freezes;
-                self.expires(id, freezes);
-                self.later(length, Happening::Reached(id));
+                self.cut_off(id, length);
             }
             Change::Freeze(length) => {
                 let id = self.random.pick(&running);
-                let Some(replica) = self.replicas.get_mut(&id) else { return };
-                replica.is_frozen = true;
-                replica.freezes += 1;
-                let freezes = replica.freezes;
-                self.expires(id, freezes);
-                self.later(length, Happening::Thaws(id));
+                self.freeze(id, length);
             }
         }
+    }
+
+    /// Returns the members that are well and stay.
+    fn running(&self) -> Vec<usize> {
+        let is_running = |replica: &Replica| !replica.is_frozen && !replica.is_leaving && !replica.is_cut_off;
+        self.replicas.iter().filter(|(_, replica)| is_running(replica)).map(|(id, _)| *id).collect()
+    }
+
+    /// Lets a member's new process take its place, after a drain or at once.
+    fn restart(&mut self, id: usize, clean: bool) {
+        let Some(replica) = self.replicas.get_mut(&id) else { return };
+        if clean {
+            (replica.is_leaving, replica.is_restarting) = (true, true);
+            replica.engine.drain();
+        } else {
+            self.replicas.remove(&id);
+            self.group.expel(id);
+            self.join();
+        }
+    }
+
+    /// Adds partitions to the topic, of which each member hears with its next heartbeat.
+    fn grow(&mut self, more: i32) {
+        let made = self.now;
+        self.partitions.extend((0..more).map(|_| made));
+        self.rebalance();
+        for id in self.replicas.keys().copied().collect::<Vec<_>>() {
+            let after = self.random.millis(0, HEARTBEAT_MS);
+            self.later(after, Happening::Hears(id));
+        }
+    }
+
+    /// Ends a member without a word, which the coordinator misses when the session is over.
+    fn crash(&mut self, id: usize) {
+        let Some(session) = self.replicas.remove(&id).map(|replica| replica.release.session) else { return };
+        // A member that dies while the coordinator waits for others counts as joined, and is missed a session after that.
+        let heard = self.waits_until.max(self.now);
+        let last = if self.waits_until > self.now { heard } else { heard - self.random.millis(0, HEARTBEAT_MS) };
+        let expires = last + session;
+        self.waits_until = self.waits_until.max(expires);
+        self.later(expires - self.now, Happening::Expires(id, 0));
+    }
+
+    /// Keeps a member from the brokers for this long.
+    fn cut_off(&mut self, id: usize, length: Duration) {
+        let Some(replica) = self.replicas.get_mut(&id) else { return };
+        replica.is_cut_off = true;
+        replica.freezes += 1;
+        let freezes = replica.freezes;
+        self.expires(id, freezes);
+        self.later(length, Happening::Reached(id));
+    }
+
+    /// Stops a member for this long, as SIGSTOP does.
+    fn freeze(&mut self, id: usize, length: Duration) {
+        let Some(replica) = self.replicas.get_mut(&id) else { return };
+        replica.is_frozen = true;
+        replica.freezes += 1;
+        let freezes = replica.freezes;
+        self.expires(id, freezes);
+        self.later(length, Happening::Thaws(id));
     }
 
     /// Its last heartbeat was a moment ago.

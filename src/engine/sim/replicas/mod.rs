@@ -8,13 +8,15 @@ mod acting;
 mod cluster;
 mod group;
 mod membership;
+mod plan;
 mod provider;
 
 use std::time::Duration;
 
 use super::world::Random;
 use super::{on_all_cores, setting};
-use cluster::{Change, Cluster, HEARTBEAT_MS, Plan, Release};
+use cluster::{Cluster, HEARTBEAT_MS};
+use plan::{Change, Plan, Release};
 
 /// As many schedules as `cargo test` runs; each takes some hundred milliseconds of a core.
 const SCHEDULES: u64 = 2000;

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Happening, Kind, Run, SentRow, Style, Totals, rejection};
+use super::{Happening, Run, Style, Totals};
 use crate::engine::BatchId;
+use crate::engine::sim::world::{Kind, SentRow};
 use crate::record::Position;
-use crate::verdict::{AccountFault, Answer, EncodedRow, JobId, Outage, Verdict};
+use crate::verdict::{AccountFault, Answer, EncodedRow, JobId, Outage, RejectReason, Rejection, Verdict};
 
 /// A job at the provider: it runs to its end, with or without polls.
 pub struct Job {
@@ -226,4 +227,9 @@ impl Run {
         }
         if faults.is_empty() { Ok(std::mem::take(&mut self.totals)) } else { Err(faults.join("; ")) }
     }
+}
+
+/// Returns the refusal of a row, by the provider or before it.
+pub(super) fn rejection() -> Rejection {
+    Rejection::local(RejectReason::Invalid, Some("field"), "no")
 }

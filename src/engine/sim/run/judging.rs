@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Happening, Kind, Run, SentRow};
-use crate::engine::sim::world::Event;
+use super::{Happening, Run};
+use crate::engine::sim::world::{Event, Kind, SentRow};
 use crate::engine::{BatchId, DeadLetter, DeadLetterCause, DeadLetterId, Fence, LaneState, Snapshot};
 use crate::record::{PartitionId, Position};
 use crate::verdict::{Answer, Verdict};

@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use super::{Happening, Kind, Life, Run};
+use super::{Happening, Life, Run};
+use crate::engine::sim::world::Kind;
 use crate::engine::{CommitOutcome, DeadLetter, Engine, Fence, Gained, SettledList};
 use crate::record::{Offset, PartitionId, Position};
 

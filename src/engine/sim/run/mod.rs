@@ -1,6 +1,8 @@
 //! One random schedule: reads, answers of every kind, commits that fail, rebalances, crashes, drains, clock steps.
 
+mod acting;
 mod answering;
+mod happening;
 mod judging;
 mod mishaps;
 mod totals;
@@ -8,23 +10,16 @@ mod totals;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use serde_json::json;
-use uuid::Uuid;
-
 use answering::Job;
+use happening::Happening;
 use judging::Life;
 pub use totals::Totals;
 
-use super::world::{Graves, Kind, Log, Odd, Provider, Random, SentRow};
+use super::world::{Graves, Log, Odd, Provider, Random, SentRow};
 use crate::engine::testing::start;
-use crate::engine::{
-    Action, BatchId, BatchPolicy, CommitId, CommitOutcome, DeadLetter, DeadLetterCause, DeadLetterId, Engine,
-    GuardPolicy, Now, Outgoing, Policy, RetryPolicy,
-};
+use crate::engine::{BatchId, BatchPolicy, CommitOutcome, Engine, GuardPolicy, Now, Policy, RetryPolicy};
 use crate::event::Rules;
 use crate::record::{PartitionId, Position};
-use crate::verdict::{Answer, EncodedRow, RejectReason, Rejection};
 
 /// Once all is well, a row that is to blame for its failures is a dead letter within ten minutes, if others pass. Before that a
 /// job of another account may take ten minutes; and a limit of one row a second, or the guard's trickle, some more.
@@ -37,39 +32,6 @@ enum Style {
     Suspects,
     PerRow,
     Jobs,
-}
-
-enum Happening {
-    /// A request reaches the provider: `rows` rows count, and the applied ones take effect.
-    Arrives {
-        rows: usize,
-        applied: Vec<SentRow>,
-    },
-    /// The answer reaches us; `life` is the engine that asked.
-    Answers {
-        life: u64,
-        batch: BatchId,
-        answer: Answer,
-        users: Vec<String>,
-    },
-    /// A job ends at the provider.
-    JobEnds {
-        job: String,
-        applied: Vec<SentRow>,
-        users: Vec<String>,
-    },
-    Buried {
-        life: u64,
-        id: DeadLetterId,
-        written: Option<DeadLetter>,
-    },
-    Committed {
-        life: u64,
-        id: CommitId,
-        outcome: CommitOutcome,
-        began: Instant,
-        partitions: Vec<PartitionId>,
-    },
 }
 
 pub struct Run {
@@ -129,31 +91,7 @@ pub struct Run {
 impl Run {
     pub fn new(seed: u64) -> Self {
         let mut random = Random(seed);
-        let max_rows = random.pick(&[1, 3, 10]);
-        let style = random.pick(&[Style::Suspects, Style::PerRow, Style::Jobs]);
-        let policy = Policy {
-            calls_per_minute: None,
-            rules: Rules { max_bytes: 4096, use_anonymous_id: false, account_trait: None, refuse_user_ids: Vec::new() },
-            names: vec!["sim".to_owned()],
-            rows_per_minute: random.pick(&[Some(60), Some(240), Some(1200), Some(1200), None]),
-            batch: BatchPolicy {
-                max_rows,
-                max_bytes: random.pick(&[400, 100_000]),
-                overhead_bytes: 10,
-                overhead_bytes_per_row: 1,
-                single_below: random.pick(&[0, 0, 2]),
-                linger: random.millis(0, 1000),
-            },
-            max_in_flight: if style == Style::Jobs { 1 } else { random.pick(&[1, 2, 4, 16]) },
-            request_timeout: Duration::from_secs(3),
-            retry: RetryPolicy { initial: Duration::from_millis(500), max: Duration::from_secs(20), max_attempts: 6 },
-            buffer_bytes: random.pick(&[4_000, 1_000_000]),
-            guard: GuardPolicy { ratio: 0.8, window: 20, rows_per_minute: 60 },
-            message_id_window: 1000,
-            commit_interval: random.millis(200, 1000),
-            session_timeout: Duration::from_secs(45),
-            seed: random.next(),
-        };
+        let (style, policy) = draw_policy(&mut random);
         let now = start();
         let engine = Engine::new(policy.clone(), now);
         let mut run = Run {
@@ -211,36 +149,49 @@ impl Run {
     /// Runs the schedule, then ends all faults and lets the rest be delivered.
     pub fn finish(&mut self) -> Result<Totals, String> {
         for _ in 0..self.random.below(400) + 100 {
-            match self.random.below(100) {
-                0..25 => {
-                    for _ in 0..self.random.below(8) {
-                        let (partitions, users, odd) = (self.n_partitions, self.n_users, self.odd_percent);
-                        let odd = Odd {
-                            percent: odd,
-                            // Where a few bad rows fill twice the buffer, nothing shows whose fault it is.
-                            faulty: self.policy.buffer_bytes > 100_000,
-                            repeats: self.is_settled,
-                            miskeyed: self.is_miskeyed,
-                        };
-                        self.log.produce(&mut self.random, partitions, users, odd, self.wall_ms);
-                    }
-                }
-                25..50 => self.feed(),
-                50..91 => self.step(),
-                92..94 if !self.is_settled => self.revoke_some(),
-                94..96 => self.assign_all(),
-                96 if !self.is_settled && self.random.chance(50) => self.crash(),
-                97 if !self.is_settled && self.random.chance(40) => self.drain_and_restart(),
-                98 => self.advance(Duration::from_secs(self.random.0 % 100)),
-                91 if !self.is_settled => self.overtake(),
-                99 if !self.is_settled && self.random.chance(50) => self.cut(),
-                // The wall clock is set back, or forward by what clock skew may be.
-                _ if self.has_steady_clock => {}
-                _ => self.wall_ms += self.random.pick(&[-3_600_000, -5_000, 2_000]),
-            }
+            self.play();
             self.check()?;
         }
         (self.fault_percent, self.is_well) = (0, true);
+        self.deliver_rest()
+    }
+
+    /// Lets one random thing happen: new events, reads, time that passes, or a mishap.
+    fn play(&mut self) {
+        match self.random.below(100) {
+            0..25 => self.produce_some(),
+            25..50 => self.feed(),
+            50..91 => self.step(),
+            92..94 if !self.is_settled => self.revoke_some(),
+            94..96 => self.assign_all(),
+            96 if !self.is_settled && self.random.chance(50) => self.crash(),
+            97 if !self.is_settled && self.random.chance(40) => self.drain_and_restart(),
+            98 => self.advance(Duration::from_secs(self.random.0 % 100)),
+            91 if !self.is_settled => self.overtake(),
+            99 if !self.is_settled && self.random.chance(50) => self.cut(),
+            // The wall clock is set back, or forward by what clock skew may be.
+            _ if self.has_steady_clock => {}
+            _ => self.wall_ms += self.random.pick(&[-3_600_000, -5_000, 2_000]),
+        }
+    }
+
+    /// Adds a few events to the log, or none.
+    fn produce_some(&mut self) {
+        for _ in 0..self.random.below(8) {
+            let (partitions, users, odd) = (self.n_partitions, self.n_users, self.odd_percent);
+            let odd = Odd {
+                percent: odd,
+                // Where a few bad rows fill twice the buffer, nothing shows whose fault it is.
+                faulty: self.policy.buffer_bytes > 100_000,
+                repeats: self.is_settled,
+                miskeyed: self.is_miskeyed,
+            };
+            self.log.produce(&mut self.random, partitions, users, odd, self.wall_ms);
+        }
+    }
+
+    /// Goes on without mishaps until everything is delivered, and returns the verdict.
+    fn deliver_rest(&mut self) -> Result<Totals, String> {
         let well_since = self.now;
         let mut next_witness = well_since;
         for turn in 0..20_000 {
@@ -336,174 +287,34 @@ impl Run {
         self.end_late_revokes();
         self.pump();
     }
-
-    fn later(&mut self, after: Duration, happening: Happening) {
-        self.order += 1;
-        self.happenings.insert((self.now + after, self.order), happening);
-    }
-
-    fn happen(&mut self, happening: Happening) {
-        match happening {
-            Happening::Arrives { rows, applied } => {
-                self.provider.arrivals.push((self.now, rows));
-                applied.iter().for_each(|row| self.provider.apply(row));
-            }
-            Happening::Answers { life, batch, answer, users } => {
-                users.iter().for_each(|user| self.leave(user));
-                if life == self.life {
-                    self.on_delivered(batch, &answer);
-                    self.judge_answer(batch, &answer);
-                    self.engine.on_answer(batch, answer, None, self.now);
-                }
-            }
-            Happening::JobEnds { job, applied, users } => {
-                self.jobs.iter_mut().filter(|known| known.id == job).for_each(|known| known.has_ended = true);
-                applied.iter().for_each(|row| self.provider.apply(row));
-                users.iter().for_each(|user| self.leave(user));
-            }
-            Happening::Buried { life, id, written } => {
-                let is_written = written.is_some();
-                if let Some(letter) = &written
-                    && self.is_clean
-                    && self.graves.has(letter.partition, letter.last)
-                {
-                    self.faults.push(format!("a dead letter is written again after clean restarts: {letter:?}"));
-                }
-                if let Some(letter) = &written {
-                    self.judge_letter(letter);
-                }
-                self.graves.letters.extend(written);
-                if life == self.life {
-                    self.seen.buried(id, is_written);
-                    self.engine.on_dead_letter(id, is_written, self.now);
-                }
-            }
-            Happening::Committed { life, id, outcome, began, partitions } => {
-                if life != self.life {
-                    return;
-                }
-                if outcome == CommitOutcome::Done {
-                    self.judge_commit(began, &partitions);
-                }
-                self.engine.on_commit(id, outcome, self.now);
-                self.last_commit = outcome;
-                self.failed_before_last = self.failed_in_a_row;
-                self.failed_in_a_row = if outcome == CommitOutcome::Done { 0 } else { self.failed_in_a_row + 1 };
-                if outcome == CommitOutcome::Fenced {
-                    self.is_clean = false;
-                    // The group takes everything away and gives it back.
-                    let owned: Vec<PartitionId> = self.readers.keys().chain(self.revoking.keys()).copied().collect();
-                    self.lose(&owned);
-                }
-            }
-        }
-        self.pump();
-    }
-
-    /// A commit takes effect: nothing before it may be unsettled, and it may not go back.
-    fn on_broker(&mut self, partition: PartitionId, position: Position, metadata: String) {
-        let before = self.broker.get(&partition).map_or(Position(0), |(position, _)| *position);
-        if position < before {
-            self.faults.push(format!("{partition} is committed back from {before} to {position}"));
-        }
-        for offset in before.0..position.0 {
-            let event = &self.log.partitions[&partition][offset as usize];
-            let applied =
-                self.provider.applied.get(&(partition, event.user.clone())).is_some_and(|last| *last >= offset);
-            let buried = self.graves.holds(partition, offset, event);
-            if !applied && !buried && !matches!(event.kind, Kind::Skipped | Kind::Duplicate | Kind::Gone) {
-                self.faults.push(format!("{partition}:{offset} {:?} is committed and nowhere", event.kind));
-            }
-        }
-        self.broker.insert(partition, (position, metadata));
-    }
-
-    /// Does what the engine says until it says nothing.
-    fn pump(&mut self) {
-        let mut encode = |outgoing: &Outgoing<'_>| {
-            let traits: BTreeMap<_, _> = outgoing.profile.traits.iter().map(|(key, value)| (key, value)).collect();
-            if outgoing.profile.traits.iter().any(|(key, _)| key == "unsendable") {
-                return Err(rejection());
-            }
-            let body = json!({
-                "user": outgoing.profile.user_id, "partition": outgoing.partition.partition,
-                "last": outgoing.last.0, "traits": traits,
-            });
-            Ok(EncodedRow { body: Bytes::from(body.to_string()), identity: Uuid::nil() })
-        };
-        loop {
-            let is_held = self.engine.health.hold().is_some();
-            let Some(action) = self.engine.poll(self.clock(), &mut encode) else { return };
-            if let Some(actions) = &mut self.actions {
-                actions.push(format!("{:?} {action:?}", self.now - self.began));
-            }
-            match action {
-                Action::Send { batch, rows } => {
-                    self.judge_request(is_held);
-                    self.on_send(batch, &rows);
-                }
-                Action::Poll { batch, job, polls, .. } => self.on_poll(batch, job, polls),
-                Action::WriteDeadLetter { id, letter } => {
-                    let is_written = !self.random.chance(self.fault_percent);
-                    self.totals.letter_failures += u64::from(!is_written);
-                    self.totals.letters[match letter.cause {
-                        DeadLetterCause::Unreadable(_) => 0,
-                        DeadLetterCause::Rejected(_) => 1,
-                        DeadLetterCause::Exhausted { .. } => 2,
-                    }] += 1;
-                    self.seen.letters.insert(id, letter.partition);
-                    let after = self.random.millis(1, 500);
-                    // In the topic when acknowledged: a commit before that is early.
-                    let written = is_written.then(|| (*letter).clone());
-                    self.later(after, Happening::Buried { life: self.life, id, written });
-                }
-                Action::Commit { id, commits } => {
-                    let effect: Vec<_> = commits.into_iter().map(|c| (c.partition, c.position, c.metadata)).collect();
-                    let partitions = effect.iter().map(|(partition, ..)| *partition).collect();
-                    let fails = self.random.chance(self.fault_percent);
-                    let outcome = match fails {
-                        false => CommitOutcome::Done,
-                        true if self.is_settled => CommitOutcome::Failed,
-                        true => {
-                            self.random.pick(&[CommitOutcome::Failed, CommitOutcome::Failed, CommitOutcome::Fenced])
-                        }
-                    };
-                    self.totals.commits_failed += u64::from(outcome == CommitOutcome::Failed);
-                    self.totals.commits_fenced += u64::from(outcome == CommitOutcome::Fenced);
-                    // A commit whose answer is lost has taken effect.
-                    let has_effect =
-                        outcome == CommitOutcome::Done || (outcome == CommitOutcome::Failed && self.random.chance(50));
-                    if has_effect {
-                        for (partition, position, metadata) in effect {
-                            self.on_broker(partition, position, metadata);
-                        }
-                    }
-                    let after = self.random.millis(0, 30);
-                    self.later(
-                        after,
-                        Happening::Committed { life: self.life, id, outcome, began: self.now, partitions },
-                    );
-                }
-                Action::Pause(ids) => ids.iter().for_each(|id| self.set_paused(*id, true)),
-                Action::Resume(ids) => ids.iter().for_each(|id| self.set_paused(*id, false)),
-                Action::Release(ids) => {
-                    for id in ids.iter().filter(|id| self.revoking.contains_key(id)).copied().collect::<Vec<_>>() {
-                        self.judge_release(id);
-                        self.given_up(id);
-                    }
-                }
-            }
-        }
-    }
-
-    fn set_paused(&mut self, id: PartitionId, paused: bool) {
-        if let Some(reader) = self.readers.get_mut(&id) {
-            self.totals.full += u64::from(paused);
-            reader.1 = paused;
-        }
-    }
 }
 
-fn rejection() -> Rejection {
-    Rejection::local(RejectReason::Invalid, Some("field"), "no")
+/// Draws the provider's way to report bad rows, and the lane's policy.
+fn draw_policy(random: &mut Random) -> (Style, Policy) {
+    let max_rows = random.pick(&[1, 3, 10]);
+    let style = random.pick(&[Style::Suspects, Style::PerRow, Style::Jobs]);
+    let policy = Policy {
+        calls_per_minute: None,
+        rules: Rules { max_bytes: 4096, use_anonymous_id: false, account_trait: None, refuse_user_ids: Vec::new() },
+        names: vec!["sim".to_owned()],
+        rows_per_minute: random.pick(&[Some(60), Some(240), Some(1200), Some(1200), None]),
+        batch: BatchPolicy {
+            max_rows,
+            max_bytes: random.pick(&[400, 100_000]),
+            overhead_bytes: 10,
+            overhead_bytes_per_row: 1,
+            single_below: random.pick(&[0, 0, 2]),
+            linger: random.millis(0, 1000),
+        },
+        max_in_flight: if style == Style::Jobs { 1 } else { random.pick(&[1, 2, 4, 16]) },
+        request_timeout: Duration::from_secs(3),
+        retry: RetryPolicy { initial: Duration::from_millis(500), max: Duration::from_secs(20), max_attempts: 6 },
+        buffer_bytes: random.pick(&[4_000, 1_000_000]),
+        guard: GuardPolicy { ratio: 0.8, window: 20, rows_per_minute: 60 },
+        message_id_window: 1000,
+        commit_interval: random.millis(200, 1000),
+        session_timeout: Duration::from_secs(45),
+        seed: random.next(),
+    };
+    (style, policy)
 }

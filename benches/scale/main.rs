@@ -5,24 +5,20 @@
 //! is that point's alone. Times are CPU times. `SLUICEGATE_BENCH_CSV=FILE` also writes the tables there, for
 //! `deploy/pictures/plot-scale`.
 
-use std::collections::{BTreeMap, VecDeque};
+mod lane;
+
 use std::fs::File;
 use std::hint::black_box;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
 use rustix::time::{ClockId, clock_gettime};
-use sluicegate::engine::{
-    Action, BatchId, BatchPolicy, Commit, CommitOutcome, Engine, Fence, Gained, GuardPolicy, Now, Outgoing, Policy,
-    RetryPolicy, SettledList,
-};
-use sluicegate::event::Rules;
+use sluicegate::engine::{Gained, SettledList};
 use sluicegate::metrics::Metrics;
 use sluicegate::record::{Offset, PartitionId, Position, Record};
-use sluicegate::verdict::{Answer, EncodedRow, Verdict};
-use uuid::Uuid;
+
+use lane::{Lane, gained};
 
 /// The variable that holds the task of a child. For a point it is the users, the partitions and the bytes of an event.
 /// For a hot user it is the events, and 1 if they bring new traits.
@@ -39,9 +35,6 @@ const AT_LEAST: usize = 300_000;
 
 /// The most rows that a drain sends, and the most events that join pending rows.
 const SAMPLE: usize = 200_000;
-
-/// The time that a provider takes to answer, in the engine's time.
-const ANSWER: Duration = Duration::from_millis(200);
 
 /// The time after which the unanswered requests of the last owner have ended.
 const LAST_OWNER: Duration = Duration::from_secs(20);
@@ -345,92 +338,6 @@ fn write_digits(digits: &mut [u8], mut number: usize) {
         *digit = b'0' + (number % 10) as u8;
         number /= 10;
     }
-}
-
-/// The engine of a lane, with the work of the lane's loop done at no cost and in the engine's own time.
-struct Lane {
-    engine: Engine,
-    now: Now,
-    answers: VecDeque<(Instant, BatchId)>,
-    sent: usize,
-    released: usize,
-    /// The last commit of each partition.
-    last: BTreeMap<PartitionId, Commit>,
-}
-
-impl Lane {
-    fn new(gained: Vec<Gained>) -> Self {
-        let now = Now { at: Instant::now(), wall_ms: 1_764_000_000_000 };
-        let mut engine = Engine::new(policy(), now.at);
-        engine.assigned(&gained, gained.len(), now);
-        let mut lane = Lane { engine, now, answers: VecDeque::new(), sent: 0, released: 0, last: BTreeMap::new() };
-        lane.turn();
-        lane
-    }
-
-    /// Performs the engine's actions until there are no more.
-    fn turn(&mut self) {
-        while self.answers.front().is_some_and(|(at, _)| *at <= self.now.at)
-            && let Some((_, batch)) = self.answers.pop_front()
-        {
-            self.engine.on_answer(batch, Answer::All(Verdict::Delivered), Some(200), self.now.at);
-        }
-        let mut encode = |row: &Outgoing<'_>| {
-            Ok(EncodedRow { body: Bytes::copy_from_slice(row.profile.user_id.as_bytes()), identity: Uuid::nil() })
-        };
-        while let Some(action) = self.engine.poll(self.now, &mut encode) {
-            match action {
-                Action::Send { batch, rows } => {
-                    self.sent += rows.len();
-                    self.answers.push_back((self.now.at + ANSWER, batch));
-                }
-                Action::Commit { id, commits } => {
-                    self.last.extend(commits.into_iter().map(|commit| (commit.partition, commit)));
-                    self.engine.on_commit(id, CommitOutcome::Done, self.now.at);
-                }
-                Action::Release(partitions) => self.released += partitions.len(),
-                Action::Pause(_) | Action::Resume(_) | Action::Poll { .. } | Action::WriteDeadLetter { .. } => {}
-            }
-        }
-        self.engine.take_delivered();
-    }
-
-    fn wait_for(&mut self, time: Duration) {
-        self.now.at += time;
-        self.now.wall_ms += time.as_millis() as i64;
-    }
-
-    /// Waits until the engine or an answer is due.
-    fn wait(&mut self) {
-        let due = self.answers.front().map(|(at, _)| *at).into_iter().chain(self.engine.next_wakeup()).min();
-        // A turn of the loop comes after 5 s at the latest.
-        let due = due.unwrap_or(self.now.at + Duration::from_secs(5));
-        self.wait_for(due.saturating_duration_since(self.now.at).max(Duration::from_millis(1)));
-    }
-
-    fn drain(&mut self, rows: usize) {
-        let until = self.sent + rows;
-        while self.sent < until {
-            self.wait();
-            self.turn();
-        }
-    }
-}
-
-/// Returns a partition as its next owner finds it after this commit.
-fn gained(commit: &Commit) -> Gained {
-    Gained {
-        partition: commit.partition,
-        start: commit.position,
-        fence: Fence::parse(&commit.metadata),
-        settled: SettledList::parse(&commit.metadata),
-        added: None,
-    }
-}
-
-/// Returns the policy of a lane with the documented defaults, and with a buffer for all users.
-fn policy() -> Policy {
-    Policy { buffer_bytes: 32 << 30, ..Policy::example() }
 }
 
 /// Returns the CPU time that this thread takes for some work. Other work on the machine disturbs it less than the time
