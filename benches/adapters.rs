@@ -9,7 +9,7 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use secrecy::SecretString;
 use serde_json::json;
-use sluicegate::event::{Profile, Rules, merge};
+use sluicegate::event::{Profile, Rules};
 use sluicegate::providers::{Asked, EncodedRow, Provider, ProviderConfig, Reply, Row, Version, build};
 
 /// The rows in a full request, which is the most that Vitally takes.
@@ -65,10 +65,8 @@ fn reply(kind: &str, mode: &str, rows: usize) -> Reply {
 fn adapters(criterion: &mut Criterion) {
     let rules = Rules { max_bytes: 1 << 20, use_anonymous_id: false, account_trait: None, refuse_user_ids: Vec::new() };
     let events: Vec<Vec<u8>> = (0..MANY).map(event).collect();
-    let profiles: Vec<Profile<'_>> = events
-        .iter()
-        .map(|event| merge(std::iter::once(event.as_slice()), &rules).expect("an identify event"))
-        .collect();
+    let profiles: Vec<Profile<'_>> =
+        events.iter().map(|event| Profile::of(event, &rules).expect("an identify event")).collect();
     let token = SecretString::from("token");
     for (kind, mode) in MODES {
         let provider = provider(kind, mode);

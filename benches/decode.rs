@@ -12,7 +12,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use sluicegate::event::{Rules, decode, merge};
+use sluicegate::event::{Profile, Rules, decode, merge};
 
 const EVENT: &str = r#"{"type":"identify","userId":"user-00012345","anonymousId":"5f0c2f1e-8f0f-4b7e-9d39-0f4c1f3f6a77","messageId":"ajs-next-1764000000000-1b9d6bcd-bbfd-4b2d","timestamp":"2026-11-22T09:00:00.000Z","receivedAt":"2026-11-22T09:00:00.412Z","context":{"groupId":"acme-42","ip":"203.0.113.7","library":{"name":"analytics.js","version":"2.11.1"},"locale":"en-US","page":{"path":"/app","url":"https://example.com/app"}},"traits":{"email":"ada@example.com","firstName":"Ada","plan":"growth","seats":42,"trial":false,"company":{"id":"acme-42","name":"Acme"},"createdAt":"2024-03-01T00:00:00Z"}}"#;
 
@@ -53,7 +53,10 @@ fn merging(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(n as u64));
         group.bench_function(format!("{n} events of 600 bytes"), |bencher| {
             bencher.iter(|| {
-                merge(std::iter::repeat_n(black_box(EVENT.as_bytes()), n), &rules).map(|it| it.to_event().len())
+                merge(
+                    std::iter::repeat_n(black_box(EVENT.as_bytes()), n).filter_map(|event| Profile::of(event, &rules)),
+                )
+                .map(|it| it.to_event().len())
             });
         });
     }
@@ -64,7 +67,7 @@ fn merging(criterion: &mut Criterion) {
         group.bench_function(format!("a small event into a state of {traits} traits"), |bencher| {
             bencher.iter(|| {
                 let events = [black_box(state.as_slice()), black_box(newer.as_slice())];
-                merge(events.into_iter(), &rules).map(|it| it.to_event().len())
+                merge(events.into_iter().filter_map(|event| Profile::of(event, &rules))).map(|it| it.to_event().len())
             });
         });
     }

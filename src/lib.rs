@@ -70,6 +70,9 @@ pub mod event;
 pub mod kafka;
 pub mod lane;
 mod log;
+#[deny(clippy::disallowed_methods, clippy::disallowed_types)]
+#[forbid(unsafe_code)]
+pub mod mapping;
 pub mod metrics;
 pub mod ops;
 #[deny(clippy::disallowed_methods, clippy::disallowed_types)]

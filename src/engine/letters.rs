@@ -211,7 +211,7 @@ impl Engine {
         partition.tracker.hand_over(row.entry, Owner::Letter(id));
         let content = DeadLetter {
             key: row.letter_key(),
-            value: row.letter_value(&self.policy.rules),
+            value: row.letter_value(&self.policy.mapping),
             cause,
             attempts: row.attempts,
             events: row.n_events,

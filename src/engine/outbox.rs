@@ -243,7 +243,7 @@ impl Engine {
         if row.encoded.is_some() {
             return self.line_up(index, turn);
         }
-        let profile = row.profile(&self.policy.rules);
+        let profile = row.profile(&self.policy.mapping);
         let outgoing = Outgoing {
             profile: &profile,
             record_time_ms: row.last_time_ms,
@@ -366,7 +366,7 @@ impl Engine {
             let Some(row) = self.rows.get_mut(index) else { break };
             let before = row.bytes() + newer.bytes();
             let (entry, id) = (newer.entry, newer.partition);
-            row.absorb(newer, &self.policy.rules);
+            row.absorb(newer, &self.policy.mapping);
             let after = row.bytes();
             self.tally.counters.events_merged += 1;
             if let Some(partition) = self.partitions.get_mut(&id) {

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use super::health::guard::GuardPolicy;
 use crate::event::Rules;
+use crate::mapping::Mapping;
 
 /// The settings of one lane's engine.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    pub rules: Rules,
+    /// The rules for reading events, and the provider's mapping of them.
+    pub mapping: Mapping,
     /// The names under which `integrations` addresses this destination, lower case.
     pub names: Vec<String>,
     /// The limit; `None` for unlimited.
@@ -34,12 +36,12 @@ impl Policy {
     /// Returns the policy of a lane at 1,200 rows a minute with the defaults of its settings, for tests and benches.
     pub fn example() -> Self {
         Policy {
-            rules: Rules {
+            mapping: Mapping::identity(Rules {
                 max_bytes: 1 << 20,
                 use_anonymous_id: false,
                 account_trait: None,
                 refuse_user_ids: Vec::new(),
-            },
+            }),
             names: vec!["vitally".to_owned()],
             rows_per_minute: Some(1200),
             calls_per_minute: None,

@@ -1,17 +1,24 @@
-//! Identifies the names and fields of an event, so that the engine can drop an older event that has the same ones.
+//! Identifies the changes that an event makes, so that the engine can drop an older event that makes the same ones.
 
 use std::hash::{BuildHasher as _, Hasher as _};
 
 use foldhash::fast::{FixedState, FoldHasher};
+use serde_json::value::RawValue;
 
-/// A hash of the names of an event's traits, in order, and of whether it has a message id, an account and a time.
+use super::for_each_entry;
+
+/// A hash of the names of an event's traits, in order, of the kinds of their values, and of whether it has a message id, an
+/// account and a time.
 ///
-/// If two events of one user have the same coverage, merging both gives the same state as the newer one alone. Two different
-/// coverages have the same hash with a probability of 5e-20 per pair.
+/// If two events of one user have the same coverage, each mapping gives them the same properties. So merging both gives the
+/// same state as the newer one alone. Two different coverages have the same hash with a probability of 5e-20 per pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Coverage(u64);
 
 impl Coverage {
+    /// The coverage of an event that `Profile::to_event` has written after a mapping. No event of a log covers it.
+    pub const MERGED: Coverage = Coverage(0);
+
     /// `names` holds the names of the context's traits and the names of the event's own traits.
     pub(super) fn new(names: [Names; 2], has_message_id: bool, has_account: bool, has_timestamp: bool) -> Self {
         let mut hasher = COVERAGES.build_hasher();
@@ -20,6 +27,14 @@ impl Coverage {
         Coverage(hasher.finish())
     }
 }
+
+/// The traits whose value decides if a mapping takes them: dates, addresses, the parts of a name, and the mark of a company that
+/// a user leaves.
+const DECIDED_BY_VALUE: [&str; 9] =
+    ["createdAt", "created_at", "signupDate", "email", "firstName", "first_name", "lastName", "last_name", "remove"];
+
+/// The length in bytes from which a value may be longer than a provider takes. It is Userpilot's limit, the only one known.
+const LONG: usize = 65_535;
 
 /// The seeds are public. A producer that makes the hashes of two lists of names equal spoils only the traits of its own events.
 /// Two seeds are needed, because an empty list of names hashes to the initial state of `NAMES`. A hasher that is fed its own
@@ -38,11 +53,36 @@ impl Default for Names {
 }
 
 impl Names {
-    pub fn add(&mut self, name: &str) {
-        self.0.write(name.as_bytes());
-        // UTF-8 text never holds this byte, so it marks the end of a name.
+    pub fn add(&mut self, name: &str, value: &RawValue) {
+        self.add_text(name);
+        let text = value.get();
+        let first = text.as_bytes().first().copied().unwrap_or_default();
+        match first {
+            _ if text.len() > LONG || DECIDED_BY_VALUE.contains(&name) => self.add_text(text),
+            b'{' => {
+                self.0.write_u8(b'{');
+                for_each_entry(value, |name, value| self.add(&name, value));
+                self.0.write_u8(b'}');
+            }
+            // A list of lists or objects maps in another way than a list of primitives.
+            b'[' if text[1..].contains(['[', '{']) => self.add_text(text),
+            b'[' => self.0.write_u8(if is_empty_list(value) { b']' } else { b'[' }),
+            b'"' | b'n' => self.0.write_u8(first),
+            b't' | b'f' => self.0.write_u8(b't'),
+            _ => self.0.write_u8(b'0'),
+        }
+    }
+
+    fn add_text(&mut self, text: &str) {
+        self.0.write(text.as_bytes());
+        // UTF-8 text never holds this byte, so it marks the end of a text.
         self.0.write_u8(0xff);
     }
+}
+
+/// Returns true if this is a list without entries, which is PHP's form of an empty map.
+pub fn is_empty_list(raw: &RawValue) -> bool {
+    raw.get().strip_prefix('[').is_some_and(|rest| rest.trim_start() == "]")
 }
 
 #[cfg(test)]
@@ -60,12 +100,12 @@ mod tests {
     }
 
     #[test]
-    fn the_same_names_cover_the_same_whatever_their_values_and_however_they_are_escaped() {
+    fn the_same_names_with_the_same_kinds_of_values_cover_the_same_however_they_are_escaped() {
         let one = coverage(
             r#""messageId":"1","timestamp":"2020-01-01","context":{"groupId":"g","traits":{"a":1}},"traits":{"b":[2]}"#,
         );
         let same = coverage(
-            r#""traits":{"\u0062":null},"receivedAt":1577836800,"context":{"traits":{"a":{}},"ip":"::1","groupId":7},"messageId":"2""#,
+            r#""traits":{"\u0062":["x"]},"receivedAt":1577836800,"context":{"traits":{"a":-2.5},"ip":"::1","groupId":7},"messageId":"2""#,
         );
         assert_eq!(one, same);
         // A time that cannot be read counts as absent.
@@ -79,6 +119,23 @@ mod tests {
             r#""traits":{"a":1,"b":1}"#,
             r#""traits":{"b":1,"a":1}"#,
             r#""traits":{"a":1}"#,
+            r#""traits":{"a":"1"}"#,
+            r#""traits":{"a":null}"#,
+            r#""traits":{"a":true}"#,
+            r#""traits":{"a":[]}"#,
+            r#""traits":{"a":[1]}"#,
+            r#""traits":{"a":[[1]]}"#,
+            r#""traits":{"a":{}}"#,
+            r#""traits":{"a":{"b":1}}"#,
+            r#""traits":{"a":{},"b":1}"#,
+            r#""traits":{"a":{"b":{"c":1}}}"#,
+            r#""traits":{"a":{"b":{},"c":1}}"#,
+            r#""traits":{"company":{"remove":true}}"#,
+            r#""traits":{"company":{"remove":false}}"#,
+            r#""traits":{"email":"a@b.io"}"#,
+            r#""traits":{"email":"nowhere"}"#,
+            r#""traits":{"createdAt":{"$date":1}}"#,
+            r#""traits":{"createdAt":{"$date":2}}"#,
             r#""traits":{"ab":1}"#,
             r#""traits":{"a":1,"a":1}"#,
             r#""traits":{"a":1},"messageId":"m""#,

@@ -1,7 +1,6 @@
 //! Decides by an event's `integrations` if it may reach a destination.
 
-use serde_json::value::RawValue;
-
+use super::coverage::is_empty_list;
 use super::{Identify, for_each_entry};
 
 impl Identify<'_> {
@@ -43,10 +42,6 @@ impl Identify<'_> {
     }
 }
 
-fn is_empty_list(raw: &RawValue) -> bool {
-    raw.get().strip_prefix('[').is_some_and(|rest| rest.trim_start() == "]")
-}
-
 fn is_same_name(a: &str, b: &str) -> bool {
     let folded = |byte: u8| if matches!(byte, b'-' | b' ') { b'_' } else { byte.to_ascii_lowercase() };
     a.len() == b.len() && a.bytes().map(folded).eq(b.bytes().map(folded))
@@ -54,6 +49,8 @@ fn is_same_name(a: &str, b: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::value::RawValue;
+
     use super::super::Coverage;
     use super::*;
 

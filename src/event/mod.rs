@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer as _, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde_json::value::RawValue;
 
-pub use coverage::Coverage;
+pub use coverage::{Coverage, is_empty_list};
 pub use decode::decode;
 pub use merge::merge;
 
@@ -166,8 +166,8 @@ impl DecodeError {
     }
 }
 
-/// The merged state of one user, which the provider receives. A later event replaces earlier values trait by trait; null is a
-/// value.
+/// The state of one user as one event or several merged events give it. A later event replaces earlier values trait by trait;
+/// null is a value.
 #[derive(Clone, Debug)]
 pub struct Profile<'a> {
     pub user_id: Cow<'a, str>,
@@ -177,8 +177,41 @@ pub struct Profile<'a> {
     pub account: Option<Cow<'a, str>>,
     /// The time of the last event that has one.
     pub timestamp: Option<Cow<'a, str>>,
-    /// The traits in order of first appearance, each key once.
-    pub traits: Vec<(Cow<'a, str>, &'a RawValue)>,
+    /// The traits in order of first appearance, each key once. A mapping gives them a provider's names and values.
+    pub traits: Vec<(Cow<'a, str>, Cow<'a, RawValue>)>,
+    /// The traits that a mapping left out, because the provider would refuse them.
+    pub left_out: Vec<(Cow<'a, str>, LeftOut)>,
+}
+
+/// The closed set of reasons for leaving out a trait. Their labels are metric labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LeftOut {
+    /// The trait has to be a date, and is none.
+    NoDate,
+    /// The trait has to be an e-mail address, and is none.
+    NoAddress,
+    /// The provider takes only text here, and the trait is an object or a nested list.
+    WrongType,
+    /// The name or the value is longer than the provider allows.
+    TooLong,
+    /// The provider takes fewer properties in one row.
+    TooMany,
+}
+
+impl LeftOut {
+    pub const ALL: [LeftOut; 5] =
+        [LeftOut::NoDate, LeftOut::NoAddress, LeftOut::WrongType, LeftOut::TooLong, LeftOut::TooMany];
+
+    /// Returns the metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            LeftOut::NoDate => "no_date",
+            LeftOut::NoAddress => "no_address",
+            LeftOut::WrongType => "wrong_type",
+            LeftOut::TooLong => "too_long",
+            LeftOut::TooMany => "too_many",
+        }
+    }
 }
 
 /// Calls `visit` with each entry of a JSON object, in order and including repeated keys. Any other value has no entries.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -30,7 +30,7 @@ pub(super) struct TraitList<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 impl<'a> Traits<'a> for TraitList<'a> {
     fn names(&self) -> Names {
         let mut names = Names::default();
-        self.0.iter().for_each(|(name, _)| names.add(name));
+        self.0.iter().for_each(|(name, value)| names.add(name, value));
         names
     }
 
@@ -84,11 +84,10 @@ impl<'de> Visitor<'de> for NamesVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut traits = TraitNames::default();
         while let Some(Key(name)) = map.next_key()? {
-            traits.names.add(&name);
+            let value: &RawValue = map.next_value()?;
+            traits.names.add(&name, value);
             if name == "company" {
-                traits.company = Some(map.next_value()?);
-            } else {
-                map.next_value::<IgnoredAny>()?;
+                traits.company = Some(value);
             }
         }
         Ok(traits)

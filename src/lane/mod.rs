@@ -62,7 +62,7 @@ pub struct Lane {
     dead_letter: DeadLetter,
     drain: Duration,
     engine: Engine,
-    provider: Box<dyn Provider>,
+    provider: Arc<dyn Provider>,
     sender: Arc<Sender>,
     token: TokenSource,
     consumer: Consumer,
@@ -104,7 +104,7 @@ impl Lane {
     ) -> Result<Lane, Error> {
         let settings = &destination.settings;
         let named = |source| Error::Kafka { destination: id.to_owned(), source };
-        let provider = providers::build(&destination.provider, id);
+        let provider: Arc<dyn Provider> = providers::build(&destination.provider, id).into();
         let token = destination.token_source(id).map_err(|problem| Error::Setting { problem })?;
         let tls = destination.tls(id).map_err(|problem| Error::Setting { problem })?;
         let sender = Sender::new(SenderSettings { timeout: settings.request.timeout.0 }, &tls)
@@ -126,7 +126,7 @@ impl Lane {
             topics: config.kafka.topics.clone().into(),
             dead_letter: settings.dead_letter.clone(),
             drain: config.shutdown.drain.0,
-            engine: Engine::new(policy::policy(config, id, destination, &*provider), Instant::now()),
+            engine: Engine::new(policy::policy(config, id, destination, &provider), Instant::now()),
             provider,
             sender: Arc::new(sender),
             token,
@@ -222,8 +222,14 @@ impl Lane {
     /// Does what the engine says until it says nothing.
     fn perform(&mut self) {
         loop {
-            let (provider, topics) = (&*self.provider, &self.topics);
-            let mut encode = |outgoing: &Outgoing<'_>| encode(provider, topics, outgoing);
+            let (id, provider, topics, metrics) = (&self.id, &*self.provider, &self.topics, &self.metrics);
+            let mut encode = |outgoing: &Outgoing<'_>| {
+                for (name, reason) in &outgoing.profile.left_out {
+                    metrics.traits_dropped.add(reason.label(), 1);
+                    tracing::debug!(destination = %id, %name, reason = reason.label(), "a trait is left out");
+                }
+                encode(provider, topics, outgoing)
+            };
             let Some(action) = self.engine.poll(now(), &mut encode) else { break };
             match action {
                 Action::Send { batch, rows } => self.send(batch, &rows),

@@ -1,12 +1,15 @@
 //! Makes the policy of a lane's engine from the configuration and the provider.
 
+use std::sync::Arc;
+
 use crate::config::{Config, Destination};
 use crate::engine::{BatchPolicy, GuardPolicy, Policy, RetryPolicy};
+use crate::mapping::Mapping;
 use crate::providers::Provider;
 use crate::units::RowsPerMinute;
 
 /// Returns the engine's policy for the destination of this id.
-pub(super) fn policy(config: &Config, id: &str, destination: &Destination, provider: &dyn Provider) -> Policy {
+pub(super) fn policy(config: &Config, id: &str, destination: &Destination, provider: &Arc<dyn Provider>) -> Policy {
     let shape = provider.shape();
     let settings = &destination.settings;
     let limit = settings.limit.rows_per_minute(&shape);
@@ -16,7 +19,10 @@ pub(super) fn policy(config: &Config, id: &str, destination: &Destination, provi
     };
     let guard = &settings.dead_letter.guard;
     Policy {
-        rules: config.events.rules(),
+        mapping: {
+            let provider = Arc::clone(provider);
+            Mapping::new(config.events.rules(), move |event| provider.changes(event))
+        },
         // Only their ids distinguish two destinations of one type.
         names: provider.integration_names().iter().copied().chain([id]).map(str::to_owned).collect(),
         rows_per_minute,

@@ -6,7 +6,7 @@ mod series;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{Gauge, Histogram, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
-use crate::event::{DecodeError, SkipReason};
+use crate::event::{DecodeError, LeftOut, SkipReason};
 use crate::record::PartitionId;
 use crate::verdict::{Outage, RejectReason};
 pub use series::{Choice, Lag, Total, TotalSeconds, Totals};
@@ -157,6 +157,7 @@ pub struct LaneMetrics {
     pub request_duration_seconds: Histogram,
     pub request_rows: Histogram,
     /// Totals by `Outage::label` and `RETRY_REASONS`.
+    pub traits_dropped: Totals,
     pub retries: Totals,
     pub retry_after_seconds: Gauge,
     /// Totals by `JOB_OUTCOMES`.
@@ -232,6 +233,10 @@ impl LaneMetrics {
                 &REQUEST_SECONDS,
             ),
             request_rows: lane.histogram("request_rows", "Rows in one request.", &REQUEST_ROWS),
+            traits_dropped: lane.totals(
+                ("traits_dropped_total", "Traits left out of rows, because the provider would refuse them."),
+                ("reason", &LeftOut::ALL.map(LeftOut::label)),
+            ),
             retries: lane.totals(("retries_total", "Rows that went back to be sent again."), ("reason", &retries)),
             retry_after_seconds: lane
                 .gauge("retry_after_seconds", "How much longer the provider has asked to wait; 0 when not."),

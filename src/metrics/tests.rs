@@ -26,6 +26,7 @@ const NAMES: &str = "
     counter sluicegate_requests_total
     histogram sluicegate_request_duration_seconds
     histogram sluicegate_request_rows
+    counter sluicegate_traits_dropped_total
     counter sluicegate_retries_total
     gauge sluicegate_retry_after_seconds
     counter sluicegate_jobs_total
@@ -98,6 +99,7 @@ fn every_series_of_a_lane_stands_at_0_before_anything_happens() {
         ("events_skipped_total", "reason", &["type", "anonymous", "tombstone", "duplicate", "opted_out"]),
         ("rows_settled_total", "outcome", &ROW_OUTCOMES),
         ("requests_total", "outcome", &REQUEST_OUTCOMES),
+        ("traits_dropped_total", "reason", &["no_date", "no_address", "wrong_type", "too_long", "too_many"]),
         ("retries_total", "reason", &["server", "timeout", "protocol", "throttled", "split", "key_reused"]),
         ("jobs_total", "outcome", &JOB_OUTCOMES),
         ("dead_letters_total", "reason", &["not_json", "no_user_id", "no_account", "bad_user_id", EXHAUSTED]),

@@ -7,6 +7,7 @@
 //! - `reply_*` holds `description`, `config`, `rows`, `asked` (`send`, or `job` with `polls`), `reply` and `answer`. The
 //!   `status` of `reply` may be a list, and a reply with each of its statuses gives the answer.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -170,6 +171,7 @@ fn a_request_fits_the_announced_overhead_and_never_shows_its_token() {
             account: Some("a".into()),
             timestamp: None,
             traits: vec![],
+            left_out: Vec::new(),
         };
         let version = Version { topic: "identify", partition: 0, last_offset: 0, rekeyed: false };
         let row = provider.row(&Row { profile: &profile, record_time_ms: 0, version }).expect("a row");
@@ -191,10 +193,11 @@ fn a_row_that_no_request_can_hold_costs_nothing() {
     let value = RawValue::from_string(format!("\"{}\"", "x".repeat(60_000))).expect("JSON");
     for (type_name, config) in all_modes() {
         let provider = build(&config, "d");
-        let traits =
-            (0..provider.shape().max_bytes / 60_000 + 1).map(|i| (format!("t{i}").into(), &*value)).collect::<Vec<_>>();
-        let profile =
-            Profile { user_id: "u".into(), message_id: None, account: Some("a".into()), timestamp: None, traits };
+        let traits = (0..provider.shape().max_bytes / 60_000 + 1)
+            .map(|i| (format!("t{i}").into(), Cow::Borrowed(&*value)))
+            .collect();
+        let (user_id, account, left_out) = ("u".into(), Some("a".into()), Vec::new());
+        let profile = Profile { user_id, message_id: None, account, timestamp: None, traits, left_out };
         let version = Version { topic: "identify", partition: 0, last_offset: 0, rekeyed: false };
         let rejection = provider.row(&Row { profile: &profile, record_time_ms: 0, version }).expect_err("too large");
         let is_refused = matches!(rejection.reason.label(), "row_too_large" | "invalid");
@@ -207,9 +210,9 @@ fn a_file_s_boundary_stands_only_where_parts_begin_and_end() {
     let config = config("userpilot", &json!({ "mode": "bulk_ndjson" }));
     let provider = build(&config, "d");
     let text = RawValue::from_string(r#""\r\n--sluicegate-\r\n""#.to_owned()).expect("JSON");
-    let traits = vec![("note".into(), &*text)];
-    let profile =
-        Profile { user_id: "u\r\n--sluicegate-".into(), message_id: None, account: None, timestamp: None, traits };
+    let traits = vec![("note".into(), Cow::Borrowed(&*text))];
+    let (user_id, left_out) = ("u\r\n--sluicegate-".into(), Vec::new());
+    let profile = Profile { user_id, message_id: None, account: None, timestamp: None, traits, left_out };
     let version = Version { topic: "identify", partition: 0, last_offset: 0, rekeyed: false };
     let row = provider.row(&Row { profile: &profile, record_time_ms: 0, version }).expect("a row");
     let request = provider.request(&[row], &SecretString::from(TOKEN));
@@ -282,9 +285,11 @@ fn request_of(type_name: &str, text: &str) -> (String, Value, Vec<Value>) {
             traits: members(&event.traits)
                 .expect("traits are an object")
                 .into_iter()
-                .map(|(key, raw)| (key.into(), raw))
+                .map(|(key, raw)| (key.into(), Cow::Borrowed(raw)))
                 .collect(),
+            left_out: Vec::new(),
         };
+        let profile = provider.changes(profile);
         let version = Version { topic: "identify", partition: 3, last_offset: offset, rekeyed: event.rekeyed };
         let record_time_ms = event.record_time_ms.unwrap_or(RECORD_TIME_MS);
         match provider.row(&Row { profile: &profile, record_time_ms, version }) {

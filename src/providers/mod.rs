@@ -3,8 +3,9 @@
 //! # Adding a provider
 //! 1. Write `src/providers/acme.rs` with a `Config` for the keys of its YAML block that are not common to all, and implement
 //!    [`Provider`]. Its functions are [`shape`](Provider::shape), [`integration_names`](Provider::integration_names),
-//!    [`row`](Provider::row), [`request`](Provider::request), [`classify`](Provider::classify), and for a vendor with jobs
-//!    [`poll`](Provider::poll). They are pure, without a client, a retry or a clock. Quote the vendor's page for each rule.
+//!    [`changes`](Provider::changes), [`row`](Provider::row), [`request`](Provider::request),
+//!    [`classify`](Provider::classify), and for a vendor with jobs [`poll`](Provider::poll). They are pure, without a client, a
+//!    retry or a clock. Quote the vendor's page for each rule.
 //! 2. Add a variant to [`ProviderConfig`], its name to [`ProviderConfig::TYPES`], and a line to [`build`]. The compiler asks for
 //!    the other arms.
 //! 3. Add fixtures to `tests/fixtures/providers/acme/*.json` for each mode, from an event to a request and from a reply to an
@@ -105,7 +106,7 @@ pub fn build(config: &ProviderConfig, destination: &str) -> Box<dyn Provider> {
     }
 }
 
-/// One user's merged state on its way to a provider.
+/// One user's merged changes on their way to a provider.
 pub struct Row<'a> {
     pub profile: &'a Profile<'a>,
     /// Kafka's time of the row's newest event, in milliseconds since 1970. It replaces a missing timestamp.
@@ -173,7 +174,11 @@ pub trait Provider: Send + Sync {
     /// Returns the names under which `integrations` may address this provider, in lower case.
     fn integration_names(&self) -> &'static [&'static str];
 
-    /// Renders one row, or returns the reason for which the provider would refuse it. Uses nothing of the limit.
+    /// Returns the changes that one event makes: its traits under the provider's names and with the values that the provider
+    /// takes. A trait that the provider would refuse is left out. Applied to its own result, it changes nothing.
+    fn changes<'a>(&self, event: Profile<'a>) -> Profile<'a>;
+
+    /// Renders one row of merged changes, or returns the reason for which the provider would refuse it. Uses nothing of the limit.
     ///
     /// # Errors
     /// The rejection that the provider would answer with, or a local one if the provider would misread the row.

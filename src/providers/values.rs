@@ -6,26 +6,25 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::event::{Profile, time};
 
-/// The value of a trait in a request: as it was read, or as text that this worker has made of it.
-#[derive(Serialize)]
-#[serde(untagged)]
-pub enum Value<'a> {
-    Raw(&'a RawValue),
-    Text(String),
-}
+/// A trait under the provider's name, or a value that this worker has made.
+pub type Trait<'a> = (Cow<'a, str>, Cow<'a, RawValue>);
 
-/// The traits in the order in which they are written, each key once.
-#[derive(Default)]
-pub struct Traits<'a>(pub Vec<(Cow<'a, str>, Value<'a>)>);
+/// Traits as the JSON object that a request holds.
+pub struct Object<'a, 't>(pub &'t [Trait<'a>]);
 
-impl Serialize for Traits<'_> {
+impl Serialize for Object<'_, '_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
     }
+}
+
+/// Returns a text as a JSON value.
+pub fn json_text<'a>(text: &str) -> Cow<'a, RawValue> {
+    Cow::Owned(to_raw_value(text).expect("text always makes JSON"))
 }
 
 /// The kinds of JSON values.
@@ -97,8 +96,16 @@ pub fn member<'a>(raw: &'a RawValue, name: &str) -> Option<&'a RawValue> {
 }
 
 /// Returns a trait of the profile, also if it is null.
-pub fn find<'a>(profile: &Profile<'a>, name: &str) -> Option<&'a RawValue> {
-    profile.traits.iter().find(|(key, _)| key == name).map(|(_, raw)| *raw)
+pub fn find<'p>(profile: &'p Profile<'_>, name: &str) -> Option<&'p RawValue> {
+    profile.traits.iter().find(|(key, _)| key == name).map(|(_, raw)| &**raw)
+}
+
+/// Returns a list of primitives as `a,b` without nulls. Returns `None` if the list holds lists or objects.
+pub fn joined(list: &RawValue) -> Option<String> {
+    let items: Vec<&RawValue> = serde_json::from_str(list.get()).unwrap_or_default();
+    let is_nested = |item: &&RawValue| matches!(kind(item), Kind::List | Kind::Object);
+    let is_flat = !items.iter().any(is_nested);
+    is_flat.then(|| items.into_iter().filter_map(text).collect::<Vec<_>>().join(","))
 }
 
 /// Returns the account, if it is known and not blank.
@@ -106,17 +113,15 @@ pub fn account<'a>(profile: &'a Profile<'_>) -> Option<&'a str> {
     profile.account.as_deref().filter(|account| !account.trim().is_empty())
 }
 
-/// Returns the first and the last name as one text, or the one that is known.
-pub fn full_name(profile: &Profile<'_>) -> Option<String> {
+/// Returns the first and the last name of one event as one text. Returns `None` unless the event has both, because one part
+/// would replace a whole name that the provider holds.
+pub fn full_name(event: &Profile<'_>) -> Option<String> {
     let part = |names: [&str; 2]| {
-        let text = names.into_iter().find_map(|name| find(profile, name).and_then(text));
+        let text = names.into_iter().find_map(|name| find(event, name).and_then(text));
         text.filter(|text| !text.trim().is_empty())
     };
-    match (part(["firstName", "first_name"]), part(["lastName", "last_name"])) {
-        (Some(first), Some(last)) => Some(format!("{} {}", first.trim(), last.trim())),
-        (Some(only), None) | (None, Some(only)) => Some(only.trim().to_owned()),
-        (None, None) => None,
-    }
+    let (first, last) = (part(["firstName", "first_name"])?, part(["lastName", "last_name"])?);
+    Some(format!("{} {}", first.trim(), last.trim()))
 }
 
 /// Returns a trait that is a date as ISO 8601 in UTC with milliseconds, and a null as it is. Returns `None` if the trait cannot
@@ -124,16 +129,16 @@ pub fn full_name(profile: &Profile<'_>) -> Option<String> {
 ///
 /// Segment and RudderStack let `createdAt` be ISO 8601, unix seconds or unix milliseconds, as a number or as a string.
 /// [`time::date`] lists the other forms that producers write. An object is a date of MongoDB.
-pub fn date(raw: &RawValue) -> Option<Value<'_>> {
+pub fn date<'a>(raw: &RawValue) -> Option<Cow<'a, RawValue>> {
     let found = match kind(raw) {
-        Kind::Null => return Some(Value::Raw(raw)),
-        Kind::String if time::is_written(raw.get().trim_matches('"')) => return Some(Value::Raw(raw)),
+        Kind::Null => return Some(Cow::Owned(RawValue::NULL.to_owned())),
+        Kind::String if time::is_written(raw.get().trim_matches('"')) => return Some(Cow::Owned(raw.to_owned())),
         Kind::String => time::date(&text(raw)?),
         Kind::Number => time::date(raw.get()),
         Kind::Object => mongo(member(raw, "$date")?),
         Kind::Boolean | Kind::List => None,
     };
-    found.map(|found| Value::Text(written(found)))
+    found.map(|found| json_text(&written(found)))
 }
 
 /// Reads the value of `$date` in MongoDB's Extended JSON. It is a text or milliseconds; in the second version the milliseconds
@@ -160,11 +165,6 @@ pub fn event_time(event: Option<&str>, record_time_ms: i64) -> Option<String> {
         Some(_) if let Some(text) = event.filter(|text| time::is_written(text)) => Some(text.to_owned()),
         found => found.or(record).map(written),
     }
-}
-
-/// Returns true if this is a list without entries, which is PHP's form of an empty map.
-pub fn is_empty_list(raw: &RawValue) -> bool {
-    raw.get().strip_prefix('[').is_some_and(|rest| rest.trim_start() == "]")
 }
 
 fn written(timestamp: Timestamp) -> String {

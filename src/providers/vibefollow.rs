@@ -3,8 +3,7 @@
 //! The body has no time and no message id, so the last body that arrives wins. VibeFollow recognizes a resend by its
 //! `Idempotency-Key`, which it binds to the exact bytes for 24 h.
 //!
-//! `company` is a name there, so only the name of a company object fits (else its id). The object's other members are not sent,
-//! but its `plan` fills a missing `plan`.
+//! `company` is a name there, so only the name of a company object fits (else its id). The object's other members are not sent.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -16,11 +15,11 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::values::{Kind, Traits, Value, date, find, full_name, is_empty_list, kind, member, text};
+use super::values::{Kind, Object, Trait, date, find, full_name, joined, json_text, kind, member, text};
 use super::{
     Asked, EncodedRow, Problem, Provider, Reply, Row, Shape, address, body, headers, identity, preflight, status,
 };
-use crate::event::Profile;
+use crate::event::{LeftOut, Profile, is_empty_list};
 use crate::verdict::{Answer, JobId, Outage, RejectReason, Rejection, Verdict};
 
 const VENDOR: &str = "vibefollow";
@@ -92,12 +91,16 @@ impl Vibefollow {
 
 /// A user as the vendor's page describes it ("Body").
 #[derive(Serialize)]
-struct User<'a> {
+struct User<'a, 't> {
     external_user_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    email: Option<String>,
-    traits: Traits<'a>,
+    email: Option<Cow<'a, RawValue>>,
+    traits: Object<'a, 't>,
 }
+
+/// The traits that have a column of their own. "Known keys (name, plan, signupDate, company, role) are stored in dedicated
+/// columns" (vendor's page), and the e-mail at the top level.
+const COLUMNS: [&str; 6] = ["email", "name", "plan", "signupDate", "company", "role"];
 
 const BULK_OPEN: &str = r#"{"users":["#;
 const BULK_CLOSE: &str = "]}";
@@ -140,14 +143,47 @@ impl Provider for Vibefollow {
         &["vibefollow"]
     }
 
+    /// The five columns that VibeFollow knows come from where identify calls keep them. All other traits stay as they are.
+    /// Nothing else writes into a column: a company's plan is not the user's.
+    fn changes<'a>(&self, event: Profile<'a>) -> Profile<'a> {
+        let Profile { traits, mut left_out, .. } = event;
+        let mut given = traits;
+        given.retain(|(_, raw)| self.send_nulls || kind(raw) != Kind::Null);
+        let event = Profile { traits: given, left_out: Vec::new(), ..event };
+        let values =
+            |names: &[&str]| names.iter().filter_map(|name| find(&event, name)).map(column).collect::<Vec<_>>();
+        let full_name = full_name(&event).map(|name| Ok(json_text(&name)));
+        // VibeFollow would refuse a value that is no date, or read it as another day.
+        let dates = ["signupDate", "createdAt", "created_at"].into_iter().filter_map(|name| find(&event, name));
+        let dates = dates.map(|raw| date(raw).ok_or(LeftOut::NoDate));
+        let columns = [
+            ("email", find(&event, "email").and_then(email)),
+            ("name", first_taken(values(&["name"]).into_iter().chain(full_name))),
+            ("plan", first_taken(values(&["plan"]))),
+            ("signupDate", first_taken(dates)),
+            ("company", find(&event, "company").and_then(company)),
+            ("role", first_taken(values(&["role", "title"]))),
+        ];
+        let mut mapped = Vec::with_capacity(event.traits.len() + columns.len());
+        for (name, value) in columns {
+            match value {
+                Some(Ok(value)) => mapped.push((Cow::Borrowed(name), value)),
+                Some(Err(reason)) => left_out.push((Cow::Borrowed(name), reason)),
+                None => {}
+            }
+        }
+        let Profile { traits, .. } = event;
+        mapped.extend(traits.into_iter().filter(|(key, _)| !COLUMNS.contains(&key.as_ref())));
+        Profile { traits: mapped, left_out, ..event }
+    }
+
     fn row(&self, row: &Row<'_>) -> Result<EncodedRow, Rejection> {
         let profile = row.profile;
         preflight::user_id(&profile.user_id)?;
-        let user = User {
-            external_user_id: &profile.user_id,
-            email: email(profile)?,
-            traits: traits(profile, self.send_nulls),
-        };
+        let (email, traits): (Vec<Trait<'_>>, Vec<Trait<'_>>) =
+            profile.traits.iter().cloned().partition(|(name, _)| name == "email");
+        let email = email.into_iter().map(|(_, email)| email).next();
+        let user = User { external_user_id: &profile.user_id, email, traits: Object(&traits) };
         let body = super::json(&user, profile);
         preflight::size(body.len(), &self.shape())?;
         let identity = identity::of_row(&self.destination, row.version, &body);
@@ -202,67 +238,72 @@ impl Provider for Vibefollow {
     }
 }
 
-/// Returns the e-mail address for the top-level field. Returns a refusal if it is no address, because the provider would refuse
-/// the whole row. Null and blank mean that there is none.
-fn email(profile: &Profile<'_>) -> Result<Option<String>, Rejection> {
-    let Some(raw) = find(profile, "email").filter(|raw| kind(raw) != Kind::Null) else {
-        return Ok(None);
-    };
-    let email = if kind(raw) == Kind::String { text(raw) } else { None };
-    match email.as_deref().map(str::trim) {
-        Some("") => Ok(None),
-        Some(email) if email.contains('@') => Ok(Some(email.to_owned())),
-        _ => Err(Rejection::local(RejectReason::Invalid, Some("email"), "the e-mail is not an address")),
+/// Returns the first value that VibeFollow takes, or the reason why it takes none of them.
+fn first_taken<'a>(
+    values: impl IntoIterator<Item = Result<Cow<'a, RawValue>, LeftOut>>,
+) -> Option<Result<Cow<'a, RawValue>, LeftOut>> {
+    let mut refused = None;
+    for value in values {
+        match value {
+            Ok(value) => return Some(Ok(value)),
+            Err(reason) => refused = refused.or(Some(Err(reason))),
+        }
+    }
+    refused
+}
+
+/// Returns the e-mail of the top-level field. Returns `None` for null and for blank text, which mean that there is none.
+fn email<'a>(raw: &RawValue) -> Option<Result<Cow<'a, RawValue>, LeftOut>> {
+    if kind(raw) == Kind::Null {
+        return None;
+    }
+    let text = text(raw).filter(|_| kind(raw) == Kind::String);
+    match text.as_deref().map(str::trim) {
+        Some("") => None,
+        Some(email) if is_address(email) => Some(Ok(json_text(email))),
+        _ => Some(Err(LeftOut::NoAddress)),
     }
 }
 
-/// Returns the traits: the five that VibeFollow knows, each from where identify calls keep it, and then all others as they are.
-fn traits<'a>(profile: &Profile<'a>, send_nulls: bool) -> Traits<'a> {
-    // A null counts as given only if nulls are sent.
-    let given = |name: &str| find(profile, name).filter(|raw| send_nulls || kind(raw) != Kind::Null);
-    let company = given("company").filter(|raw| !is_empty_list(raw));
-    let of_company = |names: &[&str]| {
-        let company = company.filter(|raw| kind(raw) == Kind::Object)?;
-        names.iter().find_map(|name| member(company, name).and_then(text)).map(Value::Text)
+/// Returns true if VibeFollow takes the text as an address. It answers "Invalid email" to others, which are the words of zod,
+/// the validator of most TypeScript services. So this is zod's rule. A guess.
+fn is_address(text: &str) -> bool {
+    let Some((name, domain)) = text.split_once('@') else { return false };
+    let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-');
+    let is_label = |label: &str| {
+        label.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
     };
-    let known: [(&'static str, Option<Value<'a>>); 5] = [
-        ("name", given("name").map(as_text).or_else(|| full_name(profile).map(Value::Text))),
-        ("plan", given("plan").map(as_text).or_else(|| of_company(&["plan"]))),
-        // Leaves out a value that is no date. VibeFollow would refuse it, or read it as another day.
-        (
-            "signupDate",
-            ["signupDate", "createdAt", "created_at"].into_iter().find_map(|name| given(name).and_then(date)),
-        ),
-        (
-            "company",
-            match company {
-                Some(raw) if kind(raw) == Kind::Object => of_company(&["name", "id"]),
-                other => other.map(as_text),
-            },
-        ),
-        ("role", given("role").or_else(|| given("title")).map(as_text)),
-    ];
-    let mut traits = Traits::default();
-    for (name, value) in known {
-        if let Some(value) = value {
-            traits.0.push((Cow::Borrowed(name), value));
-        }
-    }
-    for (key, raw) in &profile.traits {
-        let is_mapped = matches!(key.as_ref(), "email" | "name" | "plan" | "signupDate" | "company" | "role");
-        if !is_mapped && (send_nulls || kind(raw) != Kind::Null) {
-            traits.0.push((key.clone(), Value::Raw(raw)));
-        }
-    }
-    traits
+    let Some((labels, top)) = domain.rsplit_once('.') else { return false };
+    name.chars().all(|c| is_word(c) || matches!(c, '\'' | '.'))
+        && name.ends_with(is_word)
+        && !name.starts_with('.')
+        && !name.contains("..")
+        && labels.split('.').all(is_label)
+        && top.len() >= 2
+        && top.chars().all(|c| c.is_ascii_alphabetic())
 }
 
-/// Converts a known trait to a string. A list or an object stays as it is, and the provider decides about it.
-fn as_text(raw: &RawValue) -> Value<'_> {
+/// Returns a value for a column, which takes only text. A list of primitives is joined with commas.
+fn column<'a>(raw: &RawValue) -> Result<Cow<'a, RawValue>, LeftOut> {
     match kind(raw) {
-        Kind::Number | Kind::Boolean => Value::Text(raw.get().to_owned()),
-        Kind::Null | Kind::String | Kind::List | Kind::Object => Value::Raw(raw),
+        Kind::Null | Kind::String => Ok(Cow::Owned(raw.to_owned())),
+        Kind::Number | Kind::Boolean => Ok(json_text(raw.get())),
+        Kind::List => joined(raw).map(|text| json_text(&text)).ok_or(LeftOut::WrongType),
+        Kind::Object => Err(LeftOut::WrongType),
     }
+}
+
+/// Returns the company's name, or its id if it has no name. A user who leaves a company (`remove`) has none to show.
+fn company<'a>(raw: &RawValue) -> Option<Result<Cow<'a, RawValue>, LeftOut>> {
+    if kind(raw) != Kind::Object {
+        // An empty list is PHP's form of a company without anything.
+        return if is_empty_list(raw) { None } else { Some(column(raw)) };
+    }
+    if member(raw, "remove").is_some_and(|remove| remove.get() == "true") {
+        return None;
+    }
+    ["name", "id"].into_iter().find_map(|name| member(raw, name).and_then(text)).map(|text| Ok(json_text(&text)))
 }
 
 /// One entry of `errors`: `{code, message, field?}`. The entries of a bulk name their row by `index`.

@@ -6,6 +6,7 @@
 //! The 400 of a batch names no message, and Vitally may have applied a part of the batch. So the batch is split, and every
 //! resend carries the same `messageId`.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,10 +16,11 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::values::{Traits, Value, account, date, event_time, find, full_name, text};
+use super::values::{Object, account, date, event_time, find, full_name, json_text, text};
 use super::{
     Asked, EncodedRow, Problem, Provider, Reply, Row, Shape, address, body, headers, identity, preflight, status,
 };
+use crate::event::{LeftOut, Profile};
 use crate::verdict::{Answer, JobId, RejectReason, Rejection, Verdict};
 
 const VENDOR: &str = "vitally";
@@ -97,7 +99,7 @@ impl Vitally {
 /// `type`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Message<'a> {
+struct Message<'a, 'p> {
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     kind: Option<&'static str>,
     user_id: &'a str,
@@ -105,7 +107,7 @@ struct Message<'a> {
     account_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     organization_id: Option<String>,
-    traits: Traits<'a>,
+    traits: Object<'a, 'p>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timestamp: Option<String>,
 }
@@ -149,6 +151,35 @@ impl Provider for Vitally {
         &["vitally"]
     }
 
+    /// The two traits that Vitally treats specially ("Special traits") and that producers write in several forms are `name` and
+    /// `createdAt`.
+    fn changes<'a>(&self, event: Profile<'a>) -> Profile<'a> {
+        let name = if find(&event, "name").is_none() { full_name(&event) } else { None };
+        let joined = ["createdAt", "created_at"].map(|name| find(&event, name).and_then(date));
+        let has_created_at = joined[0].is_some();
+        let [mut created_at, mut created_at_snake] = joined;
+        let Profile { traits, mut left_out, .. } = event;
+        let mut mapped = Vec::with_capacity(traits.len() + 1);
+        for (key, value) in traits {
+            let date = match key.as_ref() {
+                "createdAt" => created_at.take(),
+                // Beside a date in `createdAt` it is a trait like any other.
+                "created_at" if !has_created_at => created_at_snake.take(),
+                _ => {
+                    mapped.push((key, value));
+                    continue;
+                }
+            };
+            match date {
+                Some(date) => mapped.push((Cow::Borrowed("createdAt"), date)),
+                // Vitally would refuse a value that is no date, or read it as another day.
+                None => left_out.push((key, LeftOut::NoDate)),
+            }
+        }
+        mapped.extend(name.map(|name| (Cow::Borrowed("name"), json_text(&name))));
+        Profile { traits: mapped, left_out, ..event }
+    }
+
     fn row(&self, row: &Row<'_>) -> Result<EncodedRow, Rejection> {
         let profile = row.profile;
         preflight::user_id(&profile.user_id)?;
@@ -172,7 +203,7 @@ impl Provider for Vitally {
             user_id: &profile.user_id,
             account_id,
             organization_id,
-            traits: traits(row),
+            traits: Object(&profile.traits),
             timestamp: event_time(profile.timestamp.as_deref(), row.record_time_ms),
         };
         let mut body = super::json(&message, profile);
@@ -221,27 +252,6 @@ fn append_message_id(body: &mut Vec<u8>, identity: Uuid) {
     body.extend_from_slice(br#","messageId":""#);
     body.extend_from_slice(identity.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes());
     body.extend_from_slice(br#""}"#);
-}
-
-/// Returns the traits, with the two that Vitally treats specially ("Special traits"): `name` and `createdAt`.
-fn traits<'a>(row: &Row<'a>) -> Traits<'a> {
-    let profile = row.profile;
-    let has_created_at = find(profile, "createdAt").and_then(date).is_some();
-    let mut traits = Traits::default();
-    for (key, raw) in &profile.traits {
-        match key.as_ref() {
-            // Leaves out a value that is no date. Vitally would refuse it, or read it as another day.
-            "createdAt" => traits.0.extend(date(raw).map(|date| (key.clone(), date))),
-            "created_at" if !has_created_at => traits.0.extend(date(raw).map(|date| ("createdAt".into(), date))),
-            _ => traits.0.push((key.clone(), Value::Raw(raw))),
-        }
-    }
-    if find(profile, "name").is_none()
-        && let Some(name) = full_name(profile)
-    {
-        traits.0.push(("name".into(), Value::Text(name)));
-    }
-    traits
 }
 
 /// Returns true if the body has the documented message ("When your user is created/updated, you'll receive

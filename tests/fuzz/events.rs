@@ -113,7 +113,7 @@ fn is_event(payload: &[u8], rules: &Rules) -> bool {
     assert!(!event.message_id.as_deref().is_some_and(is_blank));
     assert!(!event.account.as_deref().is_some_and(is_blank));
     assert!(!event.timestamp.as_deref().is_some_and(is_blank));
-    for (_, value) in merge(std::iter::once(payload), rules).expect("what decode takes can be merged").traits {
+    for (_, value) in Profile::of(payload, rules).expect("what decode takes can be merged").traits {
         // Reads the value as `RawValue`, because a number beyond the range of a double keeps its text.
         assert!(serde_json::from_str::<&RawValue>(value.get()).is_ok(), "{value}");
     }
@@ -142,19 +142,23 @@ fn every_payload_is_an_event_skipped_or_unreadable_and_what_is_taken_can_be_merg
             payloads.iter().map(Vec::as_slice).filter(|payload| is_event(payload, &rules)).collect();
         let Some(last) = events.last() else {
             // `decode` takes none of the payloads, so there is nothing to merge.
-            assert!(merge(std::iter::empty(), &rules).is_none());
+            assert!(merge(std::iter::empty()).is_none());
             return;
         };
-        let profile = merge(events.iter().copied(), &rules).expect("what decode takes can be merged");
+        let profile = merge(events.iter().filter_map(|event| Profile::of(event, &rules)))
+            .expect("what decode takes can be merged");
         let Ok(Decoded::Identify(newest)) = decode(Some(last), &rules) else { panic!("decoded before") };
         assert_eq!(profile.user_id, newest.user_id);
         let keys: BTreeSet<&str> = profile.traits.iter().map(|(key, _)| key.as_ref()).collect();
         assert_eq!(keys.len(), profile.traits.len(), "each trait once");
         let written = profile.to_event();
-        let read = merge(std::iter::once(written.as_slice()), &rules).expect("a merged event can be read");
+        let read = Profile::of(&written, &rules).expect("a merged event can be read");
         assert_same(&profile, &read);
 
         let provider = &providers[provider];
+        let profile = provider.changes(profile);
+        let again = provider.changes(profile.clone());
+        assert_same(&again, &profile);
         let version = Version { topic: "identify", partition: 3, last_offset: 41, rekeyed };
         match provider.row(&Row { profile: &profile, record_time_ms, version }) {
             Ok(row) => {

@@ -1,11 +1,12 @@
 //! Gives damaged and invented input to everything that reads others' data: every input gets an answer, and none a panic.
 //!
 //! `SLUICEGATE_FUZZ_CASES` is the number of inputs of each test, and `SLUICEGATE_FUZZ_SEED` selects them. The test
-//! shrinks and prints a failing input. `SLUICEGATE_FUZZ_CASES=2000000 cargo test --release --test fuzz` makes twelve
-//! million inputs in six tests.
+//! shrinks and prints a failing input. `SLUICEGATE_FUZZ_CASES=2000000 cargo test --release --test fuzz` makes
+//! sixteen million inputs in eight tests.
 
 mod damage;
 mod events;
+mod merging;
 mod promises;
 mod replies;
 

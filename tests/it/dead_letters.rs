@@ -209,12 +209,12 @@ async fn refused_among_others(kind: Kind, more: &str, bad: (&str, Value), header
 async fn vibefollow_refuses_a_row_of_its_own_with_the_field() {
     let headers = [
         ("sluicegate.reason", Some("invalid")),
-        ("sluicegate.field", Some("traits.plan")),
+        ("sluicegate.field", Some("traits.poison")),
         ("sluicegate.status", Some("422")),
         ("sluicegate.attempts", Some("1")),
         ("__connect.errors.exception.message", Some("vibefollow answered 422 validation_failed")),
     ];
-    refused_among_others(Kind::Vibefollow, "batch: { linger: 0s }", ("plan", json!({ "s3cret": 1 })), &headers).await;
+    refused_among_others(Kind::Vibefollow, "batch: { linger: 0s }", ("poison", json!(true)), &headers).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,16 +229,21 @@ async fn vibefollow_refuses_rows_of_a_bulk_by_index() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_address_is_refused_before_it_costs_a_request() {
+async fn a_trait_that_vibefollow_would_refuse_is_left_out_and_counted_and_the_row_goes() {
     for mode in ["single", "bulk"] {
-        let more = format!("mode: {mode}, batch: {{ linger: 0s }}");
-        let headers = [
-            ("sluicegate.reason", Some("invalid")),
-            ("sluicegate.field", Some("email")),
-            ("sluicegate.status", None),
-            ("sluicegate.attempts", Some("0")),
-        ];
-        refused_among_others(Kind::Vibefollow, &more, ("email", json!("jane at acme")), &headers).await;
+        let mut world = World::start(1, without_limits()).await;
+        let worker = start(&world, Kind::Vibefollow, &format!("mode: {mode}, batch: {{ linger: 0s }}")).await;
+        let payload = br#"{"userId":"u","traits":{"email":"jane at acme","plan":{"tier":1},"createdAt":"soon","role":["a","b"]}}"#;
+        world.produce_at(0, Some(b"u"), Some(payload)).await;
+        world.wait_committed("vibefollow").await;
+        let users = world.simulator.provider(Kind::Vibefollow).users();
+        assert_eq!(users["u"], json!({"traits": {"createdAt": "soon", "role": "a,b"}}), "{mode}");
+        assert!(world.check_books(&worker, Kind::Vibefollow, &ReadRules::default()).await.is_empty());
+        for reason in ["no_address", "wrong_type", "no_date"] {
+            let label = format!("reason=\"{reason}\"");
+            assert_eq!(worker.metric("sluicegate_traits_dropped_total", &[&label]).await, 1.0, "{mode}: {reason}");
+        }
+        worker.stop().await;
     }
 }
 

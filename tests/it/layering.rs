@@ -18,7 +18,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("verdict", &[]),
     ("event", &["units"]),
     // Pure modules.
-    ("engine", &["event", "record", "verdict"]),
+    ("mapping", &["event"]),
+    ("engine", &["event", "mapping", "record", "verdict"]),
     ("providers", &["event", "verdict"]),
     // Edges. `metrics` takes the closed sets of its labels from the types that it counts.
     ("kafka", &["record", "units"]),
@@ -31,7 +32,22 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "config",
         &["event", "kafka::settings", "log", "ops::settings", "providers", "sender::tls", "sender::token", "units"],
     ),
-    ("lane", &["config", "engine", "kafka", "metrics", "ops", "providers", "record", "sender", "units", "verdict"]),
+    (
+        "lane",
+        &[
+            "config",
+            "engine",
+            "kafka",
+            "mapping",
+            "metrics",
+            "ops",
+            "providers",
+            "record",
+            "sender",
+            "units",
+            "verdict",
+        ],
+    ),
     ("app", &["config", "lane", "metrics", "ops"]),
     // These judge the worker by its effects outside, never by `engine`, `providers` or the reading of events.
     ("testbed", &["event::settings", "kafka"]),
@@ -149,7 +165,7 @@ fn every_module_imports_only_what_its_layer_allows() {
 fn pure_modules_name_no_io() {
     let mut faults = Vec::new();
     for source in sources() {
-        if !matches!(source.module(), "engine" | "event" | "providers" | "verdict")
+        if !matches!(source.module(), "engine" | "event" | "mapping" | "providers" | "verdict")
             || TEST_SUPPORT.iter().any(|path| source.path.starts_with(path))
         {
             continue;

@@ -121,7 +121,7 @@ impl Engine {
         partition.ends_short = None;
         let is_open = partition.is_open;
         self.tally.counters.events_consumed += 1;
-        match event::decode(record.payload, &self.policy.rules) {
+        match event::decode(record.payload, &self.policy.mapping.rules) {
             Ok(Decoded::Skipped(reason)) => {
                 self.guard.record(Stream::Events, false);
                 self.tally.counters.skipped(reason, 1);
@@ -191,7 +191,7 @@ impl Engine {
             && !matches!(row.stage, Stage::Sealed | Stage::InFlight | Stage::Orphaned)
         {
             let before = row.bytes();
-            row.append(identify, message_id, record, &self.policy.rules);
+            row.append(identify, message_id, record, &self.policy.mapping);
             partition.pending_bytes = partition.pending_bytes + row.bytes() as u64 - before as u64;
             self.tally.counters.events_merged += 1;
             return;

@@ -1,6 +1,7 @@
 //! The raw events that a pending row keeps: as few as give its state.
 
-use crate::event::{self, Coverage, Identify, Profile, Rules};
+use crate::event::{Coverage, Identify, Profile};
+use crate::mapping::Mapping;
 
 /// Events are merged when this many with different coverages have come together. That parses all of them, so an event is
 /// parsed 2.3 times on average, and a pending user holds at most four events' bytes.
@@ -40,34 +41,38 @@ impl Events {
     }
 
     /// Puts a newer event on top.
-    pub fn push(&mut self, event: &Identify<'_>, payload: &[u8], rules: &Rules) {
+    pub fn push(&mut self, event: &Identify<'_>, payload: &[u8], mapping: &Mapping) {
         match self.covered(event.coverage) {
             Some(older) if older.payload.len() == payload.len() => older.payload.copy_from_slice(payload),
             Some(older) => older.payload = payload.into(),
             None => self.more.push(Event { coverage: event.coverage, payload: payload.into() }),
         }
-        self.merge_some(rules);
+        self.merge_some(mapping);
     }
 
     /// Puts newer events on top.
-    pub fn append(&mut self, newer: Events, rules: &Rules) {
+    pub fn append(&mut self, newer: Events, mapping: &Mapping) {
         for event in std::iter::once(newer.first).chain(newer.more) {
             match self.covered(event.coverage) {
                 Some(older) => *older = event,
                 None => self.more.push(event),
             }
         }
-        self.merge_some(rules);
+        self.merge_some(mapping);
     }
 
-    /// The merged state.
-    pub fn profile<'a>(&'a self, rules: &Rules) -> Profile<'a> {
-        let payloads = std::iter::once(&self.first).chain(&self.more).map(|event| &*event.payload);
-        event::merge(payloads, rules).expect("every kept event was decoded at intake")
+    /// The changes that all events make together.
+    pub fn profile<'a>(&'a self, mapping: &Mapping) -> Profile<'a> {
+        let events = std::iter::once(&self.first).chain(&self.more);
+        let payloads = events.map(|event| (&*event.payload, event.coverage == Coverage::MERGED));
+        mapping.changes(payloads).expect("every kept event was decoded at intake")
     }
 
     /// The event of this coverage, moved to the newest one's place.
     fn covered(&mut self, coverage: Coverage) -> Option<&mut Event> {
+        if coverage == Coverage::MERGED {
+            return None;
+        }
         if let Some(at) = self.more.iter().position(|event| event.coverage == coverage) {
             self.more[at..].rotate_left(1);
         } else if self.first.coverage == coverage {
@@ -81,12 +86,11 @@ impl Events {
         Some(self.more.last_mut().unwrap_or(&mut self.first))
     }
 
-    fn merge_some(&mut self, rules: &Rules) {
+    fn merge_some(&mut self, mapping: &Mapping) {
         let oldest = self.first.payload.len();
         if 1 + self.more.len() >= MERGE_AT && self.bytes() - oldest >= oldest / MERGE_AT_PART {
-            let profile = self.profile(rules);
-            let (coverage, payload) = (profile.coverage(), profile.to_event().into());
-            self.first = Event { coverage, payload };
+            let payload = self.profile(mapping).to_event().into();
+            self.first = Event { coverage: Coverage::MERGED, payload };
             // A hot user's list must not keep the capacity of its longest moment.
             self.more = Vec::new();
         }
@@ -99,8 +103,8 @@ mod tests {
     use crate::engine::testing::policy;
     use crate::event::{Decoded, decode};
 
-    fn identify<'a>(payload: &'a str, rules: &Rules) -> Identify<'a> {
-        match decode(Some(payload.as_bytes()), rules) {
+    fn identify<'a>(payload: &'a str, mapping: &Mapping) -> Identify<'a> {
+        match decode(Some(payload.as_bytes()), &mapping.rules) {
             Ok(Decoded::Identify(event)) => event,
             other => panic!("not an event: {other:?}"),
         }
@@ -108,15 +112,15 @@ mod tests {
 
     /// The traits, by name, of events with these traits, one after the other; and the bytes that they are kept in.
     fn state(traits: &[&str]) -> (Vec<String>, usize) {
-        let rules = policy().rules;
+        let mapping = policy().mapping;
         let payloads: Vec<String> =
             traits.iter().map(|traits| format!(r#"{{"userId":"u","traits":{{{traits}}}}}"#)).collect();
-        let mut events = Events::new(&identify(&payloads[0], &rules), payloads[0].as_bytes());
+        let mut events = Events::new(&identify(&payloads[0], &mapping), payloads[0].as_bytes());
         for payload in &payloads[1..] {
-            events.push(&identify(payload, &rules), payload.as_bytes(), &rules);
+            events.push(&identify(payload, &mapping), payload.as_bytes(), &mapping);
         }
         let mut traits: Vec<String> =
-            events.profile(&rules).traits.iter().map(|(name, value)| format!("{name}{}", value.get())).collect();
+            events.profile(&mapping).traits.iter().map(|(name, value)| format!("{name}{}", value.get())).collect();
         traits.sort();
         (traits, events.bytes())
     }

@@ -8,7 +8,8 @@ use super::events::Events;
 use crate::engine::health::Failures;
 use crate::engine::partition::message_ids::{IdsOfRow, MessageId};
 use crate::engine::partition::offsets::EntryId;
-use crate::event::{Identify, Profile, Rules};
+use crate::event::{Identify, Profile};
+use crate::mapping::Mapping;
 use crate::record::{Offset, PartitionId, Record};
 use crate::verdict::{EncodedRow, Rejection};
 
@@ -131,10 +132,16 @@ impl Row {
     }
 
     /// Puts a newer event on top.
-    pub fn append(&mut self, event: &Identify<'_>, message_id: Option<MessageId>, record: &Record<'_>, rules: &Rules) {
+    pub fn append(
+        &mut self,
+        event: &Identify<'_>,
+        message_id: Option<MessageId>,
+        record: &Record<'_>,
+        mapping: &Mapping,
+    ) {
         message_id.into_iter().for_each(|id| self.message_ids.add(id));
         self.key = Key::of(record, &self.user);
-        self.events.push(event, record.payload.unwrap_or_default(), rules);
+        self.events.push(event, record.payload.unwrap_or_default(), mapping);
         self.n_events += 1;
         self.last = record.offset;
         self.last_time_ms = record.timestamp_ms;
@@ -142,8 +149,8 @@ impl Row {
     }
 
     /// Puts a newer row of the same user and partition on top of this one.
-    pub fn absorb(&mut self, newer: Row, rules: &Rules) {
-        self.events.append(newer.events, rules);
+    pub fn absorb(&mut self, newer: Row, mapping: &Mapping) {
+        self.events.append(newer.events, mapping);
         self.message_ids.append(newer.message_ids);
         self.key = newer.key;
         self.n_events += newer.n_events;
@@ -153,13 +160,13 @@ impl Row {
     }
 
     /// The merged state of all its events.
-    pub fn profile<'a>(&'a self, rules: &Rules) -> Profile<'a> {
-        self.events.profile(rules)
+    pub fn profile<'a>(&'a self, mapping: &Mapping) -> Profile<'a> {
+        self.events.profile(mapping)
     }
 
     /// The payload of its dead letter: the original bytes of a single event, else one event with the merged state.
-    pub fn letter_value(&self, rules: &Rules) -> Vec<u8> {
-        if self.n_events == 1 { self.events.first().to_vec() } else { self.profile(rules).to_event() }
+    pub fn letter_value(&self, mapping: &Mapping) -> Vec<u8> {
+        if self.n_events == 1 { self.events.first().to_vec() } else { self.profile(mapping).to_event() }
     }
 
     /// The key of its dead letter: that of its newest event.

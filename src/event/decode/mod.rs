@@ -96,7 +96,9 @@ fn event<'a, S: Scalar<'a>, T: Traits<'a>>(
     let context_traits = context.traits.unwrap_or_default();
     let traits = fields.traits.unwrap_or_default();
     let last = |name| traits.last(name).or_else(|| context_traits.last(name));
-    let company_id = || last("company").and_then(|company| entry(company, "id")).and_then(Scalar::id);
+    // A company that the user leaves is no account to link (`remove: true`, Vitally's page on its Segment source).
+    let stays = |company: &&'a RawValue| entry(company, "remove").is_none_or(|remove| remove.get() != "true");
+    let company_id = || last("company").filter(stays).and_then(|company| entry(company, "id")).and_then(Scalar::id);
     let account_id = || rules.account_trait.as_deref().and_then(last).and_then(Scalar::id);
     let account = context.group_id.and_then(Scalar::id).or_else(company_id).or_else(account_id);
     let message_id = fields.message_id.and_then(Scalar::id);

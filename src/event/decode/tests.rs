@@ -362,6 +362,17 @@ fn the_account_is_the_group_then_the_company() {
 }
 
 #[test]
+fn a_company_that_the_user_leaves_is_no_account() {
+    let leaves = |remove: &str| format!(r#"{{"userId":"u","traits":{{"company":{{"id":"B","remove":{remove}}}}}}}"#);
+    assert_eq!(account_of(&leaves("true")), None);
+    for stays in ["false", "null", "\"true\""] {
+        assert_eq!(account_of(&leaves(stays)).as_deref(), Some("B"), "{stays}");
+    }
+    let other = r#"{"userId":"u","context":{"groupId":"A"},"traits":{"company":{"id":"B","remove":true}}}"#;
+    assert_eq!(account_of(other).as_deref(), Some("A"));
+}
+
+#[test]
 fn the_company_of_traits_hides_that_of_context_traits() {
     let context = r#""context":{"traits":{"company":{"id":"old"}}}"#;
     assert_eq!(account_of(&format!(r#"{{"userId":"u",{context}}}"#)).as_deref(), Some("old"));

@@ -1,113 +1,101 @@
 //! Turns traits into Userpilot's metadata: primitives only, within the vendor's limits.
 //!
 //! Objects are flattened at any depth (`company: {name}` becomes `company_name`). Lists of primitives are joined with commas,
-//! and other lists become JSON text. A trait that has a name itself wins over one that gets the name by flattening.
+//! and other lists become JSON text. Within one event, a trait that has a name itself wins over one that gets the name by
+//! flattening.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
-use crate::event::Profile;
-use crate::providers::values::{Kind, Traits, Value, date, find, is_empty_list, kind, members, text};
-use crate::verdict::{RejectReason, Rejection};
+use crate::event::{LeftOut, Profile, is_empty_list};
+use crate::providers::values::{Kind, Trait, date, find, joined, json_text, kind, members, text};
 
 /// "500 properties per user, names up to 255 characters, values up to 65,535 characters" (the vendor's API description).
-const MOST_PROPERTIES: usize = 500;
+pub const MOST_PROPERTIES: usize = 500;
 const LONGEST_NAME: usize = 255;
 const LONGEST_VALUE: usize = 65_535;
 
-/// Returns the profile's traits as metadata, sorted by name. `stringify` writes numbers and booleans as strings. Null stays
-/// null, which deletes the property.
-///
-/// # Errors
-/// `invalid` with the property that breaks a limit.
-pub fn metadata<'a>(profile: &Profile<'a>, stringify: bool) -> Result<Traits<'a>, Rejection> {
-    let mut metadata = BTreeMap::new();
-    for (key, raw) in &profile.traits {
-        if kind(raw) == Kind::Object && !is_join_date(key) {
-            flatten(key, raw, &mut metadata)?;
-        }
+/// Returns one event's traits as metadata, sorted by name. `stringify` writes numbers and booleans as strings. Null stays null,
+/// which deletes the property. Leaves out a property that breaks a limit of the vendor.
+pub fn metadata<'a>(event: Profile<'a>, stringify: bool) -> Profile<'a> {
+    let mut metadata = Metadata { stringify, properties: BTreeMap::new(), left_out: Vec::new() };
+    // Takes Userpilot's reserved name first, because `createdAt` would become a second, ordinary property.
+    let dates = ["created_at", "createdAt"].into_iter().filter_map(|name| find(&event, name));
+    let joined_at = dates.map(date).reduce(Option::or);
+    for (key, raw) in event.traits.iter().filter(|(key, raw)| kind(raw) == Kind::Object && !is_join_date(key)) {
+        metadata.flatten(key, raw);
     }
-    for (key, raw) in &profile.traits {
+    for (key, raw) in event.traits.iter().filter(|(key, raw)| kind(raw) != Kind::Object && !is_join_date(key)) {
         // Two traits of Segment's spec are maps, and PHP writes an empty map as an empty list.
         let is_empty_map = matches!(key.as_ref(), "company" | "address") && is_empty_list(raw);
-        if kind(raw) != Kind::Object && !is_join_date(key) && !is_empty_map {
-            insert(&mut metadata, key.to_string(), primitive(raw))?;
+        if !is_empty_map {
+            metadata.insert(key.to_string(), raw);
         }
     }
-    // Takes Userpilot's reserved name first, because `createdAt` would become a second, ordinary property. Leaves out a value
-    // that is no date.
-    let joined = ["created_at", "createdAt"].into_iter().find_map(|name| find(profile, name).and_then(date));
-    if let Some(joined) = joined {
-        insert(&mut metadata, "created_at".to_owned(), joined)?;
+    match joined_at {
+        Some(Some(date)) => _ = metadata.properties.insert("created_at".to_owned(), date),
+        // Userpilot would refuse a value that is no date, or read it as another day.
+        Some(None) => metadata.left_out.push(("created_at".into(), LeftOut::NoDate)),
+        None => {}
     }
-    if metadata.len() > MOST_PROPERTIES {
-        return Err(invalid("metadata", &format!("the user has more than {MOST_PROPERTIES} properties")));
-    }
-    let property =
-        |(name, value): (String, Value<'a>)| (name.into(), if stringify { stringified(value) } else { value });
-    Ok(Traits(metadata.into_iter().map(property).collect()))
+    let Metadata { properties, mut left_out, .. } = metadata;
+    let mut traits: Vec<Trait<'_>> = properties.into_iter().map(|(name, value)| (Cow::Owned(name), value)).collect();
+    let beyond = traits.split_off(traits.len().min(MOST_PROPERTIES));
+    left_out.extend(beyond.into_iter().map(|(name, _)| (name, LeftOut::TooMany)));
+    Profile { traits, left_out, ..event }
 }
 
 fn is_join_date(name: &str) -> bool {
     matches!(name, "createdAt" | "created_at")
 }
 
-type Metadata<'a> = BTreeMap<String, Value<'a>>;
+struct Metadata<'a> {
+    stringify: bool,
+    properties: BTreeMap<String, Cow<'a, RawValue>>,
+    left_out: Vec<(Cow<'a, str>, LeftOut)>,
+}
 
-/// Flattens one object. The longest name bounds the depth, because each level makes the name longer.
-fn flatten<'a>(prefix: &str, object: &'a RawValue, metadata: &mut Metadata<'a>) -> Result<(), Rejection> {
-    for (key, raw) in members(object).unwrap_or_default() {
-        let name = format!("{prefix}_{key}");
-        if kind(raw) == Kind::Object {
-            check_name(&name)?;
-            flatten(&name, raw, metadata)?;
+impl Metadata<'_> {
+    /// Flattens one object. The longest name bounds the depth, because each level makes the name longer.
+    fn flatten(&mut self, prefix: &str, object: &RawValue) {
+        for (key, raw) in members(object).unwrap_or_default() {
+            let name = format!("{prefix}_{key}");
+            if kind(raw) != Kind::Object {
+                self.insert(name, raw);
+            } else if has_taken_name(&name) {
+                self.flatten(&name, raw);
+            } else {
+                self.left_out.push((name.into(), LeftOut::TooLong));
+            }
+        }
+    }
+
+    fn insert(&mut self, name: String, raw: &RawValue) {
+        let value = match kind(raw) {
+            Kind::List => json_text(&joined(raw).unwrap_or_else(|| compact(raw.get()))),
+            Kind::Number | Kind::Boolean if self.stringify => json_text(raw.get()),
+            _ => Cow::Owned(raw.to_owned()),
+        };
+        if is_join_date(&name) {
+            // Only a trait of that name is the reserved date.
+            self.left_out.push((name.into(), LeftOut::NoDate));
+        } else if has_taken_name(&name) && !is_too_long(&value) {
+            self.properties.insert(name, value);
         } else {
-            insert(metadata, name, primitive(raw))?;
+            self.left_out.push((name.into(), LeftOut::TooLong));
         }
     }
-    Ok(())
 }
 
-fn insert<'a>(metadata: &mut Metadata<'a>, name: String, value: Value<'a>) -> Result<(), Rejection> {
-    check_name(&name)?;
-    if is_too_long(&value) {
-        return Err(invalid(&name, &format!("the value is longer than {LONGEST_VALUE} characters")));
-    }
-    metadata.insert(name, value);
-    Ok(())
+fn has_taken_name(name: &str) -> bool {
+    name.chars().nth(LONGEST_NAME).is_none()
 }
 
-fn check_name(name: &str) -> Result<(), Rejection> {
-    match name.char_indices().nth(LONGEST_NAME) {
-        Some((end, _)) => {
-            Err(invalid(&name[..end], &format!("the property's name is longer than {LONGEST_NAME} characters")))
-        }
-        None => Ok(()),
-    }
-}
-
-fn is_too_long(value: &Value<'_>) -> bool {
-    match value {
-        Value::Text(text) => text.chars().nth(LONGEST_VALUE).is_some(),
-        // Escapes and quotes make the JSON longer than the value, never shorter.
-        Value::Raw(raw) if raw.get().len() <= LONGEST_VALUE => false,
-        Value::Raw(raw) => text(raw).is_none_or(|text| text.chars().nth(LONGEST_VALUE).is_some()),
-    }
-}
-
-fn primitive(raw: &RawValue) -> Value<'_> {
-    if kind(raw) == Kind::List { Value::Text(list(raw)) } else { Value::Raw(raw) }
-}
-
-/// Returns a list of primitives as `a,b` without nulls, and a list that holds lists or objects as JSON text.
-fn list(raw: &RawValue) -> String {
-    let items: Vec<&RawValue> = serde_json::from_str(raw.get()).unwrap_or_default();
-    let is_nested = |item: &&RawValue| matches!(kind(item), Kind::List | Kind::Object);
-    if items.iter().any(is_nested) {
-        return compact(raw.get());
-    }
-    items.into_iter().filter_map(text).collect::<Vec<_>>().join(",")
+fn is_too_long(value: &RawValue) -> bool {
+    // Escapes and quotes make the JSON longer than the value, never shorter.
+    value.get().len() > LONGEST_VALUE && text(value).is_none_or(|text| text.chars().nth(LONGEST_VALUE).is_some())
 }
 
 /// Returns JSON without the white space between its tokens, so that a producer's layout makes no difference.
@@ -126,32 +114,30 @@ fn compact(json: &str) -> String {
     json.chars().filter(keep).collect()
 }
 
-fn stringified(value: Value<'_>) -> Value<'_> {
-    match value {
-        Value::Raw(raw) if matches!(kind(raw), Kind::Number | Kind::Boolean) => Value::Text(raw.get().to_owned()),
-        other => other,
-    }
-}
-
-fn invalid(field: &str, message: &str) -> Rejection {
-    Rejection::local(RejectReason::Invalid, Some(field), message)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::providers::values::Object;
 
-    fn flattened(traits: &str, stringify: bool) -> Result<String, Rejection> {
+    fn mapped(traits: &str, stringify: bool) -> (String, Vec<(String, LeftOut)>) {
         let raw: &RawValue = serde_json::from_str(traits).expect("JSON");
-        let traits = members(raw).expect("an object").into_iter().map(|(key, raw)| (key.into(), raw)).collect();
-        let profile = Profile { user_id: "u".into(), message_id: None, account: None, timestamp: None, traits };
-        metadata(&profile, stringify).map(|metadata| serde_json::to_string(&metadata).expect("JSON"))
+        let traits = members(raw).expect("an object").into_iter();
+        let traits = traits.map(|(key, raw)| (key.into(), Cow::Borrowed(raw))).collect();
+        let (user_id, left_out) = ("u".into(), Vec::new());
+        let event = Profile { user_id, message_id: None, account: None, timestamp: None, traits, left_out };
+        let Profile { traits, left_out, .. } = metadata(event, stringify);
+        let left_out = left_out.into_iter().map(|(name, reason)| (name.into_owned(), reason)).collect();
+        (serde_json::to_string(&Object(&traits)).expect("JSON"), left_out)
+    }
+
+    fn flattened(traits: &str, stringify: bool) -> String {
+        mapped(traits, stringify).0
     }
 
     fn assert_flattened(traits: &str, expected: &str) {
-        assert_eq!(flattened(traits, false).as_deref(), Ok(expected));
+        assert_eq!(flattened(traits, false), expected);
     }
 
     #[test]
@@ -191,22 +177,30 @@ mod tests {
         let traits = r#"{"a": 12345678901234567890123, "b": true, "c": null, "d": "x"}"#;
         assert_flattened(traits, r#"{"a":12345678901234567890123,"b":true,"c":null,"d":"x"}"#);
         let expected = r#"{"a":"12345678901234567890123","b":"true","c":null,"d":"x"}"#;
-        assert_eq!(flattened(traits, true).as_deref(), Ok(expected));
+        assert_eq!(flattened(traits, true), expected);
     }
 
     #[test]
-    fn a_broken_limit_names_the_property() {
-        let many: Vec<String> = (0..501).map(|i| format!("\"k{i}\":1")).collect();
-        for (traits, field) in [
-            (format!(r#"{{"bio":"{}"}}"#, "x".repeat(65_536)), "bio".to_owned()),
-            (format!(r#"{{"bio":["{}","y"]}}"#, "x".repeat(65_535)), "bio".to_owned()),
-            (format!(r#"{{"{}":1}}"#, "k".repeat(256)), "k".repeat(255)),
-            (format!(r#"{{"{}":{{"b":{{}}}}}}"#, "k".repeat(255)), "k".repeat(255)),
-            (format!("{{{}}}", many.join(",")), "metadata".to_owned()),
+    fn a_property_that_breaks_a_limit_is_left_out_and_the_others_go() {
+        let many: Vec<String> = (100..600).map(|i| format!("\"k{i}\":1")).collect();
+        let with = |property: String| format!(r#"{{{property},"plan":"pro"}}"#);
+        for (traits, name, reason) in [
+            (with(format!(r#""bio":"{}""#, "x".repeat(65_536))), "bio".to_owned(), LeftOut::TooLong),
+            (with(format!(r#""bio":["{}","y"]"#, "x".repeat(65_535))), "bio".to_owned(), LeftOut::TooLong),
+            (with(format!(r#""{}":1"#, "k".repeat(256))), "k".repeat(256), LeftOut::TooLong),
+            (
+                with(format!(r#""{}":{{"b":{{}}}}"#, "k".repeat(255))),
+                format!("{}_b", "k".repeat(255)),
+                LeftOut::TooLong,
+            ),
+            (with(r#""created":{"at":1526387472}"#.to_owned()), "created_at".to_owned(), LeftOut::NoDate),
+            (with(r#""createdAt":"soon""#.to_owned()), "created_at".to_owned(), LeftOut::NoDate),
         ] {
-            let rejection = flattened(&traits, false).expect_err("over the limit");
-            assert_eq!((rejection.reason, rejection.field), (RejectReason::Invalid, Some(field)));
+            assert_eq!(mapped(&traits, false), (r#"{"plan":"pro"}"#.to_owned(), vec![(name, reason)]));
         }
+        let (flat, left_out) = mapped(&format!(r#"{{"z":1,{}}}"#, many.join(",")), false);
+        assert!(flat.contains("k599") && !flat.contains('z'));
+        assert_eq!(left_out, [("z".to_owned(), LeftOut::TooMany)]);
     }
 
     #[test]
@@ -217,7 +211,7 @@ mod tests {
             format!(r#"{{"{}":1}}"#, "\u{e9}".repeat(255)),
             format!("{{{}}}", many.join(",")),
         ] {
-            assert!(flattened(&traits, false).is_ok());
+            assert_eq!(mapped(&traits, false).1, []);
         }
     }
 
@@ -244,10 +238,11 @@ mod tests {
         ) {
             let plain = serde_json::to_string(&traits).expect("JSON");
             let pretty = serde_json::to_string_pretty(&traits).expect("JSON");
-            let flat = flattened(&plain, false).expect("within the limits");
+            let flat = flattened(&plain, false);
             let metadata: BTreeMap<String, serde_json::Value> = serde_json::from_str(&flat).expect("JSON");
             prop_assert!(metadata.values().all(|value| !value.is_array() && !value.is_object()));
-            prop_assert_eq!(flattened(&pretty, false).expect("within the limits"), flat);
+            prop_assert_eq!(flattened(&flat, false), &*flat);
+            prop_assert_eq!(flattened(&pretty, false), flat);
         }
     }
 }

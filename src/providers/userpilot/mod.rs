@@ -15,10 +15,11 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::values::account;
+use super::values::{Object, account};
 use super::{
     Asked, EncodedRow, Problem, Provider, Reply, Row, Shape, address, body, headers, identity, preflight, status,
 };
+use crate::event::Profile;
 use crate::verdict::{Answer, JobId, RejectReason, Rejection, Verdict};
 
 const VENDOR: &str = "userpilot";
@@ -209,11 +210,20 @@ impl Provider for Userpilot {
         &["userpilot", "userpilot cloud (actions)", "userpilot web (actions)", "userpilot mobile"]
     }
 
+    fn changes<'a>(&self, event: Profile<'a>) -> Profile<'a> {
+        flatten::metadata(event, self.config.stringify)
+    }
+
     fn row(&self, row: &Row<'_>) -> Result<EncodedRow, Rejection> {
         let profile = row.profile;
         preflight::user_id(&profile.user_id)?;
-        let metadata = serde_json::value::to_raw_value(&flatten::metadata(profile, self.config.stringify)?)
-            .expect("text and JSON always make JSON");
+        if profile.traits.len() > flatten::MOST_PROPERTIES {
+            let message = format!("the user has more than {} properties", flatten::MOST_PROPERTIES);
+            return Err(Rejection::local(RejectReason::Invalid, Some("metadata"), message));
+        }
+        let mut properties = profile.traits.clone();
+        properties.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let metadata = serde_json::value::to_raw_value(&Object(&properties)).expect("text and JSON always make JSON");
         let account = account(profile).map(Cow::Borrowed);
         let (company_id, company) = match self.config.mode {
             Mode::Single => (None, account.map(|id| self.company(id))),

@@ -87,11 +87,11 @@ impl Person {
 
     /// Returns true if some provider refuses rows of this user.
     pub fn is_refused_somewhere(&self) -> bool {
-        self.poison || !self.has_account || !self.email.contains('@')
+        self.poison || !self.has_account
     }
 
-    /// Returns the traits of one event. Traits from which a provider's field is derived (name, company) are in an event
-    /// as a whole or not at all.
+    /// Returns the traits of one event. Events of one user mix the styles of different producers: a whole name, both
+    /// parts or only one, and either spelling of the join date.
     fn traits(
         &self,
         event: &mut Random,
@@ -110,14 +110,18 @@ impl Person {
             put("company", self.company.clone());
         }
         if !partial {
-            if self.whole_name {
-                put("name", json!(format!("{} {}", self.first, self.last)));
-            } else {
-                put("firstName", json!(self.first));
-                put("lastName", json!(self.last));
+            match event.below(if self.whole_name { 6 } else { 3 }) {
+                0 => _ = put("firstName", json!(self.first)),
+                1 | 2 => {
+                    put("firstName", json!(self.first));
+                    put("lastName", json!(self.last));
+                }
+                _ => _ = put("name", json!(format!("{} {}", self.first, self.last))),
             }
-            put("createdAt", self.created.clone());
-            put("title", json!(TITLES[(self.number % TITLES.len() as u64) as usize]));
+            let joined = *event.pick(&["createdAt", "createdAt", "created_at"]);
+            put(joined, self.created.clone());
+            let position = *event.pick(&["title", "title", "role"]);
+            put(position, json!(TITLES[(self.number % TITLES.len() as u64) as usize]));
             put("address", json!({ "city": event.pick(&CITIES), "country": "DE", "postalCode": "10115" }));
         }
         if !partial || event.chance(0.5) {

@@ -1,9 +1,8 @@
 //! A plain, slow model that replays a log and returns what each provider may hold once all events are delivered.
 //!
-//! Merging is part of the contract, but the number of events that a row merges is not, since it depends on time. In
-//! most cases this number makes no difference. It does for a null that a provider never receives, for one half of a
-//! derived name, and for an event without an account. There the model names *every* outcome that some way of merging
-//! leads to, and no other.
+//! The model turns each event into the fields that it sets, and merges these. Merging is part of the contract, but the
+//! number of events that a row merges is not, since it depends on time. It makes no difference unless a row is refused
+//! as a whole. There the model names *every* outcome that some way of merging leads to, and no other.
 
 mod read;
 mod render;
@@ -11,7 +10,7 @@ mod replay;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 pub use read::ReadRules;
 pub use replay::{End, Replay, skips, takers};
@@ -19,7 +18,7 @@ pub use replay::{End, Replay, skips, takers};
 use super::simulator::Kind;
 use read::Event;
 pub use render::Fields;
-use render::render;
+use render::{changes, render};
 
 /// One record of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,13 +109,15 @@ struct Row {
 
 impl Outcome {
     fn of(kind: Kind, history: &[Event]) -> Outcome {
+        let history: Vec<(Option<&String>, Fields)> =
+            history.iter().map(|event| (event.account.as_ref(), changes(kind, event))).collect();
         let mut said = LastSaid::default();
         let rows: Vec<Vec<Row>> = history
             .iter()
             .enumerate()
-            .map(|(place, event)| {
-                said.hear(place, event);
-                said.rows(kind, history, place)
+            .map(|(place, (account, set))| {
+                said.hear(place, *account, set);
+                said.rows(kind, &history, place)
             })
             .collect();
         let all = || rows.iter().flatten();
@@ -134,43 +135,41 @@ impl Outcome {
     }
 }
 
-/// The place of the event that last set each trait, and of the one that last named the account, while walking through a
+/// The place of the event that last set each field, and of the one that last named the account, while walking through a
 /// history.
 #[derive(Default)]
 struct LastSaid {
-    traits: BTreeMap<String, usize>,
+    fields: BTreeMap<String, usize>,
     account: Option<usize>,
 }
 
 impl LastSaid {
-    fn hear(&mut self, place: usize, event: &Event) {
-        for name in event.traits.keys() {
-            self.traits.insert(name.clone(), place);
+    fn hear(&mut self, place: usize, account: Option<&String>, set: &Fields) {
+        for name in set.keys() {
+            self.fields.insert(name.clone(), place);
         }
-        if event.account.is_some() {
+        if account.is_some() {
             self.account = Some(place);
         }
     }
 
     /// Returns all distinct rows whose newest event is `last`, which is the newest event heard. An older event changes
-    /// a row only if it is the last one to set some trait or the account. So there are at most two more rows than
-    /// traits.
-    fn rows(&self, kind: Kind, history: &[Event], last: usize) -> Vec<Row> {
-        let mut places: BTreeSet<usize> = self.traits.values().copied().chain(self.account).collect();
+    /// a row only if it is the last one to set some field or the account. So there are at most two more rows than
+    /// fields.
+    fn rows(&self, kind: Kind, history: &[(Option<&String>, Fields)], last: usize) -> Vec<Row> {
+        let mut places: BTreeSet<usize> = self.fields.values().copied().chain(self.account).collect();
         places.insert(last);
-        let mut row = Event { account: None, traits: Map::new() };
+        let (mut account, mut set) = (None, Fields::new());
         let mut rows = Vec::new();
         for &place in places.iter().rev() {
-            let event = &history[place];
+            let (named, fields) = &history[place];
             if self.account == Some(place) {
-                row.account.clone_from(&event.account);
+                account = *named;
             }
-            let said_here = |name: &&String| self.traits.get(*name) == Some(&place);
-            for name in event.traits.keys().filter(said_here) {
-                row.traits.insert(name.clone(), event.traits[name].clone());
-            }
+            let said_here = |(name, _): &(&String, &Option<Value>)| self.fields.get(*name) == Some(&place);
+            set.extend(fields.iter().filter(said_here).map(|(name, value)| (name.clone(), value.clone())));
             let earliest = places.range(..place).next_back().map_or(0, |older| older + 1);
-            rows.push(Row { earliest, said: render(kind, &row) });
+            rows.push(Row { earliest, said: render(kind, account, &set) });
         }
         rows
     }

@@ -133,7 +133,9 @@ fn fate(kind: Kind, rules: &ReadRules, entry: &LogEntry, seen: &mut BTreeSet<(i3
         return Fate::Skipped("duplicate");
     }
     let configured = rules.account_trait.as_ref().and_then(|name| traits.get(name));
-    let named = [context.get("groupId"), traits.get("company").and_then(|company| company.get("id")), configured];
+    // Vitally's page on its Segment source: `remove: true` unlinks the user from the company.
+    let company = traits.get("company").filter(|company| company.get("remove") != Some(&Value::Bool(true)));
+    let named = [context.get("groupId"), company.and_then(|company| company.get("id")), configured];
     let account = named.into_iter().flatten().find_map(account_id);
     Fate::Taken { user, event: Event { account, traits } }
 }

@@ -1,4 +1,4 @@
-//! Renders one merged row as the fields that it sets at each provider, with the names of the simulator's state.
+//! Renders one event as the fields that it sets at each provider, with the names of the simulator's state.
 
 use std::collections::BTreeMap;
 
@@ -8,24 +8,41 @@ use serde_json::{Map, Value};
 use super::read::{Event, is_empty_list};
 use crate::testbed::simulator::Kind;
 
-/// The fields that a row sets; `None` removes a field. A trait `plan` is `traits.plan` or `metadata.plan`.
+/// The fields that events set; `None` removes a field. A trait `plan` is `traits.plan` or `metadata.plan`.
 pub type Fields = BTreeMap<String, Option<Value>>;
 
-/// Returns the fields of a row, or the reason why it is refused.
-pub(super) fn render(kind: Kind, row: &Event) -> Result<Fields, &'static str> {
-    let traits = &row.traits;
-    if kind == Kind::Vitally && row.account.is_none() {
+/// Returns the fields that one event sets.
+pub(super) fn changes(kind: Kind, event: &Event) -> Fields {
+    let traits = &event.traits;
+    match kind {
+        Kind::Vitally => vitally(traits),
+        Kind::Vibefollow => vibefollow(traits),
+        Kind::Userpilot => userpilot(traits),
+    }
+}
+
+/// Returns the fields of a row that sets these fields for this account, or the reason why it is refused.
+pub(super) fn render(kind: Kind, account: Option<&String>, set: &Fields) -> Result<Fields, &'static str> {
+    if kind == Kind::Vitally && account.is_none() {
         return Err("no_account");
     }
     // The simulated providers' marker for a row that they refuse.
-    if traits.get("poison") == Some(&Value::Bool(true)) || traits.values().any(is_too_large) {
+    let is_poison = |name: &str| set.get(name) == Some(&Some(Value::Bool(true)));
+    if is_poison("traits.poison") || is_poison("metadata.poison") || set.values().flatten().any(is_too_large) {
         return Err("invalid");
     }
-    match kind {
-        Kind::Vitally => Ok(vitally(row)),
-        Kind::Vibefollow => vibefollow(traits),
-        Kind::Userpilot => userpilot(row),
+    // "500 properties per user" (Userpilot's API description).
+    if kind == Kind::Userpilot && set.len() > 500 {
+        return Err("invalid");
     }
+    let mut fields = set.clone();
+    let named = account.map(|account| Some(Value::String(account.clone())));
+    match kind {
+        Kind::Vitally => fields.extend(named.map(|account| ("accountId".to_owned(), account))),
+        Kind::Userpilot => fields.extend(named.map(|account| ("company_id".to_owned(), account))),
+        Kind::Vibefollow => {}
+    }
+    Ok(fields)
 }
 
 /// Returns true if the value holds a number that no double holds. The reader has put the largest double in its place.
@@ -39,69 +56,85 @@ fn is_too_large(value: &Value) -> bool {
     }
 }
 
-fn vitally(row: &Event) -> Fields {
+fn vitally(traits: &Map<String, Value>) -> Fields {
     let mut fields = Fields::new();
-    fields.insert("accountId".into(), row.account.clone().map(Value::String));
-    for (name, value) in &row.traits {
+    for (name, value) in traits {
         if !JOINED.contains(&name.as_str()) {
             fields.insert(format!("traits.{name}"), Some(value.clone()).filter(|value| !value.is_null()));
         }
     }
-    if let Some(date) = joined(&row.traits, JOINED) {
+    if let Some(date) = joined(traits, JOINED) {
         fields.insert("traits.createdAt".into(), Some(date).filter(|value| !value.is_null()));
     }
     // If `createdAt` gives the date, a second spelling of it is a trait like any other.
-    if let (Some(_), Some(other)) = (joined(&row.traits, ["createdAt"]), row.traits.get("created_at")) {
+    if let (Some(_), Some(other)) = (joined(traits, ["createdAt"]), traits.get("created_at")) {
         fields.insert("traits.created_at".into(), Some(other.clone()).filter(|value| !value.is_null()));
     }
-    if !row.traits.contains_key("name")
-        && let Some(name) = full_name(&row.traits)
+    if !traits.contains_key("name")
+        && let Some(name) = full_name(traits)
     {
         fields.insert("traits.name".into(), Some(name));
     }
     fields
 }
 
-fn vibefollow(traits: &Map<String, Value>) -> Result<Fields, &'static str> {
+fn vibefollow(traits: &Map<String, Value>) -> Fields {
     let mut fields = Fields::new();
     let given = |name: &str| traits.get(name).filter(|value| !value.is_null());
     let own = ["email", "name", "plan", "signupDate", "company", "role"];
     for (name, value) in traits.iter().filter(|(name, value)| !value.is_null() && !own.contains(&name.as_str())) {
         fields.insert(format!("traits.{name}"), Some(value.clone()));
     }
-    match given("email").map(|email| email.as_str().map(str::trim)) {
-        None | Some(Some("")) => {}
-        Some(Some(email)) if email.contains('@') => {
-            fields.insert("email".into(), Some(email.into()));
-        }
-        Some(_) => return Err("invalid"),
+    if let Some(email) = given("email").and_then(Value::as_str).map(str::trim).filter(|email| is_address(email)) {
+        fields.insert("email".into(), Some(email.into()));
     }
     let company = given("company");
     let inside = |names: &[&str]| {
         let company = company?.as_object()?;
-        names.iter().find_map(|name| company.get(*name).and_then(primitive))
+        let stays = company.get("remove") != Some(&Value::Bool(true));
+        names.iter().filter(|_| stays).find_map(|name| company.get(*name).and_then(primitive))
     };
-    let is_map = |company: &Value| company.is_object() || is_empty_list(company);
-    let derived = [
-        ("name", given("name").map(text).or_else(|| full_name(traits))),
-        ("plan", given("plan").map(text).or_else(|| inside(&["plan"]))),
+    let columns = [
+        ("name", given("name").and_then(text).or_else(|| full_name(traits))),
+        ("plan", given("plan").and_then(text)),
         ("signupDate", joined(&given_only(traits), ["signupDate", "createdAt", "created_at"])),
-        ("company", company.filter(|company| !is_map(company)).map(text).or_else(|| inside(&["name", "id"]))),
-        ("role", given("role").or(given("title")).map(text)),
+        ("company", company.filter(|it| !is_empty_list(it)).and_then(text).or_else(|| inside(&["name", "id"]))),
+        ("role", given("role").and_then(text).or_else(|| given("title").and_then(text))),
     ];
-    for (name, value) in derived {
+    for (name, value) in columns {
         if value.is_some() {
             fields.insert(format!("traits.{name}"), value);
         }
     }
-    Ok(fields)
+    fields
 }
 
-/// Returns the fields of a row for Userpilot, within its bounds. These are "500 properties per user, names up to 255
-/// characters, values up to 65,535 characters" (Userpilot's API description).
-fn userpilot(row: &Event) -> Result<Fields, &'static str> {
+/// Returns true for an address that VibeFollow takes. It says "Invalid email" to others, as zod does, whose rule is
+/// `/^(?!\.)(?!.*\.\.)([A-Z0-9_'+\-\.]*)[A-Z0-9_+-]@([A-Z0-9][A-Z0-9\-]*\.)+[A-Z]{2,}$/i`.
+pub(in crate::testbed) fn is_address(email: &str) -> bool {
+    let Some((local, domain)) = email.rsplit_once('@') else { return false };
+    let labels: Vec<&str> = domain.split('.').collect();
+    let Some((top, labels)) = labels.split_last() else { return false };
+    let is_local = |byte: u8| byte.is_ascii_alphanumeric() || b"_'+-.".contains(&byte);
+    let is_label = |label: &&str| {
+        let rest = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        rest && label.bytes().next().is_some_and(|byte| byte != b'-')
+    };
+    local.bytes().all(is_local)
+        && !local.starts_with('.')
+        && !local.contains("..")
+        && local.bytes().last().is_some_and(|byte| !b".'".contains(&byte))
+        && !labels.is_empty()
+        && labels.iter().all(is_label)
+        && top.len() > 1
+        && top.bytes().all(|byte| byte.is_ascii_alphabetic())
+}
+
+/// Returns the fields of an event for Userpilot. Leaves out what breaks its bounds, which are "500 properties per user,
+/// names up to 255 characters, values up to 65,535 characters" (Userpilot's API description).
+fn userpilot(traits: &Map<String, Value>) -> Fields {
     let mut fields = Fields::new();
-    let (objects, others): (Vec<_>, Vec<_>) = row.traits.iter().partition(|(_, value)| value.is_object());
+    let (objects, others): (Vec<_>, Vec<_>) = traits.iter().partition(|(_, value)| value.is_object());
     // A trait that has a name by itself wins over one that gets the same name by flattening.
     for (name, value) in objects.into_iter().chain(others) {
         let is_empty_map = (name == "company" || name == "address") && is_empty_list(value);
@@ -109,20 +142,15 @@ fn userpilot(row: &Event) -> Result<Fields, &'static str> {
             flatten(format!("metadata.{name}"), value, &mut fields);
         }
     }
-    if let Some(date) = joined(&row.traits, ["created_at", "createdAt"]) {
+    // The name is Userpilot's own, so nothing else gets it by flattening.
+    fields.remove("metadata.created_at");
+    if let Some(date) = joined(traits, ["created_at", "createdAt"]) {
         fields.insert("metadata.created_at".into(), Some(date).filter(|value| !value.is_null()));
     }
-    let is_long = |value: &Value| value.as_str().is_some_and(|text| text.chars().count() > 65_535);
-    let breaks = |(name, value): (&String, &Option<Value>)| {
-        name.chars().count() > "metadata.".len() + 255 || value.as_ref().is_some_and(is_long)
-    };
-    if fields.len() > 500 || fields.iter().any(breaks) {
-        return Err("invalid");
+    while fields.len() > 500 {
+        fields.pop_last();
     }
-    if let Some(account) = &row.account {
-        fields.insert("company_id".into(), Some(Value::String(account.clone())));
-    }
-    Ok(fields)
+    fields
 }
 
 /// Flattens a value. An object's keys are joined with `_`, a list of primitives with `,`. Any other list becomes
@@ -145,30 +173,39 @@ fn flatten(name: String, value: &Value, fields: &mut Fields) {
         }
         _ => Some(value.clone()),
     };
-    fields.insert(name, flat);
+    let is_long = flat.as_ref().and_then(Value::as_str).is_some_and(|text| text.chars().count() > 65_535);
+    if !is_long && name.chars().count() <= "metadata.".len() + 255 {
+        fields.insert(name, flat);
+    }
 }
 
 fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Returns a primitive as text, and a list or an object unchanged.
-fn text(value: &Value) -> Value {
-    primitive(value).unwrap_or_else(|| value.clone())
+/// Returns a primitive as text, and a list of primitives joined with commas.
+fn text(value: &Value) -> Option<Value> {
+    match value {
+        Value::Array(list) if !list.iter().any(|value| value.is_object() || value.is_array()) => {
+            let parts: Vec<String> = list.iter().filter(|value| !value.is_null()).map(plain).collect();
+            Some(Value::String(parts.join(",")))
+        }
+        _ => primitive(value),
+    }
 }
 
 fn primitive(value: &Value) -> Option<Value> {
     (value.is_string() || value.is_number() || value.is_boolean()).then(|| Value::String(plain(value)))
 }
 
+/// Returns the whole name of an event that has both parts.
 fn full_name(traits: &Map<String, Value>) -> Option<Value> {
     let part = |names: [&str; 2]| {
         let value = names.into_iter().find_map(|name| traits.get(name).and_then(primitive));
         value.map(|value| plain(&value).trim().to_owned()).filter(|part| !part.is_empty())
     };
-    let parts: Vec<String> =
-        [part(["firstName", "first_name"]), part(["lastName", "last_name"])].into_iter().flatten().collect();
-    (!parts.is_empty()).then(|| Value::String(parts.join(" ")))
+    let (first, last) = (part(["firstName", "first_name"])?, part(["lastName", "last_name"])?);
+    Some(Value::String(format!("{first} {last}")))
 }
 
 /// The names of the trait with a user's join date, Segment's spelling first.
@@ -233,8 +270,9 @@ mod tests {
     use super::*;
 
     fn fields(kind: Kind, account: Option<&str>, traits: Value) -> Result<Value, &'static str> {
-        let traits = traits.as_object().cloned().expect("an object");
-        let fields = render(kind, &Event { account: account.map(str::to_owned), traits })?;
+        let event =
+            Event { account: account.map(str::to_owned), traits: traits.as_object().cloned().expect("an object") };
+        let fields = render(kind, event.account.as_ref(), &changes(kind, &event))?;
         Ok(fields.into_iter().map(|(name, value)| (name, value.unwrap_or(json!("removed")))).collect())
     }
 
@@ -254,12 +292,17 @@ mod tests {
         let traits = json!({"email": "a@b.io", "company": {"id": 7, "plan": "pro"}, "title": "Chief", "phone": null,
             "createdAt": 1_767_323_045_000_i64});
         let expected = json!({
-            "email": "a@b.io", "traits.company": "7", "traits.plan": "pro", "traits.title": "Chief",
+            "email": "a@b.io", "traits.company": "7", "traits.title": "Chief",
             "traits.role": "Chief", "traits.createdAt": 1_767_323_045_000_i64,
             "traits.signupDate": "2026-01-02T03:04:05.000Z",
         });
         assert_eq!(fields(Kind::Vibefollow, None, traits), Ok(expected));
-        assert_eq!(fields(Kind::Vibefollow, None, json!({"email": "nowhere"})), Err("invalid"));
+        for email in ["nowhere", "@", "jane@", "Jane <jane@acme.io>", "a@b,c@d", "a@b", ".a@b.io", "a..b@c.io"] {
+            assert_eq!(fields(Kind::Vibefollow, None, json!({"email": email})), Ok(json!({})), "{email}");
+        }
+        let lists =
+            json!({"role": ["admin", 1], "plan": [[1]], "name": {"a": 1}, "company": {"id": "B", "remove": true}});
+        assert_eq!(fields(Kind::Vibefollow, None, lists), Ok(json!({"traits.role": "admin,1"})));
     }
 
     #[test]
@@ -297,8 +340,11 @@ mod tests {
         }
         let many = |n: usize| (0..n).map(|n| (format!("p{n}"), json!(n))).collect::<Map<_, _>>();
         assert!(fields(Kind::Userpilot, None, Value::Object(many(500))).is_ok());
-        assert_eq!(fields(Kind::Userpilot, None, Value::Object(many(501))), Err("invalid"));
-        assert_eq!(fields(Kind::Userpilot, None, json!({"x": "y".repeat(65_536)})), Err("invalid"));
+        assert_eq!(
+            fields(Kind::Userpilot, None, Value::Object(many(501))).map(|it| it.as_object().map(Map::len)),
+            Ok(Some(500))
+        );
+        assert_eq!(fields(Kind::Userpilot, None, json!({"x": "y".repeat(65_536)})), Ok(json!({})));
         assert_eq!(fields(Kind::Vibefollow, None, json!({"x": {"y": [f64::MAX]}})), Err("invalid"));
     }
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::LogEntry;
 use super::read::{self, Event, Fate, ReadRules};
-use super::render::{Fields, render};
+use super::render::{Fields, changes, render};
 use crate::testbed::simulator::Kind;
 
 /// The end of an event, as far as the log decides it.
@@ -75,12 +75,12 @@ impl Replay {
     /// # Errors
     /// The reason for the row's refusal, as its dead letter names it.
     pub fn row(&self, user: &str, first: usize, last: usize) -> Result<Fields, &'static str> {
-        let mut row = Event { account: None, traits: Map::new() };
+        let (mut account, mut set) = (None, Fields::new());
         for event in self.histories.get(user).and_then(|history| history.get(first..=last)).unwrap_or_default() {
-            row.account = event.account.clone().or(row.account);
-            row.traits.extend(event.traits.clone());
+            account = event.account.as_ref().or(account);
+            set.extend(changes(self.kind, event));
         }
-        render(self.kind, &row)
+        render(self.kind, account, &set)
     }
 
     /// Returns the fields that a row which took effect has set, to compare with [`Replay::row`].

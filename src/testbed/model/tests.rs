@@ -45,12 +45,12 @@ fn delivered(kind: Kind, histories: &BTreeMap<String, Vec<Event>>, seed: u64) ->
         while !rest.is_empty() {
             let (row, later) = rest.split_at(random.between(1, rest.len().min(4) as u64) as usize);
             rest = later;
-            let mut merged = row[0].clone();
-            for event in &row[1..] {
-                merged.account = event.account.clone().or(merged.account);
-                merged.traits.extend(event.traits.clone());
+            let (mut account, mut set) = (None, Fields::new());
+            for event in row {
+                account = event.account.as_ref().or(account);
+                set.extend(changes(kind, event));
             }
-            let Ok(fields) = render(kind, &merged) else { continue };
+            let Ok(fields) = render(kind, account, &set) else { continue };
             let state: &mut Value = users.entry(user.clone()).or_insert_with(|| json!({}));
             for (name, value) in fields {
                 let (place, name) = match name.split_once('.') {
@@ -92,34 +92,45 @@ fn a_lost_last_event_is_found_at_every_provider() {
 }
 
 #[test]
-fn a_generated_log_leaves_few_fields_open() {
+fn a_generated_log_leaves_no_field_open() {
     let log = generated(GeneratorSettings { users: 100, events: 1_500, ..GeneratorSettings::default() });
     for kind in Kind::ALL {
         let expected = expect(kind, &ReadRules::default(), &log);
         let fields = || expected.users.values().flat_map(|user| user.fields.iter());
         let open: BTreeSet<&String> = fields().filter(|(_, values)| values.len() > 1).map(|(name, _)| name).collect();
-        // VibeFollow receives no nulls, and these are the only traits that may be null.
-        let nullable = |name: &&String| ["phone", "coupon", "trialEndsAt"].iter().any(|end| name.ends_with(end));
-        assert!(open.iter().all(nullable) && (kind == Kind::Vibefollow || open.is_empty()), "{kind:?}: {open:?}");
+        assert!(open.is_empty(), "{kind:?}: {open:?}");
         assert!(expected.users.values().all(|user| user.presence != Presence::May), "{kind:?}");
         assert!(expected.dead_letters.values().all(|count| count.least == count.most), "{kind:?}");
     }
 }
 
 #[test]
-fn a_null_that_vibefollow_never_hears_of_leaves_every_earlier_value_possible() {
+fn a_null_that_vibefollow_never_hears_of_changes_nothing() {
     let events = [event(json!({"plan": "a"})), event(json!({"plan": "b"})), event(json!({"plan": null}))];
     let vibefollow = of_one_user(Kind::Vibefollow, &events);
-    assert_eq!(vibefollow.fields["traits.plan"], [None, Some(json!("a")), Some(json!("b"))]);
+    assert_eq!(vibefollow.fields["traits.plan"], [Some(json!("b"))]);
     let vitally = of_one_user(Kind::Vitally, &events);
     assert_eq!(vitally.fields["traits.plan"], [None]);
 }
 
 #[test]
-fn half_a_derived_name_leaves_both_outcomes_possible() {
-    let events = [event(json!({"firstName": "Ada"})), event(json!({"lastName": "Kim"}))];
-    let name = &of_one_user(Kind::Vibefollow, &events).fields["traits.name"];
-    assert_eq!(*name, [Some(json!("Kim")), Some(json!("Ada Kim"))]);
+fn a_name_is_made_of_both_parts_of_one_event() {
+    let whole = json!({"firstName": "Ada", "lastName": "Kim"});
+    let events = [event(whole), event(json!({"firstName": "Eve"})), event(json!({"lastName": "Lovelace"}))];
+    for kind in [Kind::Vitally, Kind::Vibefollow] {
+        assert_eq!(of_one_user(kind, &events).fields["traits.name"], [Some(json!("Ada Kim"))]);
+        assert!(!of_one_user(kind, &events[1..]).fields.contains_key("traits.name"));
+    }
+}
+
+#[test]
+fn a_company_s_plan_is_not_the_user_s() {
+    let events = [event(json!({"plan": "trial"})), event(json!({"company": {"name": "Acme", "plan": "enterprise"}}))];
+    let fields = of_one_user(Kind::Vibefollow, &events).fields;
+    assert_eq!(
+        (&fields["traits.plan"], &fields["traits.company"]),
+        (&vec![Some(json!("trial"))], &vec![Some(json!("Acme"))])
+    );
 }
 
 #[test]

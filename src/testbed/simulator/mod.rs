@@ -12,6 +12,7 @@ mod exchange;
 mod faults;
 mod journal;
 mod multipart;
+mod offline;
 mod server;
 mod site;
 mod store;
@@ -37,6 +38,7 @@ use tokio::task::JoinHandle;
 
 pub use faults::{Faults, Latency, Mishap, Step};
 pub use journal::{Arrival, Effect};
+pub use offline::OfflineProvider;
 pub use store::{Counters, Regression};
 
 use journal::Journal;

@@ -103,12 +103,29 @@ fn bulk(rows: &[Value], account: &mut Account) -> Reply {
     Reply::new(200, json!({ "data": data, "meta": { "received": rows.len() } }))
 }
 
+/// Returns true for a text that is an address by zod's rule. "Invalid email", VibeFollow's answer to others, is zod's
+/// text, and its rule is `/^(?!\.)(?!.*\.\.)([A-Z0-9_'+\-\.]*)[A-Z0-9_+-]@([A-Z0-9][A-Z0-9\-]*\.)+[A-Z]{2,}$/i`.
+fn is_address(email: &str) -> bool {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-".contains(&byte);
+    let parts: Vec<&str> = email.split('@').collect();
+    let [local, domain] = parts[..] else { return false };
+    let (labels, top) = domain.rsplit_once('.').unwrap_or(("", ""));
+    let is_local = !local.starts_with('.')
+        && !email.contains("..")
+        && local.bytes().all(|byte| word(byte) || b"'.".contains(&byte))
+        && local.bytes().last().is_some_and(word);
+    let is_label = |label: &str| {
+        !label.is_empty() && !label.starts_with('-') && label.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'-')
+    };
+    is_local && labels.split('.').all(is_label) && top.len() > 1 && top.bytes().all(|byte| byte.is_ascii_alphabetic())
+}
+
 fn fault(row: &Value) -> Option<(&'static str, String)> {
     if row["external_user_id"].as_str().is_none_or(|id| id.trim().is_empty()) {
         return Some(("Required", "external_user_id".into()));
     }
     if let Some(email) = row.get("email")
-        && !email.as_str().is_some_and(|email| email.contains('@'))
+        && !email.as_str().is_some_and(is_address)
     {
         return Some(("Invalid email", "email".into()));
     }

@@ -19,6 +19,7 @@ use super::world::{Graves, Log, Odd, Provider, Random, SentRow};
 use crate::engine::testing::start;
 use crate::engine::{BatchId, BatchPolicy, CommitOutcome, Engine, GuardPolicy, Now, Policy, RetryPolicy};
 use crate::event::Rules;
+use crate::mapping::Mapping;
 use crate::record::{PartitionId, Position};
 
 /// Once all is well, a row that is to blame for its failures is a dead letter within ten minutes, if others pass. Before that a
@@ -295,7 +296,12 @@ fn draw_policy(random: &mut Random) -> (Style, Policy) {
     let style = random.pick(&[Style::Suspects, Style::PerRow, Style::Jobs]);
     let policy = Policy {
         calls_per_minute: None,
-        rules: Rules { max_bytes: 4096, use_anonymous_id: false, account_trait: None, refuse_user_ids: Vec::new() },
+        mapping: Mapping::identity(Rules {
+            max_bytes: 4096,
+            use_anonymous_id: false,
+            account_trait: None,
+            refuse_user_ids: Vec::new(),
+        }),
         names: vec!["sim".to_owned()],
         rows_per_minute: random.pick(&[Some(60), Some(240), Some(1200), Some(1200), None]),
         batch: BatchPolicy {
