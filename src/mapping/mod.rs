@@ -24,7 +24,7 @@ impl fmt::Debug for Mapping {
 
 impl Mapping {
     /// `map` turns one event into the changes that it makes at a provider. The result has the provider's names and values as its
-    /// traits, and the same function does not change it any more.
+    /// traits, and the same function changes nothing of it.
     pub fn new(rules: Rules, map: impl for<'a> Fn(Profile<'a>) -> Profile<'a> + Send + Sync + 'static) -> Self {
         Mapping { rules, map: Arc::new(map) }
     }

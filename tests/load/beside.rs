@@ -76,7 +76,7 @@ async fn play(scenario: Scenario) -> String {
     }
     let started = Instant::now();
     let mut process = Some(worker(&world, scenario.properties));
-    let (mut first, mut mended, mut next) = (None, None, started);
+    let (mut first, mut healthy_at, mut next) = (None, None, started);
     let mut looked = started;
     loop {
         let now = Instant::now();
@@ -84,7 +84,7 @@ async fn play(scenario: Scenario) -> String {
         if first.is_none() && provider.summary().counters.rows_applied > 0 {
             first = Some(now);
         }
-        let due = first.filter(|first| now >= *first + PEACE && mended.is_none());
+        let due = first.filter(|first| now >= *first + PEACE && healthy_at.is_none());
         if due.is_some() && scenario.trouble == Trouble::Kill {
             if let Some(process) = process.take() {
                 process.kill();
@@ -93,8 +93,8 @@ async fn play(scenario: Scenario) -> String {
             provider.set_faults(faults(scenario.trouble));
         }
         let lasts = if scenario.trouble == Trouble::Kill { AWAY } else { PEACE };
-        if first.is_some_and(|first| now >= first + PEACE + lasts) && mended.is_none() {
-            mended = Some(now);
+        if first.is_some_and(|first| now >= first + PEACE + lasts) && healthy_at.is_none() {
+            healthy_at = Some(now);
             provider.set_faults(Faults::default());
             process = Some(process.unwrap_or_else(|| worker(&world, scenario.properties)));
         }
@@ -104,7 +104,7 @@ async fn play(scenario: Scenario) -> String {
             next += EVERY;
             world.produce_all([(key, payload)]).await;
         }
-        let is_over = scenario.trouble == Trouble::None || mended.is_some();
+        let is_over = scenario.trouble == Trouble::None || healthy_at.is_some();
         if is_over && events.peek().is_none() && looked.elapsed() > Duration::from_secs(1) {
             looked = Instant::now();
             let (committed, end) = world.committed("vibefollow");
@@ -115,10 +115,10 @@ async fn play(scenario: Scenario) -> String {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     drop(process);
-    summary(&scenario, &world, started, mended)
+    summary(&scenario, &world, started, healthy_at)
 }
 
-fn summary(scenario: &Scenario, world: &World, started: Instant, mended: Option<Instant>) -> String {
+fn summary(scenario: &Scenario, world: &World, started: Instant, healthy_at: Option<Instant>) -> String {
     let provider = world.simulator.provider(Kind::Vibefollow);
     let snapshot = provider.summary();
     let counters = &snapshot.counters;
@@ -144,10 +144,10 @@ fn summary(scenario: &Scenario, world: &World, started: Instant, mended: Option<
         counters.regressions,
         wrong.len(),
     );
-    if let Some(mended) = mended {
-        let back = effects.iter().find(|effect| effect.at >= mended).map(|effect| seconds(mended, effect.at));
+    if let Some(healthy_at) = healthy_at {
+        let back = effects.iter().find(|effect| effect.at >= healthy_at).map(|effect| seconds(healthy_at, effect.at));
         // Writing to a string cannot fail.
-        let _ = write!(text, "; after the fault: first row {back:.1?} s, last {:.1} s", seconds(mended, last));
+        let _ = write!(text, "; after the fault: first row {back:.1?} s, last {:.1} s", seconds(healthy_at, last));
     }
     text
 }

@@ -159,12 +159,13 @@ impl Row {
         self.content_changed();
     }
 
-    /// The merged state of all its events.
+    /// The merged changes of all its events.
     pub fn profile<'a>(&'a self, mapping: &Mapping) -> Profile<'a> {
         self.events.profile(mapping)
     }
 
-    /// The payload of its dead letter: the original bytes of a single event, else one event with the merged state.
+    /// The payload of its dead letter: the original bytes of a single event, else one event with the merged
+    /// changes.
     pub fn letter_value(&self, mapping: &Mapping) -> Vec<u8> {
         if self.n_events == 1 { self.events.first().to_vec() } else { self.profile(mapping).to_event() }
     }
