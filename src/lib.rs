@@ -11,8 +11,9 @@
 //! own lane. Inside a lane a pure, synchronous [`engine`] decides, and one async loop performs:
 //!
 //! 1. [`kafka::consumer`] polls on its own thread and hands records over in batches. [`event`] reads each record once.
-//! 2. The engine merges events per user, per trait, in log order. It seals a row when the budget is about to admit it. The row
-//!    leaves when a committed *fence* covers all its events.
+//! 2. The engine keeps the events of each user. [`mapping`] turns each into its changes at the provider, and merges these in
+//!    log order. The engine seals a row when the budget is about to admit it. The row leaves when a committed *fence* covers all
+//!    its events.
 //! 3. [`providers`] turn rows into a request, and the reply into a verdict per row. [`sender`] performs the one HTTP request
 //!    between the two. A failed row returns to the queue *under* the newer events of its user, so a retry is not a loop.
 //! 4. A row that a provider refuses becomes a dead letter. The lane settles its offset when the broker has acknowledged it.
