@@ -5,8 +5,6 @@ use std::hash::{BuildHasher as _, Hasher as _};
 use foldhash::fast::{FixedState, FoldHasher};
 use serde_json::value::RawValue;
 
-use super::for_each_entry;
-
 /// A hash of the names of an event's traits, in order, of the kinds of their values, and of whether it has a message id, an
 /// account and a time.
 ///
@@ -28,10 +26,13 @@ impl Coverage {
     }
 }
 
-/// The traits whose value decides if a mapping takes them: dates, addresses, the parts of a name, and the mark of a company that
-/// a user leaves.
-const DECIDED_BY_VALUE: [&str; 9] =
-    ["createdAt", "created_at", "signupDate", "email", "firstName", "first_name", "lastName", "last_name", "remove"];
+/// Returns true for a trait whose value decides if a mapping takes it: a date, an address, or a part of a name.
+fn is_decided_by_value(name: &str) -> bool {
+    matches!(
+        name,
+        "createdAt" | "created_at" | "signupDate" | "email" | "firstName" | "first_name" | "lastName" | "last_name"
+    )
+}
 
 /// The length in bytes from which a value may be longer than a provider takes. It is Userpilot's limit, the only one known.
 const LONG: usize = 65_535;
@@ -58,15 +59,12 @@ impl Names {
         let text = value.get();
         let first = text.as_bytes().first().copied().unwrap_or_default();
         match first {
-            _ if text.len() > LONG || DECIDED_BY_VALUE.contains(&name) => self.add_text(text),
-            b'{' => {
-                self.0.write_u8(b'{');
-                for_each_entry(value, |name, value| self.add(&name, value));
-                self.0.write_u8(b'}');
-            }
+            // What an object maps to depends on all that is in it, and reading that costs more than comparing it.
+            b'{' => self.add_text(text),
             // A list of lists or objects maps in another way than a list of primitives.
             b'[' if text[1..].contains(['[', '{']) => self.add_text(text),
             b'[' => self.0.write_u8(if is_empty_list(value) { b']' } else { b'[' }),
+            _ if text.len() > LONG || is_decided_by_value(name) => self.add_text(text),
             b'"' | b'n' => self.0.write_u8(first),
             b't' | b'f' => self.0.write_u8(b't'),
             _ => self.0.write_u8(b'0'),
