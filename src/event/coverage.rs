@@ -59,12 +59,12 @@ impl Names {
         let text = value.get();
         let first = text.as_bytes().first().copied().unwrap_or_default();
         match first {
+            _ if text.len() > LONG || is_decided_by_value(name) => self.add_text(text),
             // What an object maps to depends on all that is in it, and reading that costs more than comparing it.
             b'{' => self.add_text(text),
             // A list of lists or objects maps in another way than a list of primitives.
             b'[' if text[1..].contains(['[', '{']) => self.add_text(text),
             b'[' => self.0.write_u8(if is_empty_list(value) { b']' } else { b'[' }),
-            _ if text.len() > LONG || is_decided_by_value(name) => self.add_text(text),
             b'"' | b'n' => self.0.write_u8(first),
             b't' | b'f' => self.0.write_u8(b't'),
             _ => self.0.write_u8(b'0'),
@@ -108,6 +108,16 @@ mod tests {
         assert_eq!(one, same);
         // A time that cannot be read counts as absent.
         assert_eq!(coverage(r#""traits":{},"timestamp":"soon""#), coverage(r#""traits":[],"context":[]"#));
+    }
+
+    /// A provider may refuse the long value, and then the older one stays.
+    #[test]
+    fn a_value_that_may_be_too_long_covers_no_other() {
+        let long = "x".repeat(LONG);
+        for (short, long) in [(r#""x""#, format!(r#""{long}""#)), (r#"["x"]"#, format!(r#"["{long}"]"#))] {
+            let [short, long] = [short, &long].map(|value| coverage(&format!(r#""traits":{{"a":{value}}}"#)));
+            assert_ne!(short, long);
+        }
     }
 
     #[test]

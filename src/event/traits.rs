@@ -1,4 +1,4 @@
-//! Reads an event's traits: only their names, which is enough for intake, or names and values.
+//! Reads an event's traits: only their coverage, which is enough for intake, or names and values.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,7 +15,7 @@ use super::{Entries, Key, no_entries};
 /// The traits in an event's `traits` or `context.traits`. They are an object, or an empty list, which is PHP's empty map as
 /// JSON.
 pub(super) trait Traits<'a>: Deserialize<'a> + Default {
-    /// Returns the names, in order.
+    /// Returns the names with the kinds of their values, in order.
     fn names(&self) -> Names;
 
     /// Returns the value of the trait of this name, the last one if the name is repeated. `TraitNames` knows only the value of
@@ -48,8 +48,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for TraitList<'a> {
     }
 }
 
-/// The names, and the value of `company`, which is the only one that intake reads. A list of all values costs a sixteenth more
-/// instructions for a whole event (callgrind over `benches/decode.rs`).
+/// The names with the kinds of their values, and the value of `company`, which is the only one that intake reads. A list of all
+/// values costs more instructions.
 #[derive(Default)]
 pub(super) struct TraitNames<'a> {
     names: Names,

@@ -65,6 +65,11 @@ fn values() -> impl Strategy<Value = Value> {
             json!("a@b.io"),
             json!(" c@d.org "),
             json!("nowhere"),
+            json!("Jane <jane@acme.io>"),
+            json!("a@b,c@d.io"),
+            json!("a..b@c.io"),
+            json!("a@b"),
+            json!("o'neil+x@sub.acme.io"),
             json!(7),
             json!(1.5),
             json!(1_526_387_472),
@@ -87,6 +92,7 @@ fn values() -> impl Strategy<Value = Value> {
         1 => vec(object(), 0..2).prop_map(Value::Array),
         1 => object().prop_map(|inner| json!({ "deep": inner })),
         1 => Just(json!("x".repeat(65_536))),
+        1 => Just(json!(["x".repeat(65_536)])),
     ]
 }
 

@@ -12,7 +12,8 @@ const MERGE_AT: usize = 4;
 /// one event.
 const MERGE_AT_PART: usize = 2;
 
-/// Oldest first; no two with the same coverage, since of those the newer one says all that counts, whatever came between.
+/// Oldest first; no two of the log with the same coverage, since of those the newer one says all that counts, whatever came
+/// between.
 #[derive(Debug)]
 pub struct Events {
     first: Event,

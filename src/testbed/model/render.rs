@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::read::{Event, is_empty_list};
-use crate::testbed::simulator::Kind;
+use crate::testbed::simulator::{Kind, is_address};
 
 /// The fields that events set; `None` removes a field. A trait `plan` is `traits.plan` or `metadata.plan`.
 pub type Fields = BTreeMap<String, Option<Value>>;
@@ -107,27 +107,6 @@ fn vibefollow(traits: &Map<String, Value>) -> Fields {
         }
     }
     fields
-}
-
-/// Returns true for an address that VibeFollow takes. It says "Invalid email" to others, as zod does, whose rule is
-/// `/^(?!\.)(?!.*\.\.)([A-Z0-9_'+\-\.]*)[A-Z0-9_+-]@([A-Z0-9][A-Z0-9\-]*\.)+[A-Z]{2,}$/i`.
-pub(in crate::testbed) fn is_address(email: &str) -> bool {
-    let Some((local, domain)) = email.rsplit_once('@') else { return false };
-    let labels: Vec<&str> = domain.split('.').collect();
-    let Some((top, labels)) = labels.split_last() else { return false };
-    let is_local = |byte: u8| byte.is_ascii_alphanumeric() || b"_'+-.".contains(&byte);
-    let is_label = |label: &&str| {
-        let rest = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        rest && label.bytes().next().is_some_and(|byte| byte != b'-')
-    };
-    local.bytes().all(is_local)
-        && !local.starts_with('.')
-        && !local.contains("..")
-        && local.bytes().last().is_some_and(|byte| !b".'".contains(&byte))
-        && !labels.is_empty()
-        && labels.iter().all(is_label)
-        && top.len() > 1
-        && top.bytes().all(|byte| byte.is_ascii_alphabetic())
 }
 
 /// Returns the fields of an event for Userpilot. Leaves out what breaks its bounds, which are "500 properties per user,

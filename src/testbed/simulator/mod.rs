@@ -40,6 +40,7 @@ pub use faults::{Faults, Latency, Mishap, Step};
 pub use journal::{Arrival, Effect};
 pub use offline::OfflineProvider;
 pub use store::{Counters, Regression};
+pub(in crate::testbed) use vibefollow::is_address;
 
 use journal::Journal;
 use site::SimulatedProvider;

@@ -105,7 +105,7 @@ fn bulk(rows: &[Value], account: &mut Account) -> Reply {
 
 /// Returns true for a text that is an address by zod's rule. "Invalid email", VibeFollow's answer to others, is zod's
 /// text, and its rule is `/^(?!\.)(?!.*\.\.)([A-Z0-9_'+\-\.]*)[A-Z0-9_+-]@([A-Z0-9][A-Z0-9\-]*\.)+[A-Z]{2,}$/i`.
-fn is_address(email: &str) -> bool {
+pub(in crate::testbed) fn is_address(email: &str) -> bool {
     let word = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-".contains(&byte);
     let parts: Vec<&str> = email.split('@').collect();
     let [local, domain] = parts[..] else { return false };
